@@ -1,0 +1,1 @@
+//! Deterministic writers for the parts of an image.

@@ -1,0 +1,1 @@
+//! Builds, boots, tests and measures Cairn images.

@@ -1,0 +1,3 @@
+//! Cairn build tool.
+
+fn main() {}
