@@ -1,1 +1,21 @@
-//! Builds, boots, tests and measures Cairn images.
+//! Builds, boots and tests Cairn images: the library behind `cargo xtask`.
+//!
+//! A build is a straight line of stages (see [`build`]), each a function from named inputs to named outputs. This
+//! library gathers inputs and runs tools; the formats are written by `cairn-image`.
+
+pub mod boot;
+pub mod build;
+pub mod checkout;
+pub mod cli;
+pub mod config;
+pub mod deb;
+pub mod digest;
+pub mod fetch;
+pub mod lock;
+pub mod mirror;
+pub mod progress;
+pub mod repository;
+pub mod sandbox;
+pub mod store;
+pub mod time;
+pub mod vm;

@@ -1,0 +1,56 @@
+//! The boot, from first mount to systemd, as one sequence (design section 4, "The agent is PID 1"). Each step either
+//! succeeds or ends the boot with its code; none is retried, skipped or reordered. Steps of later versions have their
+//! place here: between the mounted root and `leave-initrd` stands the point `initrd`, where a node with a cluster
+//! configuration will attest and open its disk.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use crate::boot_document::BootDocument;
+use crate::configuration::Configuration;
+use crate::discovery;
+use crate::failure::Failure;
+use crate::measurement::{Measurement, measure};
+use crate::tpm::Tpm;
+use crate::uevents::Uevents;
+use crate::{api_filesystems, configuration, console, handover, modules, process_one, verity};
+
+/// Runs the boot. On success this process has become systemd, so there is nothing to return.
+///
+/// # Errors
+/// The first step that failed, with its code.
+pub fn run(started: Duration) -> Result<Infallible, Failure> {
+    process_one::behave();
+    api_filesystems::mount_all()?;
+
+    console::state("tpm");
+    let mut tpm = Tpm::open()?;
+    measure(&mut tpm, &Measurement::phase("enter-initrd"))?;
+    let document = BootDocument::load()?;
+    console::line(&format!("image {}", document.image));
+
+    console::state("modules");
+    let mut uevents = Uevents::open()?;
+    modules::load_all()?;
+
+    console::state("partitions");
+    let found = discovery::wait_for_root(&document, &mut uevents)?;
+    let configuration = configuration::decide(&found.configuration)?;
+
+    console::state("root");
+    let root = verity::map(&document.root, &found.data, &found.hash)?;
+    handover::mount_root(&root)?;
+    console::line("root verified by dm-verity");
+
+    // Point `initrd`: here the node will send its release quote, cap PCR 15 and open its state disk.
+    match configuration {
+        Configuration::Stateless => {
+            measure(&mut tpm, &Measurement::stateless())?;
+            handover::mount_volatile_var()?;
+        }
+    }
+
+    console::state("handover");
+    measure(&mut tpm, &Measurement::phase("leave-initrd"))?;
+    handover::hand_over(tpm, started)
+}

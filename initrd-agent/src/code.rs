@@ -1,0 +1,131 @@
+//! Every way in which the boot can end, with the code that the console, PCR 15 (`failed:<code>`) and
+//! `docs/agent-codes.md` show (design section 4). A code once released keeps its name and meaning. The document is
+//! compared with this table by a test.
+
+use std::fmt;
+
+macro_rules! codes {
+    ($($variant:ident, $name:literal, $meaning:literal, $next:literal;)+) => {
+        /// A final failure of the boot.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Code {
+            $(#[doc = $meaning] $variant,)+
+        }
+
+        impl Code {
+            /// All codes, in the order of the boot.
+            #[cfg(test)]
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The name that is printed and measured.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What the code means, one sentence without a full stop.
+            #[cfg(test)]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)+ }
+            }
+
+            /// What the operator does next, one sentence without a full stop.
+            pub const fn next_step(self) -> &'static str {
+                match self { $(Self::$variant => $next,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    ApiMountFailed, "API_MOUNT_FAILED",
+        "A kernel filesystem (proc, sysfs, devtmpfs, tmpfs, securityfs) could not be mounted",
+        "boot the image with the kernel it was built with, and enough memory";
+    TpmMissing, "TPM_MISSING",
+        "The kernel found no TPM 2.0",
+        "give the machine a TPM 2.0 (or a virtual one) and boot again";
+    TpmFailed, "TPM_FAILED",
+        "The TPM did not answer as it must",
+        "reset the machine; if it happens again, replace the TPM or its emulator";
+    TpmBankUnsupported, "TPM_BANK_UNSUPPORTED",
+        "A PCR bank is active that the agent cannot extend",
+        "in the firmware, leave only SHA-1, SHA-256, SHA-384 and SHA-512 banks active";
+    MeasurementLogFailed, "MEASUREMENT_LOG_FAILED",
+        "A measurement could not be appended to /run/log/systemd/tpm2-measure.log",
+        "give the machine more memory";
+    BootDocumentInvalid, "BOOT_JSON_INVALID",
+        "/etc/cairn/boot.json is missing or is not exactly what the agent expects",
+        "write the image to the disk again; if it happens again, rebuild the image";
+    ModulesInvalid, "MODULES_INVALID",
+        "/etc/cairn/modules is missing or malformed",
+        "write the image to the disk again; if it happens again, rebuild the image";
+    ModuleLoadFailed, "MODULE_LOAD_FAILED",
+        "The kernel refused a module of the initrd",
+        "rebuild the image: kernel and modules belong to different builds, or are in the wrong order";
+    DeviceEventsFailed, "DEVICE_EVENTS_FAILED",
+        "The kernel's device events or the list of block devices cannot be read",
+        "boot the image with the kernel it was built with";
+    RootNotFound, "ROOT_NOT_FOUND",
+        "No disk holds the image's root partition",
+        "attach the disk with the image, by virtio-blk, virtio-scsi, NVMe or Hyper-V storage";
+    HashNotFound, "HASH_NOT_FOUND",
+        "No disk holds the hash partition that belongs to the root partition",
+        "write the whole image to the disk again";
+    RootTruncated, "ROOT_TRUNCATED",
+        "The root or hash partition is smaller than the image says",
+        "write the whole image again, to a disk that is large enough";
+    RootVerifyFailed, "ROOT_VERIFY_FAILED",
+        "The root partition is not the one that the image was built with",
+        "write the image to the disk again; if it happens again, somebody changes the disk";
+    ConfigurationUnreadable, "CONFIGURATION_UNREADABLE",
+        "A configuration partition exists and cannot be read, or there are too many of them",
+        "write the image to the disk again, and detach other disks with a configuration partition";
+    ConfigurationUnsupported, "CONFIGURATION_UNSUPPORTED",
+        "A configuration partition is not empty, and this version cannot attest, so it must not pretend to",
+        "use a release that joins clusters, or clear the configuration partition";
+    VerityMapFailed, "VERITY_MAP_FAILED",
+        "The kernel did not map the root partition with dm-verity",
+        "see the kernel's lines above; rebuild the image if dm-verity or sha256 is missing";
+    VerityTableMismatch, "VERITY_TABLE_MISMATCH",
+        "The kernel's dm-verity table is not the one that was loaded",
+        "boot the image with the kernel it was built with";
+    RootMountFailed, "ROOT_MOUNT_FAILED",
+        "The verified root could not be mounted as EROFS",
+        "rebuild the image: its root filesystem does not fit its kernel";
+    VarMountFailed, "VAR_MOUNT_FAILED",
+        "The volatile /var could not be mounted",
+        "rebuild the image with a directory /var, and give the machine enough memory";
+    HandoverFailed, "HANDOVER_FAILED",
+        "The switch to the root filesystem or the start of systemd failed",
+        "rebuild the image: its root lacks /dev, /proc, /sys, /run or /usr/lib/systemd/systemd";
+    AgentPanic, "AGENT_PANIC",
+        "The agent met a condition that it was not written for",
+        "report the line to the makers of the image";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_lists_exactly_these_codes() {
+        let document = include_str!("../../docs/agent-codes.md");
+        let rows: Vec<&str> = document.lines().filter(|line| line.starts_with("| `")).collect();
+        let expected: Vec<String> =
+            Code::ALL.iter().map(|code| format!("| `{code}` | {} | {} |", code.meaning(), code.next_step())).collect();
+        assert_eq!(rows, expected, "docs/agent-codes.md should have these rows:\n{}\n", expected.join("\n"));
+    }
+
+    #[test]
+    fn names_are_distinct_and_fit_a_measured_word() {
+        for (index, code) in Code::ALL.iter().enumerate() {
+            assert!(code.name().bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'), "{code}");
+            assert!(Code::ALL[index + 1..].iter().all(|other| other.name() != code.name()), "{code} twice");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! `cargo xtask boot`: starts an image in a virtual machine, its serial console on the terminal.
+//!
+//! The exit code says how it ended, the last line says so in words ([`Outcome`]). Keys are handed to the guest when standard input is a terminal;
+//! Ctrl-] ends the machine. The image is never written to.
+
+mod interrupts;
+mod outcome;
+mod terminal;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::sandbox::{Network, Sandbox};
+use crate::vm::console::Found;
+use crate::vm::{Accelerator, Ending, Machine, Sink, Tpm, Vm};
+
+use interrupts::Interrupts;
+use outcome::Outcome;
+use terminal::Terminal;
+
+/// How long a guest that has announced its end may take to end.
+const GRACE: Duration = Duration::from_secs(15);
+/// Without `--timeout`, `--until` waits this long.
+const UNTIL_TIMEOUT: Duration = Duration::from_secs(600);
+const SLICE: Duration = Duration::from_millis(100);
+
+/// Start an image in a virtual machine with firmware and TPM of the build root
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Exit codes: 0 text seen, or powered off; 3 ended without the text; 4 the guest named a failure code; 5 kernel panic, or
+reset; 6 QEMU or the TPM emulator failed; 124 timeout; 130 interrupted.
+
+Example: cargo xtask boot --until multi-user --timeout 120")]
+pub struct BootArgs {
+    /// Disk image [default: the newest in the image folder]
+    pub image: Option<PathBuf>,
+    /// End as soon as the console shows this text
+    #[arg(long, value_name = "TEXT")]
+    pub until: Option<String>,
+    /// Give up after this many seconds [default: 600 with --until, never without]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..))]
+    pub memory: u32,
+    /// Virtual CPUs
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: u32,
+    /// Leave the TPM out
+    #[arg(long)]
+    pub no_tpm: bool,
+    /// Give the guest a network card and the host's network
+    #[arg(long)]
+    pub network: bool,
+    /// Further disk images, attached after the first
+    #[arg(long, value_name = "IMAGE")]
+    pub disk: Vec<PathBuf>,
+    /// Do not use KVM even where it works
+    #[arg(long)]
+    pub no_kvm: bool,
+    /// Further arguments of QEMU
+    #[arg(last = true, value_name = "QEMU ARGUMENT")]
+    pub qemu: Vec<String>,
+}
+
+/// Boots the image with the tools of `build_root`; `images` is where `build-image` puts its outputs.
+pub fn run(args: &BootArgs, build_root: &Path, images: &Path) -> Result<ExitCode> {
+    let interrupts = Interrupts::hold()?;
+    let image = match &args.image {
+        Some(image) => image.clone(),
+        None => newest_image(images)?,
+    };
+    let network = if args.network { Network::Host } else { Network::None };
+    let sandbox = Sandbox::new(build_root).network(network);
+    let accelerator = if args.no_kvm { Accelerator::Emulation } else { Accelerator::detect(&sandbox) };
+    let machine = Machine {
+        memory_mib: args.memory,
+        cpus: args.cpus,
+        tpm: (!args.no_tpm).then(Tpm::default),
+        disks: [vec![image.clone()], args.disk.clone()].concat(),
+        network: args.network,
+        accelerator,
+        extra: args.qemu.clone(),
+    };
+    let how = match accelerator {
+        Accelerator::Kvm => "KVM",
+        Accelerator::Emulation => "emulated",
+    };
+    let terminal = Terminal::enter()?;
+    let keys = if terminal.is_raw() { "; Ctrl-] ends it" } else { "" };
+    let say = |text: &str| eprint!("{text}{}", if terminal.is_raw() { "\r\n" } else { "\n" });
+    say(&format!("Booting {} ({} MiB, {} CPUs, {how}){keys}", image.display(), args.memory, args.cpus));
+    let begun = Instant::now();
+    let outcome = watch(args, &sandbox, &machine, &terminal, &interrupts);
+    let elapsed = begun.elapsed();
+    drop(terminal);
+    eprintln!("\n{outcome}, after {:.1} s", elapsed.as_secs_f64());
+    Ok(ExitCode::from(outcome.exit_code()))
+}
+
+/// Runs the machine until there is an outcome; the machine is gone when this returns.
+fn watch(
+    args: &BootArgs,
+    sandbox: &Sandbox,
+    machine: &Machine,
+    terminal: &Terminal,
+    interrupts: &Interrupts,
+) -> Outcome {
+    watch_machine(args, sandbox, machine, terminal, interrupts).unwrap_or_else(Outcome::NotStarted)
+}
+
+fn watch_machine(
+    args: &BootArgs,
+    sandbox: &Sandbox,
+    machine: &Machine,
+    terminal: &Terminal,
+    interrupts: &Interrupts,
+) -> Result<Outcome> {
+    let mut vm = Vm::start(sandbox, machine, copy_to_standard_output())?;
+    let escaped: &'static AtomicBool = Box::leak(Box::default());
+    if let Some(input) = vm.take_input() {
+        terminal.copy_keys_to(input, escaped);
+    }
+    let limit = args.timeout.map(Duration::from_secs).or_else(|| args.until.is_some().then_some(UNTIL_TIMEOUT));
+    let texts: Vec<&str> = args.until.as_deref().into_iter().collect();
+    let mut searched = 0;
+    let mut named_at = None;
+    loop {
+        if escaped.load(Ordering::Relaxed) || interrupts.pending()? {
+            return Ok(Outcome::Interrupted);
+        }
+        let length = vm.console().text().len();
+        if let Found::Text(..) = vm.console().wait_for(&texts, searched, SLICE) {
+            return Ok(Outcome::Seen(args.until.clone().unwrap_or_default()));
+        }
+        searched = length.saturating_sub(args.until.as_deref().map_or(0, str::len));
+        if let Some(ending) = vm.wait_exit(Duration::ZERO)? {
+            // The last words may have come since.
+            let seen = vm.console().wait_for(&texts, searched, Duration::ZERO);
+            return Ok(Outcome::of_ending(ending, args.until.as_deref(), matches!(seen, Found::Text(..))));
+        }
+        if let Some(ending) = Ending::named_by(&vm.console().text()) {
+            let since = *named_at.get_or_insert_with(Instant::now);
+            if since.elapsed() > GRACE {
+                return Ok(Outcome::of_ending(ending, args.until.as_deref(), false));
+            }
+        }
+        if limit.is_some_and(|limit| vm.elapsed() > limit) {
+            return Ok(Outcome::TimedOut(args.until.clone()));
+        }
+    }
+}
+
+fn copy_to_standard_output() -> Sink {
+    Box::new(|_, bytes| {
+        let mut output = std::io::stdout();
+        // A closed pipe (`| head`) must not end the machine before its outcome is known.
+        let _ = output.write_all(bytes).and_then(|()| output.flush());
+    })
+}
+
+/// The raw image in `folder` that was written last.
+fn newest_image(folder: &Path) -> Result<PathBuf> {
+    let advice = || format!("There is no image in {}: make one with `cargo xtask build-image`", folder.display());
+    let entries = folder.read_dir().with_context(advice)?;
+    let images =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ext| ext == "raw"));
+    let newest = images.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).max();
+    match newest {
+        Some((_, path)) => Ok(path),
+        None => bail!(advice()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_image_is_the_default() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = newest_image(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("cargo xtask build-image"), "{message}");
+        for (name, seconds) in [("cairn_0.2.0.raw", 20), ("cairn_0.10.0.raw", 10), ("cairn_0.3.0.efi", 30)] {
+            let file = std::fs::File::create(folder.path().join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        }
+        assert_eq!(newest_image(folder.path()).unwrap(), folder.path().join("cairn_0.2.0.raw"));
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_gets_the_same_advice() {
+        let message = newest_image(Path::new("/nonexistent")).unwrap_err().to_string();
+        assert!(message.contains("cargo xtask build-image"), "{message}");
+    }
+}

@@ -1,0 +1,73 @@
+//! `os/tree.toml`: what is taken out of the packages' files, who owns what, and what may be left in.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::read_toml;
+
+/// The whole file. Paths have no leading slash; `*` in [`TreeConfig::drop`] stands for anything within one name.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeConfig {
+    /// Paths that are removed, with all below them.
+    pub drop: Vec<String>,
+    /// Folders whose content is removed.
+    pub empty: Vec<String>,
+    /// Modes, in octal, of paths that keep another mode than the package gave them.
+    pub modes: BTreeMap<String, String>,
+    /// `uid:gid` of every path that root does not own.
+    pub owners: BTreeMap<String, String>,
+    /// What may be in the finished tree.
+    pub allow: Allow,
+}
+
+/// The allow-lists of the check for ways in.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allow {
+    /// systemd generators.
+    pub generators: Vec<String>,
+    /// Paths with setuid or setgid bit.
+    pub setuid: Vec<String>,
+    /// World-writable folders (sticky).
+    pub world_writable: Vec<String>,
+    /// Units that something in the tree enables.
+    pub units: Vec<String>,
+    /// Units that must be masked or absent.
+    pub masked: Vec<String>,
+    /// Files that must be there, because something loads them at run time and is silent if they are missing.
+    pub required: Vec<String>,
+}
+
+impl TreeConfig {
+    /// Reads and checks the file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let config: Self = read_toml(path)?;
+        for name in config.drop.iter().chain(&config.empty).chain(config.modes.keys()).chain(config.owners.keys()) {
+            ensure!(!name.starts_with('/') && !name.ends_with('/'), "{}: {name:?}: write it without slashes around", path.display());
+        }
+        config.mode_table().map(|_| ()).and(config.owner_table().map(|_| ())).with_context(|| path.display().to_string())?;
+        Ok(config)
+    }
+
+    /// The modes as numbers.
+    pub fn mode_table(&self) -> Result<BTreeMap<String, u32>> {
+        let parse = |(path, mode): (&String, &String)| {
+            let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
+            Ok((path.clone(), mode.with_context(|| format!("modes: {path}: the mode is not octal"))?))
+        };
+        self.modes.iter().map(parse).collect()
+    }
+
+    /// The owners as numbers.
+    pub fn owner_table(&self) -> Result<BTreeMap<String, (u32, u32)>> {
+        let parse = |(path, owner): (&String, &String)| {
+            let pair = owner.split_once(':').and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
+            Ok((path.clone(), pair.with_context(|| format!("owners: {path}: {owner:?} is not uid:gid"))?))
+        };
+        self.owners.iter().map(parse).collect()
+    }
+}

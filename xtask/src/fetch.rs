@@ -1,0 +1,271 @@
+//! Brings the packages of a lock into the cache: in parallel, resumable, each checked by size and SHA-256.
+//!
+//! A mirror is only a source of bytes. What has another digest than the lock says is thrown away and the next mirror
+//! asked; what is half there is continued, whether or not the server honours the range.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures_util::StreamExt;
+use indicatif::ProgressBar;
+use reqwest::header::RANGE;
+use reqwest::{Client, StatusCode};
+use sha2::{Digest, Sha256};
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::digest::Sha256Digest;
+use crate::lock::{Lock, Package};
+use crate::mirror::Mirrors;
+use crate::progress::{Progress, megabytes};
+use crate::store::Store;
+
+/// Downloads at a time.
+const PARALLEL: usize = 8;
+/// Attempts at one mirror before the next is asked.
+const ATTEMPTS: u32 = 3;
+/// A mirror that sends nothing for this long is given up.
+const STALL: Duration = Duration::from_secs(30);
+
+/// A locked package that no mirror has (any more).
+#[derive(Debug, thiserror::Error)]
+#[error("no mirror has {}", .0.join(", "))]
+pub struct Gone(pub Vec<String>);
+
+/// Why one attempt at one address failed.
+enum Failure {
+    /// The server says that the file is not there.
+    Absent,
+    /// Anything else: another attempt or mirror may succeed.
+    Other(anyhow::Error),
+}
+
+/// Makes sure that all `packages` are in the cache; gives their files by digest.
+pub fn fetch(
+    lock: &Lock,
+    packages: &[&Package],
+    store: &Store,
+    progress: &Progress,
+) -> Result<BTreeMap<Sha256Digest, PathBuf>> {
+    let _guard = store.lock("debs", progress)?;
+    let missing = missing(packages, store, progress)?;
+    if !missing.is_empty() {
+        let mirrors = Mirrors::find(lock.source_date()?)?;
+        download_all(lock, &missing, &mirrors, store, progress)?;
+    }
+    Ok(packages.iter().map(|package| (package.sha256, store.package(&package.sha256))).collect())
+}
+
+/// The packages that the cache lacks. What is there is hashed again: a damaged entry is dropped, and said.
+fn missing<'a>(packages: &[&'a Package], store: &Store, progress: &Progress) -> Result<Vec<&'a Package>> {
+    let mut missing: Vec<&Package> = Vec::new();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for part in packages.chunks(packages.len().div_ceil(threads).max(1)) {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                for package in part {
+                    let path = store.package(&package.sha256);
+                    let state = path.exists().then(|| Sha256Digest::of_file(&path));
+                    let _ = sender.send((*package, path, state));
+                }
+            });
+        }
+        drop(sender);
+    });
+    for (package, path, state) in receiver {
+        match state.transpose()? {
+            Some((digest, _)) if digest == package.sha256 => continue,
+            Some(_) => {
+                progress.warn(&format!("the cached {} is damaged: fetching it again", package.file_name()));
+                std::fs::remove_file(&path).with_context(|| format!("Failed to remove {}", path.display()))?;
+            }
+            None => {}
+        }
+        missing.push(package);
+    }
+    missing.sort_by(|a, b| (b.size, &a.path).cmp(&(a.size, &b.path)));
+    missing.dedup_by_key(|package| package.sha256);
+    Ok(missing)
+}
+
+fn download_all(
+    lock: &Lock,
+    packages: &[&Package],
+    mirrors: &Mirrors,
+    store: &Store,
+    progress: &Progress,
+) -> Result<()> {
+    let total: u64 = packages.iter().map(|package| package.size).sum();
+    progress.note(&format!("fetching {} packages, {}", packages.len(), megabytes(total)));
+    let bar = Arc::new(progress.bytes("fetching", total));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("Failed to start the download runtime")?;
+    let results: Vec<Result<()>> = runtime.block_on(async {
+        let client = client()?;
+        let downloads = packages.iter().map(|package| {
+            let (client, bar) = (client.clone(), bar.clone());
+            async move {
+                let bases = mirrors.of(lock.archive(package)?);
+                download(&client, package, bases, &store.package(&package.sha256), &bar).await
+            }
+        });
+        Ok::<_, anyhow::Error>(futures_util::stream::iter(downloads).buffer_unordered(PARALLEL).collect().await)
+    })?;
+    bar.finish_and_clear();
+    let (mut gone, mut failed) = (Vec::new(), Vec::new());
+    for error in results.into_iter().filter_map(Result::err) {
+        match error.downcast::<Gone>() {
+            Ok(Gone(names)) => gone.extend(names),
+            Err(error) => failed.push(format!("{error:#}")),
+        }
+    }
+    if !failed.is_empty() {
+        failed.truncate(5);
+        bail!("Downloading failed; what arrived is kept and the next run goes on from there.\n{}", failed.join("\n"));
+    }
+    gone.sort();
+    if gone.is_empty() { Ok(()) } else { Err(Gone(gone).into()) }
+}
+
+fn client() -> Result<Client> {
+    let mut builder = Client::builder().connect_timeout(Duration::from_secs(20)).read_timeout(STALL);
+    if let Some(proxy) = apt_proxy() {
+        builder = builder.proxy(reqwest::Proxy::all(&proxy).with_context(|| format!("apt's proxy {proxy:?} is not an address"))?);
+    }
+    builder.build().context("Failed to set up the HTTP client")
+}
+
+/// The proxy that the host's apt uses, where the environment names none.
+fn apt_proxy() -> Option<String> {
+    let in_environment = ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+    if in_environment.iter().any(|name| std::env::var_os(name).is_some()) {
+        return None;
+    }
+    let output = std::process::Command::new("apt-config").args(["dump", "--format=%v%n", "Acquire::http::Proxy"]).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(text.trim().to_owned()).filter(|proxy| proxy.contains("://"))
+}
+
+/// Tries each mirror a few times.
+async fn download(client: &Client, package: &Package, bases: &[String], path: &Path, bar: &ProgressBar) -> Result<()> {
+    let (mut absent, mut last) = (0, None);
+    for base in bases {
+        let address = format!("{base}/{}", package.path);
+        for attempt in 0..ATTEMPTS {
+            match attempt_download(client, package, &address, path, bar).await {
+                Ok(()) => return Ok(()),
+                Err(Failure::Absent) => {
+                    absent += 1;
+                    break;
+                }
+                Err(Failure::Other(error)) => last = Some(error.context(format!("Failed to fetch {address}"))),
+            }
+            tokio::time::sleep(Duration::from_millis(300 << attempt)).await;
+        }
+    }
+    match last {
+        Some(error) if absent < bases.len() => Err(error),
+        _ => Err(Gone(vec![format!("{} {} ({})", package.name, package.version, package.path)]).into()),
+    }
+}
+
+async fn attempt_download(
+    client: &Client,
+    package: &Package,
+    address: &str,
+    path: &Path,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
+    let partial = path.with_extension("partial");
+    let outcome = transfer(client, package, address, &partial, bar).await;
+    if let Ok(received) = outcome {
+        let checked = check(package, &partial).await;
+        if checked.is_err() {
+            // Wrong bytes are worth nothing; a short file was kept by `transfer`.
+            let _ = tokio::fs::remove_file(&partial).await;
+            bar.set_position(bar.position().saturating_sub(received));
+        }
+        checked.map_err(Failure::Other)?;
+        return tokio::fs::rename(&partial, path)
+            .await
+            .with_context(|| format!("Failed to move {} into place", partial.display()))
+            .map_err(Failure::Other);
+    }
+    outcome.map(|_| ())
+}
+
+/// Appends to `partial` what is missing of the file; gives its whole size as far as it was counted in `bar`.
+async fn transfer(
+    client: &Client,
+    package: &Package,
+    address: &str,
+    partial: &Path,
+    bar: &ProgressBar,
+) -> Result<u64, Failure> {
+    let other = |error: anyhow::Error| Failure::Other(error);
+    let mut have = tokio::fs::metadata(partial).await.map_or(0, |data| data.len());
+    if have >= package.size {
+        have = 0;
+    }
+    let mut request = client.get(address);
+    if have > 0 {
+        request = request.header(RANGE, format!("bytes={have}-"));
+    }
+    let response = request.send().await.map_err(|error| other(error.into()))?;
+    match response.status() {
+        StatusCode::OK => have = 0,
+        StatusCode::PARTIAL_CONTENT if have > 0 => {}
+        StatusCode::NOT_FOUND | StatusCode::GONE => return Err(Failure::Absent),
+        status => return Err(other(anyhow::anyhow!("the server answers {status}"))),
+    }
+    let mut file = open_partial(partial, have).await.map_err(other)?;
+    bar.inc(have);
+    let mut stream = response.bytes_stream();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| other(error.into()))?;
+        have += chunk.len() as u64;
+        if have > package.size {
+            let _ = tokio::fs::remove_file(partial).await;
+            return Err(other(anyhow::anyhow!("the server sends more than the {} bytes of the lock", package.size)));
+        }
+        file.write_all(&chunk).await.map_err(|error| other(full_disk(error, partial)))?;
+        bar.inc(chunk.len() as u64);
+    }
+    file.sync_all().await.map_err(|error| other(full_disk(error, partial)))?;
+    Ok(have)
+}
+
+async fn open_partial(partial: &Path, have: u64) -> Result<File> {
+    let file = OpenOptions::new().create(true).append(have > 0).write(true).truncate(have == 0).open(partial).await;
+    file.with_context(|| format!("Failed to write {}", partial.display()))
+}
+
+fn full_disk(error: std::io::Error, path: &Path) -> anyhow::Error {
+    let hint = if error.kind() == std::io::ErrorKind::StorageFull { ": the disk is full, make room and run again" } else { "" };
+    anyhow::Error::new(error).context(format!("Failed to write {}{hint}", path.display()))
+}
+
+async fn check(package: &Package, path: &Path) -> Result<()> {
+    let mut file = File::open(path).await.with_context(|| format!("Failed to open {}", path.display()))?;
+    let (mut hasher, mut buffer, mut length) = (Sha256::new(), vec![0; 256 * 1024], 0);
+    loop {
+        match file.read(&mut buffer).await.with_context(|| format!("Failed to read {}", path.display()))? {
+            0 => break,
+            count => {
+                hasher.update(&buffer[..count]);
+                length += count as u64;
+            }
+        }
+    }
+    ensure!(length == package.size, "the mirror sent {length} bytes, the lock says {}", package.size);
+    let digest = Sha256Digest::from_hasher(hasher);
+    ensure!(digest == package.sha256, "the mirror sent other bytes (sha256 {digest}) than the lock says ({})", package.sha256);
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! The TPM emulator: a swtpm of the build root with a state of its own, which writes every command and response into a log.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use super::VmError;
+use super::pcr::{Bank, Pcrs};
+use super::qemu::FOLDER;
+use crate::sandbox::Sandbox;
+
+/// Name of the control socket in the machine's folder.
+pub(super) const SOCKET: &str = "tpm.sock";
+const LOG: &str = "tpm.log";
+const STATE: &str = "tpm";
+const SOCKET_SECONDS: u64 = 30;
+
+/// How the guest reaches the TPM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TpmInterface {
+    /// Command response buffer.
+    Crb,
+    /// TPM interface specification (FIFO).
+    Tis,
+}
+
+impl TpmInterface {
+    pub(super) fn device(self) -> &'static str {
+        match self {
+            Self::Crb => "tpm-crb",
+            Self::Tis => "tpm-tis",
+        }
+    }
+}
+
+/// A TPM 2.0, new and empty at each power-on.
+#[derive(Clone, Debug)]
+pub struct Tpm {
+    /// How the guest reaches it.
+    pub interface: TpmInterface,
+    /// The active banks.
+    pub banks: Vec<Bank>,
+}
+
+impl Default for Tpm {
+    fn default() -> Self {
+        Self { interface: TpmInterface::Crb, banks: vec![Bank::Sha256, Bank::Sha384] }
+    }
+}
+
+/// A running swtpm; killed when dropped.
+pub(super) struct Emulator {
+    process: Child,
+    log: PathBuf,
+    banks: Vec<Bank>,
+}
+
+impl Emulator {
+    /// Makes a new state in `folder`, which `inside` shows at [`FOLDER`], and starts the emulator on it.
+    pub(super) fn start(inside: &Sandbox, folder: &Path, tpm: &Tpm) -> Result<Self, VmError> {
+        fs::create_dir(folder.join(STATE)).map_err(VmError::Folder)?;
+        set_up(inside, &tpm.banks)?;
+        let mut command = inside.command("swtpm");
+        command.args(["socket", "--tpm2", "--tpmstate", &format!("dir={FOLDER}/{STATE}")]);
+        command.args(["--ctrl", &format!("type=unixio,path={FOLDER}/{SOCKET}")]);
+        command.args(["--log", &format!("file={FOLDER}/{LOG},level=20"), "--terminate"]);
+        let errors = folder.join("swtpm.stderr");
+        let stderr = fs::File::create(&errors).map_err(VmError::Folder)?;
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
+        let process = process.map_err(|source| VmError::Spawn { program: "swtpm", source })?;
+        let mut emulator = Self { process, log: folder.join(LOG), banks: tpm.banks.clone() };
+        emulator.wait_for_socket(&folder.join(SOCKET), &errors)?;
+        Ok(emulator)
+    }
+
+    fn wait_for_socket(&mut self, socket: &Path, errors: &Path) -> Result<(), VmError> {
+        let deadline = Instant::now() + Duration::from_secs(SOCKET_SECONDS);
+        while !socket.exists() {
+            let ended = self.process.try_wait().map_err(|source| VmError::Wait { program: "swtpm", source })?;
+            if let Some(status) = ended {
+                let message = fs::read_to_string(errors).unwrap_or_default().trim().to_owned();
+                return Err(VmError::Failed { program: "swtpm", status, message });
+            }
+            if Instant::now() > deadline {
+                return Err(VmError::TpmSilent(SOCKET_SECONDS));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// The registers after all commands so far.
+    pub(super) fn pcrs(&self) -> Result<Pcrs, VmError> {
+        let log = fs::read_to_string(&self.log).map_err(VmError::Log)?;
+        Ok(Pcrs::replay(&log, &self.banks)?)
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Manufactures a TPM with these active banks.
+fn set_up(inside: &Sandbox, banks: &[Bank]) -> Result<(), VmError> {
+    let names: Vec<&str> = banks.iter().map(|bank| bank.name()).collect();
+    let mut command = inside.command("swtpm_setup");
+    command.args(["--tpm2", "--tpmstate", &format!("{FOLDER}/{STATE}"), "--pcr-banks", &names.join(",")]);
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.map_err(|source| VmError::Spawn { program: "swtpm_setup", source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
+    Err(VmError::Failed { program: "swtpm_setup", status: output.status, message })
+}
