@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::boot::BootArgs;
 use crate::build::{self, BuildArgs};
 use crate::checkout::Checkout;
 use crate::config::image::ImageConfig;
@@ -27,6 +28,8 @@ enum Command {
     BuildImage(BuildArgs),
     /// Resolve the packages of all sets and write os/packages.lock
     Lock(LockArgs),
+    /// Start an image in a virtual machine
+    Boot(BootArgs),
     /// Run a program inside the build root
     InRoot(InRootArgs),
 }
@@ -57,6 +60,10 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::BuildImage(args) => build::run(&args, &progress(args.json)).map(|_| ExitCode::SUCCESS),
         Command::Lock(args) => crate::lock::command::run(&args, &progress(args.json)).map(|()| ExitCode::SUCCESS),
+        Command::Boot(args) => {
+            let tools = build_root(&progress(false))?;
+            crate::boot::run(&args, &tools.tree, &Checkout::find()?.target().join("image"))
+        }
         Command::InRoot(args) => {
             let tools = build_root(&progress(false))?;
             let code = args.run(&tools.tree)?;

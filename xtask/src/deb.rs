@@ -74,8 +74,10 @@ fn unpack_tar(reader: Box<dyn Read + '_>, folder: &Path) -> Result<()> {
             }
             tar::EntryType::Regular | tar::EntryType::Continuous => {
                 remove_old(&target)?;
-                let mut file = File::create(&target).with_context(|| format!("Failed to write {}", target.display()))?;
-                std::io::copy(&mut entry, &mut file).with_context(|| format!("Failed to write {}", target.display()))?;
+                let mut file =
+                    File::create(&target).with_context(|| format!("Failed to write {}", target.display()))?;
+                std::io::copy(&mut entry, &mut file)
+                    .with_context(|| format!("Failed to write {}", target.display()))?;
                 fs::set_permissions(&target, fs::Permissions::from_mode(mode | 0o600))?;
             }
             tar::EntryType::Symlink => {

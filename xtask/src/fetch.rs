@@ -137,7 +137,8 @@ fn download_all(
 fn client() -> Result<Client> {
     let mut builder = Client::builder().connect_timeout(Duration::from_secs(20)).read_timeout(STALL);
     if let Some(proxy) = apt_proxy() {
-        builder = builder.proxy(reqwest::Proxy::all(&proxy).with_context(|| format!("apt's proxy {proxy:?} is not an address"))?);
+        builder = builder
+            .proxy(reqwest::Proxy::all(&proxy).with_context(|| format!("apt's proxy {proxy:?} is not an address"))?);
     }
     builder.build().context("Failed to set up the HTTP client")
 }
@@ -148,7 +149,10 @@ fn apt_proxy() -> Option<String> {
     if in_environment.iter().any(|name| std::env::var_os(name).is_some()) {
         return None;
     }
-    let output = std::process::Command::new("apt-config").args(["dump", "--format=%v%n", "Acquire::http::Proxy"]).output().ok()?;
+    let output = std::process::Command::new("apt-config")
+        .args(["dump", "--format=%v%n", "Acquire::http::Proxy"])
+        .output()
+        .ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     Some(text.trim().to_owned()).filter(|proxy| proxy.contains("://"))
 }
@@ -248,7 +252,11 @@ async fn open_partial(partial: &Path, have: u64) -> Result<File> {
 }
 
 fn full_disk(error: std::io::Error, path: &Path) -> anyhow::Error {
-    let hint = if error.kind() == std::io::ErrorKind::StorageFull { ": the disk is full, make room and run again" } else { "" };
+    let hint = if error.kind() == std::io::ErrorKind::StorageFull {
+        ": the disk is full, make room and run again"
+    } else {
+        ""
+    };
     anyhow::Error::new(error).context(format!("Failed to write {}{hint}", path.display()))
 }
 
@@ -266,6 +274,10 @@ async fn check(package: &Package, path: &Path) -> Result<()> {
     }
     ensure!(length == package.size, "the mirror sent {length} bytes, the lock says {}", package.size);
     let digest = Sha256Digest::from_hasher(hasher);
-    ensure!(digest == package.sha256, "the mirror sent other bytes (sha256 {digest}) than the lock says ({})", package.sha256);
+    ensure!(
+        digest == package.sha256,
+        "the mirror sent other bytes (sha256 {digest}) than the lock says ({})",
+        package.sha256
+    );
     Ok(())
 }

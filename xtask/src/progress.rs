@@ -54,8 +54,10 @@ impl Progress {
         let seconds = self.elapsed().as_secs_f64();
         let line = match self.style {
             Style::Silent => return,
-            Style::Json => serde_json::json!({"type": kind, "seconds": (seconds * 1000.0).round() / 1000.0, "text": text})
-                .to_string(),
+            Style::Json => {
+                serde_json::json!({"type": kind, "seconds": (seconds * 1000.0).round() / 1000.0, "text": text})
+                    .to_string()
+            }
             Style::Human if kind == "warning" => format!("[{seconds:6.1}s] warning: {text}"),
             Style::Human => format!("[{seconds:6.1}s] {text}"),
         };

@@ -27,7 +27,8 @@ pub fn write(folder: &Path, suite: &str, packages: &[&Package], files: &BTreeMap
         let target = pool.join(package.file_name());
         // Another file system, or a cache that forbids links: copy.
         if fs::hard_link(file, &target).is_err() {
-            fs::copy(file, &target).with_context(|| format!("Failed to copy {} to {}", file.display(), target.display()))?;
+            fs::copy(file, &target)
+                .with_context(|| format!("Failed to copy {} to {}", file.display(), target.display()))?;
         }
     }
     let index = index(&pool, packages)?;

@@ -29,7 +29,8 @@ impl Store {
             Some(folder) => PathBuf::from(folder),
             None => {
                 let home = std::env::var_os("HOME").filter(|value| !value.is_empty());
-                let home = home.context("Neither XDG_CACHE_HOME nor HOME is set: set XDG_CACHE_HOME to a writable folder")?;
+                let home =
+                    home.context("Neither XDG_CACHE_HOME nor HOME is set: set XDG_CACHE_HOME to a writable folder")?;
                 PathBuf::from(home).join(".cache")
             }
         };
@@ -41,7 +42,10 @@ impl Store {
         for part in ["debs", "stages", "locks", "tmp"] {
             let path = folder.join(part);
             fs::create_dir_all(&path).with_context(|| {
-                format!("Failed to make the cache {}. Set XDG_CACHE_HOME to a folder that you can write", path.display())
+                format!(
+                    "Failed to make the cache {}. Set XDG_CACHE_HOME to a folder that you can write",
+                    path.display()
+                )
             })?;
         }
         let folder = folder.canonicalize().with_context(|| format!("Failed to resolve {}", folder.display()))?;

@@ -44,7 +44,9 @@ pub enum Error {
         reason: String,
     },
     /// A library is nowhere.
-    #[error("{needed_by} needs {name}, which is in none of {FOLDERS:?} of the build root: add its package to xtask/build-root/mkosi.conf")]
+    #[error(
+        "{needed_by} needs {name}, which is in none of {FOLDERS:?} of the build root: add its package to xtask/build-root/mkosi.conf"
+    )]
     Missing {
         /// The library.
         name: String,

@@ -19,7 +19,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The kernel has no such module.
-    #[error("the kernel {kernel} has no module {name}: mend initrd.modules in os/image.toml, or choose a kernel that has it")]
+    #[error(
+        "the kernel {kernel} has no module {name}: mend initrd.modules in os/image.toml, or choose a kernel that has it"
+    )]
     Missing {
         /// Name of the module.
         name: String,

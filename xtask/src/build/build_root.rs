@@ -36,7 +36,8 @@ pub fn make(
     stages.run("build-root", key, |output| {
         let bootstrap = output.join("bootstrap");
         unpack_all(&bootstrap, packages, files)?;
-        let mkosi = Mkosi { tools: &bootstrap, suite, configurations: &[configuration], skeleton: None, source_date: 0 };
+        let mkosi =
+            Mkosi { tools: &bootstrap, suite, configurations: &[configuration], skeleton: None, source_date: 0 };
         mkosi.run(output, packages, files, Format::Directory)?;
         crate::store::remove_tree(&bootstrap)?;
         let made = output.join(Format::Directory.output());
@@ -56,7 +57,8 @@ fn unpack_all(tree: &Path, packages: &[&Package], files: &BTreeMap<Sha256Digest,
         let path = tree.join(mount_point);
         fs::create_dir_all(&path).with_context(|| format!("Failed to make {}", path.display()))?;
     }
-    let (first, rest): (Vec<&Package>, Vec<&Package>) = packages.iter().partition(|package| package.name == "base-files");
+    let (first, rest): (Vec<&Package>, Vec<&Package>) =
+        packages.iter().partition(|package| package.name == "base-files");
     let unpack = |package: &Package| {
         let file = files.get(&package.sha256).with_context(|| format!("{} was not fetched", package.file_name()))?;
         deb::unpack(file, tree).with_context(|| format!("Failed to unpack {}", package.file_name()))

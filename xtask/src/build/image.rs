@@ -6,16 +6,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use cairn_image::{disk, esp, uki, verity};
 
-use super::document::{
-    IMAGE_SCHEMA, ImageDocument, PackagesDocument, PartitionDocument, ToolchainDocument, canonical,
-};
+use super::Inputs;
+use super::document::{IMAGE_SCHEMA, ImageDocument, PackagesDocument, PartitionDocument, ToolchainDocument, canonical};
 use super::initrd;
 use super::kernel::Kernel;
 use super::outputs::{Built, Staging};
 use super::root_tree::EROFS;
 use super::stage::{Key, Made, Stages};
 use super::tools::Tools;
-use super::Inputs;
 use crate::lock::{Package, sets};
 
 /// Where the UKI is on the ESP: the path that firmware boots without being told (UEFI 2.10, 3.5.1.1).
@@ -49,28 +47,29 @@ pub fn make(inputs: &Inputs, stages: &Stages, parts: &Parts, out: &Path) -> Resu
         staging.write("efi", &uki)?;
         make_disk(inputs, &tree, &uki, &erofs, &hashes, &staging.path("raw"))
     })?;
-    stages.time("outputs", || {
-        staging.copy("root.erofs", &erofs)?;
-        staging.copy("root.verity", &hashes)?;
-        staging.write("roothash", format!("{}\n", tree.root_hash).as_bytes())?;
-        staging.copy("initrd", &initrd)?;
-        staging.write("packages.json", &packages_document(inputs)?)?;
-        let document = image_document(inputs, parts, &tree, table, &staging)?;
-        staging.write("image.json", &canonical(&document)?)?;
-        let outputs = staging.describe()?;
-        let base = inputs.base_name();
-        Ok(Built {
-            folder: staging.finish()?,
-            base,
-            variant: document.variant,
-            root_hash: document.root_hash,
-            dirty: document.dirty,
-            locked: document.locked,
-            outputs: outputs.into_iter().map(|(name, output)| (name, (output.size, output.sha256))).collect(),
-            timings: Vec::new(),
+    stages
+        .time("outputs", || {
+            staging.copy("root.erofs", &erofs)?;
+            staging.copy("root.verity", &hashes)?;
+            staging.write("roothash", format!("{}\n", tree.root_hash).as_bytes())?;
+            staging.copy("initrd", &initrd)?;
+            staging.write("packages.json", &packages_document(inputs)?)?;
+            let document = image_document(inputs, parts, &tree, table, &staging)?;
+            staging.write("image.json", &canonical(&document)?)?;
+            let outputs = staging.describe()?;
+            let base = inputs.base_name();
+            Ok(Built {
+                folder: staging.finish()?,
+                base,
+                variant: document.variant,
+                root_hash: document.root_hash,
+                dirty: document.dirty,
+                locked: document.locked,
+                outputs: outputs.into_iter().map(|(name, output)| (name, (output.size, output.sha256))).collect(),
+                timings: Vec::new(),
+            })
         })
-    })
-    .map(|built| Built { timings: stages.timings(), ..built })
+        .map(|built| Built { timings: stages.timings(), ..built })
 }
 
 fn make_verity(
@@ -99,12 +98,7 @@ fn make_verity(
     let data_blocks = value["data_blocks"].as_u64().context("The verity stage names no size")?;
     let path = made.join(VERITY);
     let size = fs::metadata(&path).with_context(|| format!("Failed to inspect {}", path.display()))?.len();
-    let tree = verity::Tree {
-        root_hash,
-        data_blocks,
-        hash_offset: verity::BLOCK_SIZE,
-        hash_size: size,
-    };
+    let tree = verity::Tree { root_hash, data_blocks, hash_offset: verity::BLOCK_SIZE, hash_size: size };
     Ok((path, tree))
 }
 

@@ -42,7 +42,8 @@ pub fn make(stages: &Stages, build_root: &Made, tools: &Path, package: &Package,
         deb::unpack(file, &unpacked)?;
         let release = only_name(&unpacked.join("usr/lib/modules"))?;
         let vmlinuz = unpacked.join("boot").join(format!("vmlinuz-{release}"));
-        fs::rename(&vmlinuz, output.join("vmlinuz")).with_context(|| format!("The package has no {}", vmlinuz.display()))?;
+        fs::rename(&vmlinuz, output.join("vmlinuz"))
+            .with_context(|| format!("The package has no {}", vmlinuz.display()))?;
         let tree = output.join("tree/usr/lib/modules");
         fs::create_dir_all(&tree).with_context(|| format!("Failed to make {}", tree.display()))?;
         let modules = unpacked.join("usr/lib/modules").join(&release);

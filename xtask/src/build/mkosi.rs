@@ -136,5 +136,8 @@ impl Mkosi<'_> {
 pub fn tail(path: &Path, lines: usize) -> String {
     let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].iter().map(|line| line.chars().take(400).collect::<String>() + "\n").collect()
+    all[all.len().saturating_sub(lines)..]
+        .iter()
+        .map(|line| line.chars().take(400).collect::<String>() + "\n")
+        .collect()
 }

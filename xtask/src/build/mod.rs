@@ -110,7 +110,11 @@ impl Inputs<'_> {
     /// The locked kernel package.
     pub fn kernel_package(&self) -> Result<&Package> {
         let packages = self.sources.set(sets::KERNEL)?;
-        ensure!(packages.len() == 1, "The lock has {} kernels, one is expected: run `cargo xtask lock`", packages.len());
+        ensure!(
+            packages.len() == 1,
+            "The lock has {} kernels, one is expected: run `cargo xtask lock`",
+            packages.len()
+        );
         Ok(packages[0])
     }
 
@@ -222,7 +226,10 @@ fn pinned_toolchain(checkout: &Checkout, must_be_locked: bool, progress: &Progre
     let toolchain = Toolchain::find(checkout.root())?;
     let pinned = Toolchain::pinned(checkout.root())?;
     if toolchain.release != pinned {
-        let text = format!("rustc is {}, rust-toolchain.toml pins {pinned}: the agent will have other bytes", toolchain.release);
+        let text = format!(
+            "rustc is {}, rust-toolchain.toml pins {pinned}: the agent will have other bytes",
+            toolchain.release
+        );
         ensure!(!must_be_locked, "{text}. Install the pinned toolchain: rustup toolchain install {pinned}");
         progress.warn(&text);
     }

@@ -153,7 +153,12 @@ impl Built {
         for (name, (size, sha256)) in &self.outputs {
             text += &format!("{name:<34} {:>10}  {sha256}\n", megabytes(*size));
         }
-        text += &format!("\nvariant    {}\nroot hash  {}\nfolder     {}\n", self.variant, self.root_hash, self.folder.display());
+        text += &format!(
+            "\nvariant    {}\nroot hash  {}\nfolder     {}\n",
+            self.variant,
+            self.root_hash,
+            self.folder.display()
+        );
         if self.dirty {
             text += "dirty      the checkout has uncommitted changes: this image cannot be published\n";
         }
@@ -187,7 +192,9 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_written_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let Err(error) = Staging::begin(&file.path().join("x"), "cairn_1", &Progress::silent()) else { panic!("it is a file") };
+        let Err(error) = Staging::begin(&file.path().join("x"), "cairn_1", &Progress::silent()) else {
+            panic!("it is a file")
+        };
         let error = format!("{error:#}");
         assert!(error.contains("--out") && error.contains(&file.path().display().to_string()), "{error}");
     }

@@ -139,7 +139,9 @@ impl<'a> Stages<'a> {
                     self.record(name, start.elapsed(), true);
                     return Ok(made);
                 }
-                Err(error) => self.progress.warn(&format!("the cached stage {name} is damaged ({error:#}): making it again")),
+                Err(error) => {
+                    self.progress.warn(&format!("the cached stage {name} is damaged ({error:#}): making it again"))
+                }
             }
             remove_tree(&folder)?;
         }
@@ -203,7 +205,8 @@ fn seal(folder: &Path) -> Result<()> {
 
 fn verify(folder: &Path) -> Result<()> {
     let text = fs::read(folder.join(MANIFEST)).context("its list of outputs is missing")?;
-    let outputs: BTreeMap<String, Sha256Digest> = serde_json::from_slice(&text).context("its list of outputs is damaged")?;
+    let outputs: BTreeMap<String, Sha256Digest> =
+        serde_json::from_slice(&text).context("its list of outputs is damaged")?;
     for (name, expected) in outputs {
         let (found, _) = Sha256Digest::of_file(&folder.join(&name))?;
         anyhow::ensure!(found == expected, "{name} has other bytes than were written");
@@ -246,7 +249,10 @@ mod tests {
             let made = stages.run("sample", key(), make("right")).unwrap();
             for damage in ["", "wrong"] {
                 fs::write(made.join("out"), damage).unwrap();
-                assert_eq!(fs::read(stages.run("sample", key(), make("right")).unwrap().join("out")).unwrap(), b"right");
+                assert_eq!(
+                    fs::read(stages.run("sample", key(), make("right")).unwrap().join("out")).unwrap(),
+                    b"right"
+                );
             }
         });
     }

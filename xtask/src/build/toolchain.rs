@@ -55,7 +55,8 @@ impl Toolchain {
         let path = checkout.join("rust-toolchain.toml");
         let text = std::fs::read_to_string(&path).with_context(|| format!("Failed to read {}", path.display()))?;
         let value: toml::Table = toml::from_str(&text).with_context(|| format!("{} is not TOML", path.display()))?;
-        let channel = value.get("toolchain").and_then(|table| table.get("channel")).and_then(|channel| channel.as_str());
+        let channel =
+            value.get("toolchain").and_then(|table| table.get("channel")).and_then(|channel| channel.as_str());
         Ok(channel.with_context(|| format!("{} names no channel", path.display()))?.to_owned())
     }
 }

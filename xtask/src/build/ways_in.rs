@@ -14,7 +14,8 @@ use crate::config::profile::ProfileConfig;
 use crate::config::tree::Allow;
 
 /// Folders that systemd reads units from.
-const UNIT_FOLDERS: [&str; 4] = ["etc/systemd/system", "usr/lib/systemd/system", "usr/local/lib/systemd/system", "run/systemd/system"];
+const UNIT_FOLDERS: [&str; 4] =
+    ["etc/systemd/system", "usr/lib/systemd/system", "usr/local/lib/systemd/system", "run/systemd/system"];
 /// Folders that systemd runs generators from.
 const GENERATOR_FOLDERS: [&str; 8] = [
     "etc/systemd/system-generators",
@@ -27,7 +28,8 @@ const GENERATOR_FOLDERS: [&str; 8] = [
     "usr/local/lib/systemd/user-generators",
 ];
 /// Programs that let somebody in from outside or from the console.
-const SERVERS: [&str; 8] = ["sshd", "dropbear", "telnetd", "in.telnetd", "rlogind", "login.socket", "vsftpd", "tinysshd"];
+const SERVERS: [&str; 8] =
+    ["sshd", "dropbear", "telnetd", "in.telnetd", "rlogind", "login.socket", "vsftpd", "tinysshd"];
 
 /// A rule that a tree breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,7 +116,11 @@ fn accounts(tree: &Tree, profile: &ProfileConfig, add: Add) -> Result<()> {
         let (name, password) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
         let excused = profile.debug && name == "root";
         if !password.starts_with(['!', '*']) && !excused {
-            add(Rule::Password, format!("/etc/shadow: {name}"), "lock the account: its second field must begin with ! or *");
+            add(
+                Rule::Password,
+                format!("/etc/shadow: {name}"),
+                "lock the account: its second field must begin with ! or *",
+            );
         }
     }
     Ok(())
@@ -123,7 +129,10 @@ fn accounts(tree: &Tree, profile: &ProfileConfig, add: Add) -> Result<()> {
 fn units(tree: &Tree, allow: &Allow, profile: &ProfileConfig, add: Add) {
     let allowed: BTreeSet<&str> = allow.units.iter().chain(&profile.units).map(String::as_str).collect();
     for folder in UNIT_FOLDERS {
-        for target in tree.names(folder).filter(|name| name.ends_with(".wants") || name.ends_with(".requires") || name.ends_with(".upholds")) {
+        for target in tree
+            .names(folder)
+            .filter(|name| name.ends_with(".wants") || name.ends_with(".requires") || name.ends_with(".upholds"))
+        {
             for unit in tree.names(&format!("{folder}/{target}")) {
                 if !allowed.contains(unit) {
                     let advice = "list it in `units` of os/tree.toml if it is wanted, else in `drop`";
@@ -163,7 +172,10 @@ fn shells(tree: &Tree, add: Add) -> Result<()> {
     for name in ["emergency", "rescue"] {
         let path = format!("etc/systemd/system/{name}.service");
         let safe = text(tree, &path)?.is_some_and(|unit| {
-            unit.contains("SuccessAction=poweroff-force") && !unit.contains("sulogin") && !unit.contains("/bin/sh") && !unit.contains("bash")
+            unit.contains("SuccessAction=poweroff-force")
+                && !unit.contains("sulogin")
+                && !unit.contains("/bin/sh")
+                && !unit.contains("bash")
         });
         if !safe {
             add(Rule::EmergencyShell, format!("/{path}"), "it must power the machine off and start no shell");
@@ -186,11 +198,17 @@ fn files(tree: &Tree, allow: &Allow, add: Add) {
         if entry.mode & 0o6000 != 0 && !listed(&allow.setuid) {
             add(Rule::Setuid, format!("/{path}"), "drop it or give it another mode in os/tree.toml");
         }
-        if entry.mode & 0o002 != 0 && !(listed(&allow.world_writable) && entry.is_directory() && entry.mode & 0o1000 != 0) {
+        if entry.mode & 0o002 != 0
+            && !(listed(&allow.world_writable) && entry.is_directory() && entry.mode & 0o1000 != 0)
+        {
             add(Rule::WorldWritable, format!("/{path}"), "give it another mode in os/tree.toml");
         }
         if entry.capability.is_some() && !listed(&allow.setuid) {
-            add(Rule::Capability, format!("/{path}"), "a file capability is like setuid: drop it, or list it in `setuid`");
+            add(
+                Rule::Capability,
+                format!("/{path}"),
+                "a file capability is like setuid: drop it, or list it in `setuid`",
+            );
         }
     }
     for path in &allow.required {
@@ -275,8 +293,16 @@ mod tests {
             ("etc/systemd/system/b.target.wants/evil.service", Entry::symlink("x"), Rule::UnexpectedUnit),
             ("etc/systemd/system/b.service.requires/evil.service", Entry::symlink("x"), Rule::UnexpectedUnit),
             ("usr/lib/systemd/system-generators/evil", Entry::file("x", 0o755), Rule::Generator),
-            ("etc/systemd/system/emergency.service", Entry::file("ExecStart=/usr/sbin/sulogin", 0o644), Rule::EmergencyShell),
-            ("etc/systemd/system/rescue.service", Entry::file(format!("{EMERGENCY} bash"), 0o644), Rule::EmergencyShell),
+            (
+                "etc/systemd/system/emergency.service",
+                Entry::file("ExecStart=/usr/sbin/sulogin", 0o644),
+                Rule::EmergencyShell,
+            ),
+            (
+                "etc/systemd/system/rescue.service",
+                Entry::file(format!("{EMERGENCY} bash"), 0o644),
+                Rule::EmergencyShell,
+            ),
             ("usr/bin/su", setuid, Rule::Setuid),
             ("usr/bin/wall", Entry::file("x", 0o2755), Rule::Setuid),
             ("usr/bin/ping", capable, Rule::Capability),
@@ -295,7 +321,8 @@ mod tests {
 
     #[test]
     fn the_debug_profile_is_excused_for_its_login_and_for_nothing_else() {
-        let debug = ProfileConfig { debug: true, units: vec!["getty@ttyS0.service".into()], ..ProfileConfig::default() };
+        let debug =
+            ProfileConfig { debug: true, units: vec!["getty@ttyS0.service".into()], ..ProfileConfig::default() };
         let mut tree = clean();
         put(&mut tree, "etc/shadow", Entry::file("root::1::::::\n", 0o640));
         put(&mut tree, "etc/systemd/system/getty@.service", Entry::symlink("/usr/lib/systemd/system/getty@.service"));

@@ -87,7 +87,12 @@ impl ImageConfig {
             !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-".contains(&b))
         };
         ensure!(plain(&config.id), "{}: id {:?} must be of a-z, 0-9, '.', '-'", path.display(), config.id);
-        ensure!(plain(&config.version), "{}: version {:?} must be of a-z, 0-9, '.', '-'", path.display(), config.version);
+        ensure!(
+            plain(&config.version),
+            "{}: version {:?} must be of a-z, 0-9, '.', '-'",
+            path.display(),
+            config.version
+        );
         for word in &config.command_line {
             ensure!(
                 word.bytes().all(|b| b.is_ascii_graphic()),

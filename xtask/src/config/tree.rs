@@ -47,9 +47,17 @@ impl TreeConfig {
     pub fn read(path: &Path) -> Result<Self> {
         let config: Self = read_toml(path)?;
         for name in config.drop.iter().chain(&config.empty).chain(config.modes.keys()).chain(config.owners.keys()) {
-            ensure!(!name.starts_with('/') && !name.ends_with('/'), "{}: {name:?}: write it without slashes around", path.display());
+            ensure!(
+                !name.starts_with('/') && !name.ends_with('/'),
+                "{}: {name:?}: write it without slashes around",
+                path.display()
+            );
         }
-        config.mode_table().map(|_| ()).and(config.owner_table().map(|_| ())).with_context(|| path.display().to_string())?;
+        config
+            .mode_table()
+            .map(|_| ())
+            .and(config.owner_table().map(|_| ()))
+            .with_context(|| path.display().to_string())?;
         Ok(config)
     }
 

@@ -46,8 +46,7 @@ impl Apt {
     pub fn open(folder: &Path, suite: &str, security: bool, mirrors: &Mirrors) -> Result<Self> {
         let mut failures = Vec::new();
         for (index, base) in mirrors.of(Archive::Debian).iter().enumerate() {
-            let mut sources =
-                vec![Source { suite: suite.into(), archive: Archive::Debian, base: base.clone() }];
+            let mut sources = vec![Source { suite: suite.into(), archive: Archive::Debian, base: base.clone() }];
             if security {
                 let bases = mirrors.of(Archive::DebianSecurity);
                 let base = bases.get(index).or(bases.first()).context("No mirror of the security archive is known")?;
@@ -69,9 +68,10 @@ impl Apt {
     }
 
     fn prepare(&self) -> Result<()> {
-        let keyring = KEYRINGS.iter().find(|path| Path::new(path).exists()).context(
-            "The archive's keyring is missing on this host: apt-get install debian-archive-keyring",
-        )?;
+        let keyring = KEYRINGS
+            .iter()
+            .find(|path| Path::new(path).exists())
+            .context("The archive's keyring is missing on this host: apt-get install debian-archive-keyring")?;
         for folder in ["lists/partial", "cache/archives/partial", "preferences.d"] {
             let path = self.folder.join(folder);
             fs::create_dir_all(&path).with_context(|| format!("Failed to make {}", path.display()))?;
@@ -188,7 +188,11 @@ impl Apt {
         if !output.status.success() || quiet_failure {
             let lines: Vec<&str> =
                 complaint.lines().filter(|line| line.starts_with("E:") || line.starts_with("W:")).take(12).collect();
-            bail!("{program} {} failed:\n{}", arguments.iter().take(3).copied().collect::<Vec<_>>().join(" "), lines.join("\n"));
+            bail!(
+                "{program} {} failed:\n{}",
+                arguments.iter().take(3).copied().collect::<Vec<_>>().join(" "),
+                lines.join("\n")
+            );
         }
         String::from_utf8(output.stdout).with_context(|| format!("{program} did not print UTF-8"))
     }

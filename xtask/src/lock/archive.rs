@@ -25,9 +25,10 @@ pub struct Release {
 
 /// Verifies the InRelease file at `path`; `scratch` is a folder for the verifier's output.
 pub fn verify(path: &Path, scratch: &Path) -> Result<Release> {
-    let keyring = KEYRINGS.iter().find(|keyring| Path::new(keyring).exists()).context(
-        "The archive's keyring is missing on this host: apt-get install debian-archive-keyring",
-    )?;
+    let keyring = KEYRINGS
+        .iter()
+        .find(|keyring| Path::new(keyring).exists())
+        .context("The archive's keyring is missing on this host: apt-get install debian-archive-keyring")?;
     let signed = scratch.join("InRelease.signed");
     let signers = match run("gpgv", &["--status-fd", "1", "--keyring", keyring, "--output"], &signed, path)? {
         Some(text) => parse_gpgv(&text),

@@ -113,7 +113,10 @@ impl Lock {
     /// Reads and checks the lock at `path`.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| {
-            format!("Failed to read the lock {}. `cargo xtask lock` makes it, `git checkout` restores it", path.display())
+            format!(
+                "Failed to read the lock {}. `cargo xtask lock` makes it, `git checkout` restores it",
+                path.display()
+            )
         })?;
         Self::parse(&text).with_context(|| {
             format!(
@@ -144,7 +147,9 @@ impl Lock {
     fn check_package(&self, package: &Package) -> Result<()> {
         let name = &package.name;
         let safe = |text: &str| {
-            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.~:_".contains(&b)) && text != ".."
+            !text.is_empty()
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.~:_".contains(&b))
+                && text != ".."
         };
         for field in [name, &package.version, &package.architecture] {
             ensure!(safe(field), "package {name:?}: {field:?} is not a name, version or architecture of Debian");
@@ -240,7 +245,10 @@ impl Lock {
             let found: Vec<&str> = set.iter().filter(|(n, _)| n == name).map(|(_, version)| version.as_str()).collect();
             if found.is_empty() { "-".to_owned() } else { found.join(", ") }
         };
-        names.into_iter().map(|name| format!("{name}: {} -> {}", describe(&before, name), describe(&after, name))).collect()
+        names
+            .into_iter()
+            .map(|name| format!("{name}: {} -> {}", describe(&before, name), describe(&after, name)))
+            .collect()
     }
 }
 
@@ -290,7 +298,11 @@ mod tests {
             ("name = \"bash\"", "name = \"aardvark\"", "out of order"),
             ("path = \"pool/main/a/acl/", "path = \"pool/../../etc/", "not below pool/"),
             ("path = \"pool/main/a/acl/", "path = \"/etc/", "not below pool/"),
-            ("suite = \"trixie\"\npath = \"pool/main/a/acl", "suite = \"sid\"\npath = \"pool/main/a/acl", "does not list"),
+            (
+                "suite = \"trixie\"\npath = \"pool/main/a/acl",
+                "suite = \"sid\"\npath = \"pool/main/a/acl",
+                "does not list",
+            ),
             ("sets = [\"root\"]", "sets = []", "no set"),
             ("size = 12", "size = 12\ncolour = 3", "unknown field"),
             ("version = \"1:2.3-1\"", "version = \"1;rm\"", "not a name, version"),

@@ -53,7 +53,8 @@ pub fn resolve(
         apt.pin(&pins(old, update, suite))?;
         for (name, set) in sets.iter().filter(|(_, set)| set.suite == *suite && !set.packages.is_empty()) {
             let wanted = if name == sets::KERNEL { kernel_images(&apt, &set.packages)? } else { set.packages.clone() };
-            let chosen = apt.choose(&wanted, set.closure).with_context(|| format!("Failed to resolve the set {name}"))?;
+            let chosen =
+                apt.choose(&wanted, set.closure).with_context(|| format!("Failed to resolve the set {name}"))?;
             for mut package in describe(&apt, &chosen)? {
                 let key = (package.name.clone(), package.architecture.clone(), package.version.clone());
                 package.sets.insert(name.clone());
@@ -91,7 +92,11 @@ fn kernel_images(apt: &Apt, packages: &[String]) -> Result<Vec<String>> {
     for package in packages {
         found.extend(apt.dependencies(package, "linux-image-")?);
     }
-    ensure!(found.len() == packages.len(), "{} should depend on one kernel image each, found {found:?}", packages.join(", "));
+    ensure!(
+        found.len() == packages.len(),
+        "{} should depend on one kernel image each, found {found:?}",
+        packages.join(", ")
+    );
     Ok(found)
 }
 
@@ -102,11 +107,8 @@ fn describe(apt: &Apt, chosen: &[Chosen]) -> Result<Vec<Package>> {
         pairs.push(format!("{name}={version}"));
     }
     let text = apt.show(&pairs)?;
-    let stanzas: BTreeMap<&str, BTreeMap<&str, &str>> = text
-        .split("\n\n")
-        .map(parse_stanza)
-        .filter_map(|stanza| Some((*stanza.get("Filename")?, stanza)))
-        .collect();
+    let stanzas: BTreeMap<&str, BTreeMap<&str, &str>> =
+        text.split("\n\n").map(parse_stanza).filter_map(|stanza| Some((*stanza.get("Filename")?, stanza))).collect();
     chosen.iter().map(|file| describe_one(apt, file, &stanzas)).collect()
 }
 
@@ -163,7 +165,6 @@ fn parse_stanza(text: &str) -> BTreeMap<&str, &str> {
         .map(|(key, value)| (key, value.trim()))
         .collect()
 }
-
 
 #[cfg(test)]
 mod tests {

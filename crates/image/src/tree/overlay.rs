@@ -19,7 +19,8 @@ impl Tree {
         };
         for entry in fs::read_dir(folder).map_err(io("list"))? {
             let entry = entry.map_err(io("list"))?;
-            let name = entry.file_name().into_string().map_err(|name| Error::Path(name.to_string_lossy().into_owned()))?;
+            let name =
+                entry.file_name().into_string().map_err(|name| Error::Path(name.to_string_lossy().into_owned()))?;
             let path = if at.is_empty() { name } else { format!("{at}/{name}") };
             let metadata = entry.metadata().map_err(io("inspect an entry of"))?;
             if metadata.is_dir() {

@@ -34,9 +34,7 @@ fn append<'a, W: Write>(
     header.set_mtime(time);
     header.set_size(0);
     if let Some(value) = &entry.capability {
-        builder
-            .append_pax_extensions([("SCHILY.xattr.security.capability", value.as_slice())])
-            .map_err(io)?;
+        builder.append_pax_extensions([("SCHILY.xattr.security.capability", value.as_slice())]).map_err(io)?;
     }
     match &entry.kind {
         Kind::Directory => {
@@ -112,7 +110,8 @@ mod tests {
                 seen = Some(name);
                 header.set_entry_type(tar::EntryType::Regular);
                 header.set_size(5);
-                let attribute = [("SCHILY.xattr.security.capability", &b"\x01\x00cap"[..]), ("SCHILY.xattr.user.x", b"y")];
+                let attribute =
+                    [("SCHILY.xattr.security.capability", &b"\x01\x00cap"[..]), ("SCHILY.xattr.user.x", b"y")];
                 builder.append_pax_extensions(attribute).unwrap();
                 builder.append_data(&mut header, name, &b"hello"[..]).unwrap();
             }

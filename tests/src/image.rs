@@ -1,0 +1,83 @@
+//! The outputs of one build: the files beside `*.image.json`, and what that document says about the disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+/// One built image.
+#[derive(Clone, Debug)]
+pub struct Image {
+    base: PathBuf,
+    /// What `*.image.json` says.
+    pub document: Document,
+}
+
+/// The parts of `*.image.json` that the tests need.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Document {
+    /// Whether the image has a way in.
+    pub debug: bool,
+    /// Kernel command line.
+    pub command_line: String,
+    /// Root hash of the verity tree.
+    pub root_hash: String,
+    /// Partition table.
+    pub partitions: Vec<Partition>,
+}
+
+/// One partition; places and sizes in bytes.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Partition {
+    /// Number, from 1.
+    pub index: u32,
+    /// Name in the table.
+    pub name: String,
+    /// First byte.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Image {
+    /// The one image in `folder`.
+    pub fn open(folder: &Path) -> Result<Self> {
+        const SUFFIX: &str = ".image.json";
+        let entries =
+            fs::read_dir(folder).with_context(|| format!("Failed to list the image folder {}", folder.display()))?;
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let documents: Vec<String> = names.filter(|name| name.ends_with(SUFFIX)).collect();
+        ensure!(
+            documents.len() == 1,
+            "{} holds {} images, one is expected: {documents:?}",
+            folder.display(),
+            documents.len()
+        );
+        let path = folder.join(&documents[0]);
+        let text = fs::read(&path).with_context(|| format!("Failed to read {}", path.display()))?;
+        let document =
+            serde_json::from_slice(&text).with_context(|| format!("Failed to understand {}", path.display()))?;
+        Ok(Self { base: folder.join(documents[0].trim_end_matches(SUFFIX)), document })
+    }
+
+    /// The output with this suffix, for example `raw`.
+    pub fn file(&self, suffix: &str) -> PathBuf {
+        let mut path = self.base.clone().into_os_string();
+        path.push(".");
+        path.push(suffix);
+        path.into()
+    }
+
+    /// The bytes of an output.
+    pub fn read(&self, suffix: &str) -> Result<Vec<u8>> {
+        let path = self.file(suffix);
+        fs::read(&path).with_context(|| format!("Failed to read {}", path.display()))
+    }
+
+    /// The partition with this name.
+    pub fn partition(&self, name: &str) -> Result<&Partition> {
+        let partition = self.document.partitions.iter().find(|partition| partition.name == name);
+        partition.with_context(|| format!("{} has no partition {name}", self.base.display()))
+    }
+}

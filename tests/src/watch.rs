@@ -1,0 +1,116 @@
+//! Boots a machine and watches its console until there is a verdict. Every console is also searched for prompts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use xtask::vm::console::Found;
+use xtask::vm::{Ending, Machine, Vm};
+
+use crate::suite::Suite;
+
+/// What systemd says when everything that was asked for runs.
+pub const RUNNING: &str = "Reached target multi-user.target";
+
+/// Texts that only somebody waiting for a person would print.
+const PROMPTS: [&str; 9] = [
+    "login:",
+    "assword:",
+    "Press Enter",
+    "emergency mode",
+    "rescue mode",
+    "sulogin",
+    "Control-D",
+    "\n# ",
+    "(initramfs)",
+];
+
+/// No boot takes longer; a machine that has not decided by then hangs.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(600);
+/// From the announcement of a failure to power-off.
+const END_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How far a boot came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// To the multi-user target.
+    Running,
+    /// It ended before that.
+    Ended(Ending),
+}
+
+/// A machine that is being watched. Its transcript is written when it is dropped.
+pub struct Watched {
+    /// The machine.
+    pub vm: Vm,
+    transcript: PathBuf,
+}
+
+impl Watched {
+    /// Powers a machine on; `row` names the transcript.
+    pub fn start(suite: &Suite, row: &str, machine: &Machine) -> Result<Self> {
+        let vm = Vm::start(&suite.sandbox, machine, Box::new(|_, _| {}))?;
+        Ok(Self { vm, transcript: suite.transcripts.join(format!("{row}.console")) })
+    }
+
+    /// Waits until the system runs or has ended. A guest that names its failure must also power off.
+    pub fn verdict(&mut self) -> Result<Verdict> {
+        let ends = [RUNNING, "cairn: FAILED code=", "Kernel panic - not syncing"];
+        match self.vm.console().wait_for(&ends, 0, VERDICT_TIMEOUT) {
+            Found::Text(0, _) => Ok(Verdict::Running),
+            Found::Timeout => bail!("no verdict within {} s{}", VERDICT_TIMEOUT.as_secs(), self.last_lines()),
+            _ => self.ending().map(Verdict::Ended),
+        }
+    }
+
+    /// Waits for the end.
+    pub fn ending(&mut self) -> Result<Ending> {
+        match self.vm.wait_exit(END_TIMEOUT)? {
+            Some(Ending::EmulatorFailed { message }) => Err(EmulatorFailed(message).into()),
+            Some(ending) => Ok(ending),
+            None => bail!("the machine did not end within {} s{}", END_TIMEOUT.as_secs(), self.last_lines()),
+        }
+    }
+
+    /// Requires a running system.
+    pub fn must_run(&mut self) -> Result<()> {
+        match self.verdict()? {
+            Verdict::Running => Ok(()),
+            Verdict::Ended(ending) => bail!("the system does not run: {ending}{}", self.last_lines()),
+        }
+    }
+
+    /// Requires that nobody was asked for anything.
+    pub fn must_not_prompt(&self) -> Result<()> {
+        let text = self.vm.console().text();
+        let prompt = PROMPTS.iter().find(|prompt| text.contains(**prompt));
+        ensure!(prompt.is_none(), "the console shows {:?}{}", prompt.unwrap_or(&""), self.last_lines());
+        Ok(())
+    }
+
+    /// Requires that the console does not show `text`.
+    pub fn must_not_show(&self, text: &str) -> Result<()> {
+        ensure!(!self.vm.console().text().contains(text), "the console shows {text:?}{}", self.last_lines());
+        Ok(())
+    }
+
+    /// The end of the console, for messages.
+    pub fn last_lines(&self) -> String {
+        let transcript = self.vm.console().transcript();
+        let lines: Vec<&str> = transcript.lines().collect();
+        let from = lines.len().saturating_sub(25);
+        format!("; the console ends with\n{}\n(all of it: {})", lines[from..].join("\n"), self.transcript.display())
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // A transcript that cannot be written is no reason to fail.
+        let _ = std::fs::write(&self.transcript, self.vm.console().transcript()).context("transcript");
+    }
+}
+
+/// QEMU itself failed: the row says nothing and is run once more.
+#[derive(Debug, thiserror::Error)]
+#[error("QEMU failed: {0}")]
+pub struct EmulatorFailed(pub String);

@@ -1,0 +1,96 @@
+//! The image boots, measures what it must, asks nobody anything, and lets somebody in only when it is a debug image.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cairn_tests::registers;
+use cairn_tests::settled::settled;
+use cairn_tests::shell::Shell;
+use cairn_tests::suite::Suite;
+use cairn_tests::watch::Watched;
+use xtask::vm::pcr::Bank;
+use xtask::vm::{Ending, Machine, Tpm, TpmInterface};
+
+use crate::Row;
+
+/// How long a prompt would have to appear after the system runs.
+const QUIET: Duration = Duration::from_secs(20);
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("production_measures_every_bank_and_asks_nobody", production),
+        Row::new("production_boots_with_a_fifo_tpm_and_one_cpu", fifo_tpm),
+        Row::new("debug_logs_in_and_shows_what_the_emulator_holds", debug),
+    ]
+}
+
+fn production(suite: &Suite, row: &str) -> Result<()> {
+    let banks = vec![Bank::Sha256, Bank::Sha384, Bank::Sha512];
+    let tpm = Tpm { interface: TpmInterface::Crb, banks: banks.clone() };
+    let machine = Machine { tpm: Some(tpm), ..suite.machine(&[suite.image.file("raw")]) };
+    let mut watched = Watched::start(suite, row, &machine)?;
+    watched.must_run()?;
+    let pcrs = settled(&watched, &suite.image.read("efi")?)?;
+    for bank in banks {
+        for (index, expected) in [
+            (8, registers::after(bank, &[])),
+            (12, registers::after(bank, &[])),
+            (13, registers::after(bank, &[])),
+            (14, registers::after(bank, &[])),
+            (15, registers::pcr15_stateless(bank)),
+        ] {
+            let found = pcrs.get(bank, index).context("a bank is missing")?;
+            ensure!(found == expected, "PCR {index} ({bank}) is {}, not {}", hex::encode(found), hex::encode(expected));
+        }
+    }
+    // Somebody who presses keys gets no answer either.
+    watched.vm.send("\r\rroot\r")?;
+    let _ = watched.vm.console().wait_for(&["login:"], 0, QUIET);
+    watched.must_not_prompt()
+}
+
+fn fifo_tpm(suite: &Suite, row: &str) -> Result<()> {
+    let tpm = Tpm { interface: TpmInterface::Tis, banks: vec![Bank::Sha256] };
+    let machine = Machine { tpm: Some(tpm), cpus: 1, ..suite.machine(&[suite.image.file("raw")]) };
+    let mut watched = Watched::start(suite, row, &machine)?;
+    watched.must_run()?;
+    settled(&watched, &suite.image.read("efi")?)?;
+    watched.must_not_prompt()
+}
+
+/// The guest's own view of its TPM also checks the replay of the emulator's log, on which all other rows rely.
+fn debug(suite: &Suite, row: &str) -> Result<()> {
+    ensure!(suite.debug.document.debug, "the debug image is not marked as one");
+    let mut watched = Watched::start(suite, row, &suite.machine(&[suite.debug.file("raw")]))?;
+    watched.must_run()?;
+    let pcrs = settled(&watched, &suite.debug.read("efi")?)?;
+    let mut shell = Shell::log_in(&mut watched)?;
+    for bank in pcrs.banks() {
+        let shown =
+            shell.run(&format!("cd /sys/class/tpm/tpm0/pcr-{bank} && for i in $(seq 0 23); do cat $i; done"))?;
+        let held: Vec<String> = (0..24).filter_map(|index| pcrs.get(bank, index)).map(hex::encode_upper).collect();
+        ensure!(
+            shown.lines().eq(held.iter().map(String::as_str)),
+            "{bank}: the guest reads\n{shown}\nthe emulator holds\n{}",
+            held.join("\n")
+        );
+    }
+    let mounts = shell.run("cat /proc/mounts")?;
+    ensure!(
+        mounts.lines().any(|line| line.starts_with("/dev/") && line.contains(" / erofs ro,")),
+        "the root is not read-only EROFS: {mounts}"
+    );
+    let (data, hash) = (shell.run("cat /sys/block/dm-0/dm/name")?, shell.run("cat /sys/block/dm-0/ro")?);
+    ensure!((data.as_str(), hash.as_str()) == ("root", "1"), "dm-0 is {data:?}, read-only {hash:?}");
+    let units = shell.run("systemctl --failed --plain --no-legend")?;
+    ensure!(units.is_empty(), "units failed: {units}");
+    let environment = shell.run("tr '\\0' '\\n' < /proc/1/environ")?;
+    ensure!(
+        !environment.contains("systemd.") && !environment.contains("roothash"),
+        "the command line became environment: {environment}"
+    );
+    watched.vm.send("systemctl poweroff\n")?;
+    let ending = watched.vm.wait_exit(Duration::from_secs(180))?;
+    ensure!(ending == Some(Ending::PoweredOff), "after poweroff: {ending:?}{}", watched.last_lines());
+    Ok(())
+}

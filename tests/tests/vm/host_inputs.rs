@@ -1,0 +1,211 @@
+//! What the host offers a machine beside its disk (docs/host-inputs.md names these rows): none of it takes effect, or exactly the named registers move.
+
+use anyhow::{Context, Result, ensure};
+use cairn_tests::disk::{Disk, HOME, SWAP, VAR};
+use cairn_tests::registers;
+use cairn_tests::settled::{baseline, moved, settled};
+use cairn_tests::shell::Shell;
+use cairn_tests::suite::Suite;
+use cairn_tests::uki;
+use cairn_tests::watch::Watched;
+use xtask::vm::Machine;
+
+use crate::Row;
+
+const MARKER: &str = "PWNED";
+/// A credential that systemd-tmpfiles obeys: it writes the marker to the kernel log, and so to the console.
+const CREDENTIAL: &str = "tmpfiles.extra";
+const CONTENT: &str = "w /dev/kmsg - - - - <0>PWNED";
+/// A harmless word that must show up where command lines are measured.
+const ADDITION: &str = "cairn.test=addition";
+const UKI: &str = "EFI/BOOT/BOOTX64.EFI";
+const SYSTEM_CREDENTIALS: &str = "systemd.import_credentials=no";
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("an_smbios_credential_is_not_imported", |suite, row| {
+            let machine = with(suite, &[], smbios_credential());
+            must_move_only(suite, row, &machine, &[1, 10])
+        }),
+        Row::new("a_fw_cfg_credential_is_not_imported", |suite, row| {
+            let machine = with(suite, &[], fw_cfg_credential());
+            must_move_only(suite, row, &machine, &[])
+        }),
+        Row::new("an_smbios_credential_takes_effect_where_imports_are_on", |suite, row| {
+            control(suite, row, smbios_credential())
+        }),
+        Row::new("a_fw_cfg_credential_takes_effect_where_imports_are_on", |suite, row| {
+            control(suite, row, fw_cfg_credential())
+        }),
+        Row::new("an_esp_credential_moves_pcr_12_and_has_no_effect", esp_credential),
+        Row::new("an_add_on_moves_pcr_4_and_12", add_on),
+        Row::new("an_smbios_command_line_moves_pcr_12", smbios_command_line),
+        Row::new("swap_home_and_var_on_another_disk_are_left_alone", partitions_on_another_disk),
+        Row::new("swap_home_and_var_on_the_image_disk_move_pcr_5", partitions_on_the_image_disk),
+        Row::new("debug_shows_that_nothing_of_the_host_was_taken", look_around),
+    ]
+}
+
+fn smbios_credential() -> Vec<String> {
+    vec!["-smbios".into(), format!("type=11,value=io.systemd.credential:{CREDENTIAL}={CONTENT}")]
+}
+
+fn fw_cfg_credential() -> Vec<String> {
+    vec!["-fw_cfg".into(), format!("name=opt/io.systemd.credentials/{CREDENTIAL},string={CONTENT}")]
+}
+
+/// The plain machine with `extra` arguments; `disks` replace the image's.
+fn with(suite: &Suite, disks: &[&Disk], extra: Vec<String>) -> Machine {
+    let mut paths: Vec<_> = disks.iter().map(|disk| disk.path()).collect();
+    if paths.is_empty() {
+        paths.push(suite.image.file("raw"));
+    }
+    Machine { extra, ..suite.machine(&paths) }
+}
+
+/// Boots `machine` to a running system without the marker; exactly `registers` differ from a plain boot.
+fn must_move_only(suite: &Suite, row: &str, machine: &Machine, registers: &[usize]) -> Result<()> {
+    let plain = baseline(suite)?;
+    let watched = run(suite, row, machine)?;
+    let found = moved(plain, &settled(&watched, &suite.image.read("efi")?)?);
+    ensure!(found == registers, "registers {found:?} moved, not {registers:?}");
+    Ok(())
+}
+
+fn run(suite: &Suite, row: &str, machine: &Machine) -> Result<Watched> {
+    let mut watched = Watched::start(suite, row, machine)?;
+    watched.must_run()?;
+    watched.must_not_prompt()?;
+    watched.must_not_show(MARKER)?;
+    Ok(watched)
+}
+
+/// The same credential and the same system, only with imports on: the marker appears. So the rows above can fail.
+fn control(suite: &Suite, row: &str, extra: Vec<String>) -> Result<()> {
+    let command_line = &suite.image.document.command_line;
+    ensure!(command_line.contains(SYSTEM_CREDENTIALS), "the command line lacks {SYSTEM_CREDENTIALS}: {command_line}");
+    let uki = uki::with_command_line(
+        &suite.sandbox,
+        &suite.image.read("efi")?,
+        &command_line.replace(SYSTEM_CREDENTIALS, ""),
+    )?;
+    let disk = Disk::copy_of(&suite.image)?;
+    disk.put_on_esp(&suite.image, &[(UKI, &uki)])?;
+    let mut watched = Watched::start(suite, row, &with(suite, &[&disk], extra))?;
+    watched.must_run()?;
+    ensure!(watched.vm.console().text().contains(MARKER), "{MARKER} does not appear{}", watched.last_lines());
+    Ok(())
+}
+
+/// The stub packs them into an archive for the initrd, which the kernel measures too (PCR 9, and 10 which follows it); our initrd passes nothing on.
+fn esp_credential(suite: &Suite, row: &str) -> Result<()> {
+    let disk = Disk::copy_of(&suite.image)?;
+    let own = format!("{UKI}.extra.d/{CREDENTIAL}.cred");
+    let global = format!("loader/credentials/{CREDENTIAL}.cred");
+    disk.put_on_esp(&suite.image, &[(&own, CONTENT.as_bytes()), (&global, CONTENT.as_bytes())])?;
+    must_move_only(suite, row, &with(suite, &[&disk], vec![]), &[9, 10, 12])
+}
+
+fn add_on(suite: &Suite, row: &str) -> Result<()> {
+    let disk = Disk::copy_of(&suite.image)?;
+    let add_on = uki::add_on(&suite.sandbox, ADDITION)?;
+    disk.put_on_esp(&suite.image, &[(&format!("{UKI}.extra.d/test.addon.efi"), &add_on)])?;
+    must_add(suite, row, &with(suite, &[&disk], vec![]), &[4, 9, 10, 12])
+}
+
+fn smbios_command_line(suite: &Suite, row: &str) -> Result<()> {
+    let extra = vec!["-smbios".into(), format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={ADDITION}")];
+    must_add(suite, row, &with(suite, &[], extra), &[1, 9, 10, 12])
+}
+
+/// The addition is in PCR 12, as the model says, and nothing moved that is not named.
+fn must_add(suite: &Suite, row: &str, machine: &Machine, registers: &[usize]) -> Result<()> {
+    let plain = baseline(suite)?;
+    let watched = run(suite, row, machine)?;
+    let pcrs = settled(&watched, &suite.image.read("efi")?)?;
+    let found = moved(plain, &pcrs);
+    ensure!(found == registers, "registers {found:?} moved, not {registers:?}");
+    for bank in pcrs.banks() {
+        let expected = registers::pcr12_command_line(bank, ADDITION);
+        let held = pcrs.get(bank, 12).context("a bank is missing")?;
+        ensure!(held == expected, "PCR 12 ({bank}) is {}, not {}", hex::encode(held), hex::encode(expected));
+    }
+    Ok(())
+}
+
+/// Swap, /home and /var as a host would make them, each with something in it.
+struct Partitions {
+    swap: Vec<u8>,
+    files: Vec<u8>,
+}
+
+impl Partitions {
+    fn make(suite: &Suite) -> Result<Self> {
+        let folder = tempfile::tempdir().context("Failed to make a temporary folder")?;
+        let script = "mkdir tree && echo PWNED > tree/marker && truncate -s 8M swap files && mkswap -q swap && mke2fs -q -t ext4 -d tree files";
+        let mut command = suite.sandbox.clone().bind(folder.path(), "/tmp/work").work_dir("/tmp/work").command("sh");
+        let output = command.args(["-c", script]).output().context("Failed to start a shell")?;
+        ensure!(output.status.success(), "making file systems failed: {}", String::from_utf8_lossy(&output.stderr));
+        let read =
+            |name: &str| std::fs::read(folder.path().join(name)).with_context(|| format!("Failed to read {name}"));
+        Ok(Self { swap: read("swap")?, files: read("files")? })
+    }
+
+    fn all(&self) -> [(uuid::Uuid, &[u8]); 3] {
+        [(SWAP, &self.swap), (HOME, &self.files), (VAR, &self.files)]
+    }
+}
+
+/// A second disk changes the machine's tables (PCR 1), nothing else.
+fn partitions_on_another_disk(suite: &Suite, row: &str) -> Result<()> {
+    let partitions = Partitions::make(suite)?;
+    let second = Disk::with_partitions(&partitions.all())?;
+    let machine = suite.machine(&[suite.image.file("raw"), second.path()]);
+    untouched(suite, row, &machine, &[1, 10])
+}
+
+fn partitions_on_the_image_disk(suite: &Suite, row: &str) -> Result<()> {
+    let disk = Disk::copy_of(&suite.image)?;
+    for (type_guid, content) in Partitions::make(suite)?.all() {
+        disk.append_partition(type_guid, content)?;
+    }
+    untouched(suite, row, &suite.machine(&[disk.path()]), &[5, 10])
+}
+
+fn untouched(suite: &Suite, row: &str, machine: &Machine, registers: &[usize]) -> Result<()> {
+    let plain = baseline(suite)?;
+    let watched = run(suite, row, machine)?;
+    for text in ["home.mount", "var.mount", ".swap", "boot.automount", "efi.automount"] {
+        watched.must_not_show(text)?;
+    }
+    let found = moved(plain, &settled(&watched, &suite.image.read("efi")?)?);
+    ensure!(found == registers, "registers {found:?} moved, not {registers:?}");
+    Ok(())
+}
+
+/// All at once on the debug image, seen from inside; and by hand what systemd did not do, to show that it could be seen.
+fn look_around(suite: &Suite, row: &str) -> Result<()> {
+    let partitions = Partitions::make(suite)?;
+    let second = Disk::with_partitions(&partitions.all())?;
+    let extra = [smbios_credential(), fw_cfg_credential()].concat();
+    let machine = Machine { extra, ..suite.machine(&[suite.debug.file("raw"), second.path()]) };
+    let mut watched = Watched::start(suite, row, &machine)?;
+    watched.must_run()?;
+    watched.must_not_show(MARKER)?;
+    let mut shell = Shell::log_in(&mut watched)?;
+
+    let credentials = "ls -A /run/credentials/@system /run/credentials/@encrypted 2>/dev/null || true";
+    ensure!(shell.run(credentials)?.is_empty(), "credentials were imported: {}", shell.run(credentials)?);
+    let extra_initrd = shell.run("ls -d /.extra /run/extra 2>/dev/null || true")?;
+    ensure!(extra_initrd.is_empty(), "the stub's archive was passed on: {extra_initrd}");
+    let mounts = "grep -c ^/dev/vd /proc/mounts || true";
+    let swaps = "tail -n +2 /proc/swaps";
+    ensure!(shell.run(mounts)? == "0", "a disk was mounted: {}", shell.run("cat /proc/mounts")?);
+    ensure!(shell.run(swaps)?.is_empty(), "swap is on: {}", shell.run(swaps)?);
+
+    shell.run("swapon /dev/vdb1 && mkdir /tmp/home && mount -o ro /dev/vdb2 /tmp/home")?;
+    ensure!(shell.run(swaps)?.contains("/dev/vdb1"), "swap that is on is not seen");
+    ensure!(shell.run(mounts)? == "1", "a disk that is mounted is not seen");
+    ensure!(shell.run("cat /tmp/home/marker")? == MARKER, "the file system on the second disk is not usable");
+    Ok(())
+}
