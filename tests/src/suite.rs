@@ -8,6 +8,7 @@ use xtask::sandbox::Sandbox;
 use xtask::vm::pcr::Pcrs;
 use xtask::vm::{Accelerator, Machine};
 
+use crate::environment::{self, variable};
 use crate::image::Image;
 
 /// Everything that the rows share.
@@ -28,12 +29,7 @@ pub struct Suite {
 impl Suite {
     /// Reads `CAIRN_BUILD_ROOT`, `CAIRN_IMAGE_DIR` and `CAIRN_DEBUG_IMAGE_DIR`; the sandbox reads `CAIRN_XTASK`.
     pub fn from_environment(transcripts: PathBuf) -> Result<Self> {
-        let variable = |name: &str| {
-            let value = std::env::var_os(name).map(PathBuf::from);
-            value.with_context(|| format!("{name} is not set: run these tests by `cargo xtask test`"))
-        };
-        variable("CAIRN_XTASK")?;
-        let sandbox = Sandbox::new(&variable("CAIRN_BUILD_ROOT")?);
+        let sandbox = environment::sandbox()?;
         std::fs::create_dir_all(&transcripts).with_context(|| format!("Failed to make {}", transcripts.display()))?;
         Ok(Self {
             image: Image::open(&variable("CAIRN_IMAGE_DIR")?)?,

@@ -9,10 +9,13 @@ use crate::boot::BootArgs;
 use crate::build::{self, BuildArgs};
 use crate::checkout::Checkout;
 use crate::config::image::ImageConfig;
+use crate::host;
+use crate::interrupt;
 use crate::lock::sets;
 use crate::progress::{Progress, Style};
 use crate::sandbox::InRootArgs;
 use crate::store::Store;
+use crate::test::TestArgs;
 
 /// Build, boot and test Cairn images.
 #[derive(Parser)]
@@ -28,8 +31,12 @@ enum Command {
     BuildImage(BuildArgs),
     /// Resolve the packages of all sets and write os/packages.lock
     Lock(LockArgs),
+    /// Fetch every locked package and crate, so that builds need no network
+    Fetch(FetchArgs),
     /// Start an image in a virtual machine
     Boot(BootArgs),
+    /// Run every test; the last line counts them
+    Test(TestArgs),
     /// Run a program inside the build root
     InRoot(InRootArgs),
 }
@@ -46,11 +53,20 @@ pub struct LockArgs {
     pub json: bool,
 }
 
+/// Arguments of `fetch`.
+#[derive(Args)]
+pub struct FetchArgs {
+    /// JSON lines instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     // rustls may find two providers in the tree; this one is ours. It fails only if it was installed before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     run(Cli::parse().command).unwrap_or_else(|error| {
+        interrupt::wait_if_ending();
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
@@ -58,9 +74,21 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::BuildImage(args) => build::run(&args, &progress(args.json)).map(|_| ExitCode::SUCCESS),
-        Command::Lock(args) => crate::lock::command::run(&args, &progress(args.json)).map(|()| ExitCode::SUCCESS),
+        Command::BuildImage(args) => {
+            begin()?;
+            build::run(&args, &progress(args.json)).map(|_| ExitCode::SUCCESS)
+        }
+        Command::Lock(args) => {
+            begin()?;
+            crate::lock::command::run(&args, &progress(args.json)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Fetch(args) => {
+            begin()?;
+            fetch(&progress(args.json)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Test(args) => crate::test::run(&args),
         Command::Boot(args) => {
+            host::require(host::TO_BUILD)?;
             let tools = build_root(&progress(false))?;
             crate::boot::run(&args, &tools.tree, &Checkout::find()?.target().join("image"))
         }
@@ -70,6 +98,21 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
     }
+}
+
+fn begin() -> Result<()> {
+    host::require(host::TO_BUILD)?;
+    interrupt::handle()
+}
+
+fn fetch(progress: &Progress) -> Result<()> {
+    let (checkout, store) = (Checkout::find()?, Store::open()?);
+    build::agent::fetch_sources(&checkout)?;
+    let sets = sets::read(checkout.root())?;
+    let names: Vec<&str> = sets.keys().map(String::as_str).collect();
+    let sources = build::sources::Sources::get(&checkout, &names, true, &store, progress)?;
+    progress.note(&format!("{} packages are in the cache", sources.files.len()));
+    Ok(())
 }
 
 /// The build root of the checkout, made if need be.

@@ -25,10 +25,10 @@ use crate::store::Store;
 
 /// Downloads at a time.
 const PARALLEL: usize = 8;
-/// Attempts at one mirror before the next is asked.
+/// Rounds over the mirrors before a file is given up.
 const ATTEMPTS: u32 = 3;
 /// A mirror that sends nothing for this long is given up.
-const STALL: Duration = Duration::from_secs(30);
+const STALL: Duration = Duration::from_secs(15);
 
 /// A locked package that no mirror has (any more).
 #[derive(Debug, thiserror::Error)]
@@ -157,25 +157,30 @@ fn apt_proxy() -> Option<String> {
     Some(text.trim().to_owned()).filter(|proxy| proxy.contains("://"))
 }
 
-/// Tries each mirror a few times.
+/// Asks every mirror once, then those that did not say no again: one that hangs costs a single wait before the next is asked.
 async fn download(client: &Client, package: &Package, bases: &[String], path: &Path, bar: &ProgressBar) -> Result<()> {
-    let (mut absent, mut last) = (0, None);
-    for base in bases {
-        let address = format!("{base}/{}", package.path);
-        for attempt in 0..ATTEMPTS {
+    let mut addresses: Vec<String> = bases.iter().map(|base| format!("{base}/{}", package.path)).collect();
+    let mut last = None;
+    for attempt in 0..ATTEMPTS {
+        let mut again = Vec::new();
+        for address in addresses {
             match attempt_download(client, package, &address, path, bar).await {
                 Ok(()) => return Ok(()),
-                Err(Failure::Absent) => {
-                    absent += 1;
-                    break;
+                Err(Failure::Absent) => {}
+                Err(Failure::Other(error)) => {
+                    last = Some(error.context(format!("Failed to fetch {address}")));
+                    again.push(address);
                 }
-                Err(Failure::Other(error)) => last = Some(error.context(format!("Failed to fetch {address}"))),
             }
-            tokio::time::sleep(Duration::from_millis(300 << attempt)).await;
         }
+        addresses = again;
+        if addresses.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(300 << attempt)).await;
     }
     match last {
-        Some(error) if absent < bases.len() => Err(error),
+        Some(error) if !addresses.is_empty() => Err(error),
         _ => Err(Gone(vec![format!("{} {} ({})", package.name, package.version, package.path)]).into()),
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::digest::Sha256Digest;
+use crate::interrupt::{Scratch, remove_tree, sweep};
 use crate::progress::Progress;
 
 /// The cache.
@@ -49,7 +50,13 @@ impl Store {
             })?;
         }
         let folder = folder.canonicalize().with_context(|| format!("Failed to resolve {}", folder.display()))?;
+        sweep(&folder.join("tmp"))?;
         Ok(Self { folder })
+    }
+
+    /// Its top folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where the package with this digest is, or will be.
@@ -63,12 +70,8 @@ impl Store {
     }
 
     /// A folder for temporary files, on the same file system as the rest.
-    pub fn scratch(&self) -> Result<tempfile::TempDir> {
-        let parent = self.folder.join("tmp");
-        tempfile::Builder::new()
-            .prefix("build-")
-            .tempdir_in(&parent)
-            .with_context(|| format!("Failed to make a temporary folder in {}", parent.display()))
+    pub fn scratch(&self) -> Result<Scratch> {
+        Scratch::new(&self.folder.join("tmp"))
     }
 
     /// Waits for, and takes, the lock called `name`.
@@ -76,7 +79,7 @@ impl Store {
         lock_file(&self.folder.join("locks").join(name), progress)
     }
 
-    /// Removes temporary folders that no living process owns, and all but the newest trees of each stage.
+    /// Removes all but the newest trees of each stage.
     pub fn prune(&self, keep: usize) -> Result<()> {
         let stages = self.folder.join("stages");
         let mut entries: Vec<(String, std::time::SystemTime, PathBuf)> = Vec::new();
@@ -113,31 +116,6 @@ pub fn lock_file(path: &Path, progress: &Progress) -> Result<Guard> {
     }
 }
 
-/// Removes a file or a tree; folders without write permission in it are no obstacle. A missing one is fine.
-pub fn remove_tree(path: &Path) -> Result<()> {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
-    let removed = if metadata.is_dir() {
-        fs::remove_dir_all(path).or_else(|_| {
-            make_writable(path);
-            fs::remove_dir_all(path)
-        })
-    } else {
-        fs::remove_file(path)
-    };
-    removed.with_context(|| format!("Failed to remove {}", path.display()))
-}
-
-fn make_writable(folder: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            make_writable(&entry.path());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,19 +133,6 @@ mod tests {
         store.prune(2).unwrap();
         let left = |text: &str| store.stage("root", &Sha256Digest::of(text.as_bytes())).exists();
         assert_eq!((left("a"), left("b"), left("c")), (false, true, true));
-    }
-
-    #[test]
-    fn a_tree_without_write_permission_is_removed() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let tree = folder.path().join("tree");
-        fs::create_dir_all(tree.join("inner")).unwrap();
-        fs::write(tree.join("inner/file"), "x").unwrap();
-        fs::set_permissions(tree.join("inner"), fs::Permissions::from_mode(0o555)).unwrap();
-        remove_tree(&tree).unwrap();
-        assert!(!tree.exists());
-        remove_tree(&tree).unwrap();
     }
 
     #[test]

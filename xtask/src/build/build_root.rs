@@ -39,7 +39,7 @@ pub fn make(
         let mkosi =
             Mkosi { tools: &bootstrap, suite, configurations: &[configuration], skeleton: None, source_date: 0 };
         mkosi.run(output, packages, files, Format::Directory)?;
-        crate::store::remove_tree(&bootstrap)?;
+        crate::interrupt::remove_tree(&bootstrap)?;
         let made = output.join(Format::Directory.output());
         let tree = output.join(TREE);
         fs::rename(&made, &tree).with_context(|| format!("Failed to move {}", made.display()))?;

@@ -48,7 +48,7 @@ pub fn make(stages: &Stages, build_root: &Made, tools: &Path, package: &Package,
         fs::create_dir_all(&tree).with_context(|| format!("Failed to make {}", tree.display()))?;
         let modules = unpacked.join("usr/lib/modules").join(&release);
         fs::rename(&modules, tree.join(&release)).with_context(|| format!("Failed to move {}", modules.display()))?;
-        crate::store::remove_tree(&unpacked)?;
+        crate::interrupt::remove_tree(&unpacked)?;
         // depmod looks in /lib.
         symlink("usr/lib", output.join("tree/lib")).context("Failed to link lib to usr/lib")?;
         depmod(tools, output, &release)

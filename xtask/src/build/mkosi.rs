@@ -86,7 +86,7 @@ impl Mkosi<'_> {
         self.start(folder, &work, &scratch, format)?;
         let (made, target) = (output.join(format.output()), folder.join(format.output()));
         fs::rename(&made, &target).with_context(|| format!("mkosi made no {}", made.display()))?;
-        crate::store::remove_tree(&work)
+        crate::interrupt::remove_tree(&work)
     }
 
     fn start(&self, folder: &Path, work: &Path, scratch: &Path, format: Format) -> Result<()> {

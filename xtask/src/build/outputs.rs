@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use super::document::OutputDocument;
 use super::stage::Timing;
 use crate::digest::Sha256Digest;
+use crate::interrupt::{Scratch, sweep};
 use crate::progress::{Progress, megabytes};
 use crate::store::{Guard, lock_file};
 
@@ -22,7 +23,7 @@ pub const SUFFIXES: [&str; 8] =
 /// A folder that outputs are being made in.
 pub struct Staging {
     out: PathBuf,
-    scratch: tempfile::TempDir,
+    scratch: Scratch,
     base: String,
     _guard: Guard,
 }
@@ -33,13 +34,8 @@ impl Staging {
         let unwritable = || format!("Failed to write to {}: choose another folder with --out", out.display());
         fs::create_dir_all(out).with_context(unwritable)?;
         let guard = lock_file(&out.join(".lock"), progress).with_context(unwritable)?;
-        for entry in fs::read_dir(out).with_context(unwritable)?.flatten() {
-            // We hold the lock: what an interrupted build left is nobody's.
-            if entry.file_name().to_string_lossy().starts_with(".making-") {
-                crate::store::remove_tree(&entry.path())?;
-            }
-        }
-        let scratch = tempfile::Builder::new().prefix(".making-").tempdir_in(out).with_context(unwritable)?;
+        sweep(out)?;
+        let scratch = Scratch::new(out).with_context(unwritable)?;
         Ok(Self { out: out.to_owned(), scratch, base: base.to_owned(), _guard: guard })
     }
 

@@ -15,8 +15,9 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::digest::Sha256Digest;
+use crate::interrupt::remove_tree;
 use crate::progress::Progress;
-use crate::store::{Store, remove_tree};
+use crate::store::Store;
 
 /// File in a stage's folder that lists its other files.
 const MANIFEST: &str = ".outputs.json";
@@ -152,8 +153,8 @@ impl<'a> Stages<'a> {
         let outcome = make(&output).and_then(|()| seal(&output)).and_then(|()| {
             fs::rename(&output, &folder).with_context(|| format!("Failed to move {} into place", folder.display()))
         });
-        // Whatever the outcome, nothing half-made stays; a tree may hold folders that only this removes.
-        remove_tree(scratch.path())?;
+        // Whatever the outcome, nothing half-made stays.
+        drop(scratch);
         outcome.with_context(|| format!("The stage `{name}` failed"))?;
         self.record(name, start.elapsed(), false);
         self.progress.note(&format!("{name} done in {:.1} s", start.elapsed().as_secs_f64()));

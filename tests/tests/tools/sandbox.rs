@@ -1,22 +1,14 @@
 //! The sandbox, on a real build root: `CAIRN_BUILD_ROOT` names it, as `cargo xtask test` sets it.
 
-#![allow(clippy::expect_used, clippy::unwrap_used)]
-
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use xtask::sandbox::{EXIT_NOT_ENTERED, EXIT_NOT_FOUND, Network, Sandbox};
 
-/// The sandbox of these tests; the launcher is the `xtask` of this build unless `CAIRN_XTASK` names another.
 fn sandbox() -> Sandbox {
-    let root = std::env::var_os("CAIRN_BUILD_ROOT").map(PathBuf::from).expect("CAIRN_BUILD_ROOT names no build root");
-    let sandbox = Sandbox::new(&root);
-    match std::env::var_os("CAIRN_XTASK") {
-        Some(_) => sandbox,
-        None => sandbox.launcher(Path::new(env!("CARGO_BIN_EXE_xtask"))),
-    }
+    cairn_tests::environment::sandbox().unwrap()
 }
 
 fn shell(sandbox: &Sandbox, script: &str) -> Output {
@@ -29,7 +21,6 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-#[ignore = "needs CAIRN_BUILD_ROOT"]
 fn the_program_is_user_zero_in_a_fixed_environment() {
     let script = "id -u; id -g; umask; hostname; pwd; env | sort; ls /proc | grep -c '^[0-9]'";
     let output = text(&shell(&sandbox().env("A", "b c").work_dir("/tmp"), script));
@@ -43,7 +34,6 @@ fn the_program_is_user_zero_in_a_fixed_environment() {
 }
 
 #[test]
-#[ignore = "needs CAIRN_BUILD_ROOT"]
 fn only_scratch_folders_and_writable_binds_can_be_written() {
     let folder = tempfile::tempdir().unwrap();
     let sandbox = sandbox().bind(folder.path(), "/tmp/rw").bind_read_only(folder.path(), "/tmp/ro");
@@ -64,7 +54,6 @@ fn only_scratch_folders_and_writable_binds_can_be_written() {
 }
 
 #[test]
-#[ignore = "needs CAIRN_BUILD_ROOT"]
 fn one_file_can_be_shown_inside() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), "content").unwrap();
@@ -73,7 +62,6 @@ fn one_file_can_be_shown_inside() {
 }
 
 #[test]
-#[ignore = "needs CAIRN_BUILD_ROOT"]
 fn the_network_is_absent_unless_asked_for() {
     let interfaces = |sandbox: &Sandbox| text(&shell(sandbox, "tail -n +3 /proc/net/dev | cut -d: -f1"));
     assert_eq!(interfaces(&sandbox()), "lo");
@@ -82,7 +70,6 @@ fn the_network_is_absent_unless_asked_for() {
 }
 
 #[test]
-#[ignore = "needs CAIRN_BUILD_ROOT"]
 fn exit_codes_and_signals_pass_through() {
     for (script, code) in [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137), ("kill -TERM $$", 143)] {
         assert_eq!(shell(&sandbox(), script).status.code(), Some(code), "{script}");
@@ -92,7 +79,6 @@ fn exit_codes_and_signals_pass_through() {
 }
 
 #[test]
-#[ignore = "needs CAIRN_BUILD_ROOT"]
 fn a_mount_point_that_the_tree_lacks_is_an_error_that_names_it() {
     let output = shell(&sandbox().bind(Path::new("/"), "/usr/nowhere"), "true");
     assert_eq!(output.status.code(), Some(EXIT_NOT_ENTERED));
@@ -101,7 +87,6 @@ fn a_mount_point_that_the_tree_lacks_is_an_error_that_names_it() {
 }
 
 #[test]
-#[ignore = "needs CAIRN_BUILD_ROOT"]
 fn standard_input_and_orphans_are_handled() {
     let mut command = sandbox().command("sh");
     command.args(["-c", "(sleep 300 &) ; cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -113,7 +98,6 @@ fn standard_input_and_orphans_are_handled() {
 }
 
 #[test]
-#[ignore = "needs CAIRN_BUILD_ROOT"]
 fn a_termination_request_reaches_the_program() {
     let mut command = sandbox().command("sh");
     command.args(["-c", "trap 'echo asked; exit 7' TERM; echo ready; while :; do sleep 0.1; done"]);
@@ -126,7 +110,6 @@ fn a_termination_request_reaches_the_program() {
 }
 
 #[test]
-#[ignore = "needs CAIRN_BUILD_ROOT"]
 fn killing_the_outermost_process_leaves_nothing_running() {
     // An argument that no other process has.
     let marker = format!("86399.{}", std::process::id());
@@ -153,7 +136,6 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[test]
-#[ignore = "needs CAIRN_BUILD_ROOT"]
 fn a_program_that_keeps_the_user_may_make_user_namespaces() {
     let output = shell(&sandbox().keep_user(), "id -u; unshare --user --map-root-user id -u");
     let own = Command::new("id").arg("-u").output().unwrap();

@@ -1,0 +1,127 @@
+//! Mistakes in a checkout: each is named, with the next step.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Row;
+use super::workshop::{Bench, Workshop};
+
+/// An edit of a file in the clone, the arguments, and what the error must say.
+type Case = (
+    &'static str,
+    Option<(&'static str, &'static str, &'static str)>,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+const CASES: [Case; 7] = [
+    (
+        "an_unknown_profile_is_named_with_those_that_exist",
+        None,
+        &["build-image", "--profile", "nope"],
+        &["nope", "container", "debug"],
+    ),
+    (
+        "a_module_that_the_kernel_lacks_is_named",
+        Some(("os/image.toml", "\"virtio_blk\",", "\"virtio_blk\", \"no_such_module\",")),
+        &["build-image"],
+        &["no_such_module"],
+    ),
+    (
+        "a_uki_that_does_not_fit_the_esp_names_the_setting",
+        Some(("os/image.toml", "esp_mib = 48", "esp_mib = 12")),
+        &["build-image"],
+        &["disk.esp_mib", "os/image.toml"],
+    ),
+    (
+        "an_unknown_setting_is_named",
+        Some(("os/image.toml", "[disk]", "[disk]\nesp_size = 1")),
+        &["build-image"],
+        &["os/image.toml", "esp_size"],
+    ),
+    (
+        "a_lock_with_an_unknown_field_is_refused",
+        Some(("os/packages.lock", "[[package]]", "[[package]]\nprefer = \"this\"")),
+        &["build-image"],
+        &["packages.lock", "prefer", "git checkout"],
+    ),
+    (
+        "a_lock_of_another_format_is_refused",
+        Some(("os/packages.lock", "version = 1\n", "version = 2\n")),
+        &["build-image"],
+        &["packages.lock", "version 2", "git checkout"],
+    ),
+    (
+        "a_lock_that_does_not_answer_the_sets_is_refused_with_locked",
+        Some(("os/packages.lock", "inputs = \"", "inputs = \"00000000")),
+        &["build-image", "--locked"],
+        &["packages.lock"],
+    ),
+];
+
+pub fn rows() -> Vec<Row> {
+    let mut rows = vec![
+        Row::new("a_lock_out_of_order_is_refused", out_of_order),
+        Row::new("a_way_in_fails_the_build", way_in),
+        Row::new("a_damaged_stage_in_the_cache_is_made_again", damaged_stage),
+    ];
+    rows.extend(CASES.map(|(name, edit, arguments, words)| {
+        Row::new(name, move |shop, row| {
+            let bench = shop.bench(row)?;
+            if let Some((path, from, to)) = edit {
+                bench.edit(path, from, to)?;
+            }
+            bench.must_fail(&mut bench.xtask(arguments), words)?;
+            nothing_made(&bench)
+        })
+    }));
+    rows
+}
+
+fn nothing_made(bench: &Bench) -> Result<()> {
+    let folder = bench.checkout.join("target/image");
+    let left: Vec<_> = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    ensure!(left.is_empty() || left == [".lock"], "outputs are left: {left:?}");
+    bench.must_be_clean()
+}
+
+fn out_of_order(shop: &Workshop, row: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    let path = bench.checkout.join("os/packages.lock");
+    let text = fs::read_to_string(&path).context("Failed to read the lock")?;
+    let mut parts: Vec<&str> = text.split("[[package]]").collect();
+    parts.swap(1, 2);
+    fs::write(&path, parts.join("[[package]]")).context("Failed to write the lock")?;
+    bench.must_fail(&mut bench.xtask(&["build-image"]), &["packages.lock", "out of order", "git checkout"])
+}
+
+/// Each rule has its unit test; this one shows that the build obeys.
+fn way_in(shop: &Workshop, row: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    let unit = bench.checkout.join("os/root/etc/systemd/system/backdoor.service");
+    fs::write(unit, "[Service]\nExecStart=/usr/bin/true\n").context("Failed to write a unit")?;
+    bench.must_fail(&mut bench.xtask(&["build-image"]), &["backdoor.service", "os/tree.toml"])?;
+    nothing_made(&bench)
+}
+
+fn damaged_stage(shop: &Workshop, row: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    for link in bench.stages(&["verity"])? {
+        let original = fs::canonicalize(&link)?;
+        fs::remove_file(&link)?;
+        fs::create_dir(&link)?;
+        for entry in fs::read_dir(original)?.flatten() {
+            fs::copy(entry.path(), link.join(entry.file_name()))?;
+        }
+        let path = link.join("root.verity");
+        let mut bytes = fs::read(&path)?;
+        bytes[5000] ^= 1;
+        fs::write(&path, bytes)?;
+    }
+    let text = bench.must_succeed(&mut bench.xtask(&["build-image"]))?;
+    ensure!(text.contains("the cached stage verity is damaged"), "{text}");
+    ensure!(bench.image()?.document.root_hash == shop.image.document.root_hash, "another root hash");
+    ensure!(bench.image()?.read("root.verity")? == shop.image.read("root.verity")?, "the damage is in the output");
+    Ok(())
+}

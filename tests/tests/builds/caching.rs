@@ -1,0 +1,53 @@
+//! A stage runs when its inputs changed, and only then.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::Row;
+use super::workshop::{Bench, Workshop, git};
+
+/// Too quick to be cached: these run always.
+const ALWAYS: [&str; 2] = ["disk", "outputs"];
+
+pub fn rows() -> Vec<Row> {
+    vec![Row::new("only_stages_whose_inputs_changed_run_again", only_what_changed)]
+}
+
+fn only_what_changed(shop: &Workshop, row: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    must_run(&bench, &[])?;
+    ensure!(bench.image()?.read("raw")? == shop.image.read("raw")?, "another clone gives another image");
+
+    // A file of os/root: neither packages nor agent.
+    bench.edit("os/root/etc/hosts", "127.0.0.1", "# A comment.\n127.0.0.1")?;
+    let dirty = must_run(&bench, &["root", "verity", "initrd"])?;
+    ensure!(dirty["dirty"] == true, "a changed checkout is not marked: {dirty}");
+
+    // Committed, the same again is nothing to do, and clean.
+    let identity = ["-c", "user.name=Test", "-c", "user.email=test@invalid", "-c", "commit.gpgsign=false"];
+    git(&bench.checkout, &[&identity[..], &["commit", "--quiet", "--all", "--message", "Change a file"]].concat())?;
+    let clean = must_run(&bench, &[])?;
+    ensure!(clean["dirty"] == false, "a clean checkout is marked: {clean}");
+
+    let path = bench.checkout.join("initrd-agent/src/main.rs");
+    let text = fs::read_to_string(&path).context("Failed to read the agent")?;
+    fs::write(&path, text + "\n// A comment.\n").context("Failed to change the agent")?;
+    must_run(&bench, &["agent", "initrd"]).map(drop)
+}
+
+/// Builds; exactly these stages (and those that always run) must have run.
+fn must_run(bench: &Bench, expected: &[&str]) -> Result<Value> {
+    let output = bench.xtask(&["build-image", "--json"]).output().context("Failed to start xtask")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let built: Value = serde_json::from_str(text.trim()).with_context(|| format!("not one line of JSON: {text}"))?;
+    let stages = built["stages"].as_array().context("no stages")?;
+    let ran: BTreeSet<&str> =
+        stages.iter().filter(|stage| stage["cached"] == false).filter_map(|stage| stage["stage"].as_str()).collect();
+    let expected: BTreeSet<&str> = expected.iter().copied().chain(ALWAYS).collect();
+    ensure!(ran == expected, "stages {ran:?} ran, not {expected:?}");
+    Ok(built)
+}

@@ -1,0 +1,28 @@
+//! Whole builds by the `xtask` program: the same twice, only what changed, and with everything going wrong that can.
+
+mod bad_hosts;
+mod bad_mirrors;
+mod bad_sources;
+mod caching;
+mod interrupted;
+mod reproducible;
+mod workshop;
+
+use std::process::ExitCode;
+
+use cairn_tests::harness;
+use workshop::Workshop;
+
+type Row = harness::Row<Workshop>;
+
+fn main() -> ExitCode {
+    let rows = [
+        bad_hosts::rows(),
+        bad_mirrors::rows(),
+        bad_sources::rows(),
+        caching::rows(),
+        interrupted::rows(),
+        reproducible::rows(),
+    ];
+    harness::run(1, Workshop::open(), rows.into_iter().flatten().collect())
+}

@@ -1,0 +1,177 @@
+//! `cargo xtask test`: everything that must hold, in one command, on real parts.
+//!
+//! In order: unit and golden tests; lint and tests of the agent in the build root; the images; the image writers against independent
+//! tools; whole builds, twice and with everything going wrong that can; virtual machines. The last line counts.
+
+mod tally;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::build::agent::{Compiler, fetch_sources};
+use crate::build::tools::Tools;
+use crate::build::{self, BuildArgs, PRODUCTION};
+use crate::checkout::Checkout;
+use crate::host;
+use crate::progress::{Progress, Style};
+use crate::sandbox::LAUNCHER_VARIABLE;
+pub use tally::TIME_MARK;
+use tally::Tally;
+
+/// The variants that are built; virtual machines boot the first two.
+const VARIANTS: [&str; 3] = [PRODUCTION, "debug", "container"];
+
+/// Run every test; the last line counts them
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example: cargo xtask test -- a_flipped_byte")]
+pub struct TestArgs {
+    /// Leave the virtual machines out
+    #[arg(long)]
+    quick: bool,
+    /// Only tests whose names contain this; images are built all the same
+    #[arg(last = true, value_name = "NAME")]
+    filter: Option<String>,
+}
+
+/// Runs the tests.
+pub fn run(args: &TestArgs) -> Result<ExitCode> {
+    host::require(host::TO_TEST)?;
+    let session = Session::begin(args.filter.clone())?;
+    let mut tally = Tally::default();
+    session.unit_tests(&mut tally)?;
+    match session.build_root() {
+        Ok(tools) => session.with_build_root(&tools, args.quick, &mut tally)?,
+        Err(error) => tally.fail("the_build_root_is_made", &error),
+    }
+    print!("{}", tally.report());
+    Ok(if tally.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Session {
+    checkout: Checkout,
+    xtask: PathBuf,
+    progress: Progress,
+    filter: Option<String>,
+}
+
+impl Session {
+    fn begin(filter: Option<String>) -> Result<Self> {
+        let xtask = std::env::current_exe().context("Failed to find the running program")?;
+        Ok(Self { checkout: Checkout::find()?, xtask, progress: Progress::new(Style::Human), filter })
+    }
+
+    fn build_root(&self) -> Result<Tools> {
+        crate::cli::build_root(&self.progress)
+    }
+
+    fn unit_tests(&self, tally: &mut Tally) -> Result<()> {
+        self.suite("unit and golden tests", self.cargo(&["test", "--no-fail-fast"]), tally)
+    }
+
+    fn with_build_root(&self, tools: &Tools, quick: bool, tally: &mut Tally) -> Result<()> {
+        self.agent(tools, tally)?;
+        let linted =
+            ["clippy", "--package", "cairn-tests", "--all-targets", "--features", "end-to-end", "--", "-D", "warnings"];
+        self.check("the_end_to_end_tests_have_no_lint", self.cargo(&linted), tally)?;
+        let images = self.checkout.target().join("test-images");
+        for variant in VARIANTS {
+            self.image(variant, &images.join(variant), tally);
+        }
+        let suites: &[&str] = if quick { &["tools", "builds"] } else { &["tools", "builds", "vm"] };
+        for name in suites {
+            let mut command =
+                self.cargo(&["test", "--package", "cairn-tests", "--features", "end-to-end", "--test", name]);
+            command
+                .env(LAUNCHER_VARIABLE, &self.xtask)
+                .env("CAIRN_BUILD_ROOT", &tools.tree)
+                .env("CAIRN_IMAGE_DIR", images.join(VARIANTS[0]))
+                .env("CAIRN_DEBUG_IMAGE_DIR", images.join(VARIANTS[1]));
+            self.suite(name, command, tally)?;
+        }
+        Ok(())
+    }
+
+    /// The agent is no default member: only the build root has the libraries that it links.
+    fn agent(&self, tools: &Tools, tally: &mut Tally) -> Result<()> {
+        let toolchain = build::toolchain::Toolchain::find(self.checkout.root())?;
+        fetch_sources(&self.checkout)?;
+        let compiler =
+            Compiler { build_root: &tools.made, tools: &tools.tree, toolchain: &toolchain, checkout: &self.checkout };
+        let target = self.checkout.target().join("agent");
+        let common = ["--locked", "--offline", "--package", "initrd-agent", "--all-features"];
+        let lint = [&["clippy", "--all-targets"], &common[..], &["--", "-D", "warnings"]].concat();
+        self.check("the_agent_has_no_lint", compiler.cargo(&target, &lint)?, tally)?;
+        let test = [&["test", "--no-fail-fast"], &common[..]].concat();
+        let mut command = compiler.cargo(&target, &test)?;
+        self.add_filter(&mut command);
+        self.suite("agent", command, tally)
+    }
+
+    fn image(&self, variant: &str, out: &Path, tally: &mut Tally) {
+        let profile = (variant != PRODUCTION).then(|| variant.to_owned());
+        let args = BuildArgs { profile, out: Some(out.to_owned()), ..BuildArgs::default() };
+        let name = format!("the_{variant}_image_builds");
+        let started = Instant::now();
+        // What an earlier version of the sources left is not what is tested.
+        let built = crate::interrupt::remove_tree(out).and_then(|()| build::run(&args, &Progress::new(Style::Human)));
+        match built {
+            Ok(_) => tally.pass(&name, started.elapsed()),
+            Err(error) => tally.fail(&name, &error),
+        }
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(arguments).current_dir(self.checkout.root());
+        if arguments[0] == "test" {
+            self.add_filter(&mut command);
+        }
+        command
+    }
+
+    fn add_filter(&self, command: &mut Command) {
+        if let Some(filter) = &self.filter {
+            command.args(["--", filter]);
+        }
+    }
+
+    /// A command whose success is one test.
+    fn check(&self, name: &str, mut command: Command, tally: &mut Tally) -> Result<()> {
+        let started = Instant::now();
+        let status = command.stdin(Stdio::null()).status().with_context(|| format!("Failed to start {name}"))?;
+        if status.success() {
+            tally.pass(name, started.elapsed());
+        } else {
+            tally.fail(name, &anyhow::anyhow!("it ended with {status}"));
+        }
+        Ok(())
+    }
+
+    /// A command that prints results as libtest does, which are shown and counted.
+    fn suite(&self, name: &str, mut command: Command, tally: &mut Tally) -> Result<()> {
+        println!("\n== {name}");
+        let started = Instant::now();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("Failed to start the tests: {name}"))?;
+        let output = child.stdout.take().context("a child without standard output")?;
+        let mut counted = tally.begin(name);
+        for line in BufReader::new(output).lines() {
+            let line = line.with_context(|| format!("Failed to read what the tests print: {name}"))?;
+            if !counted.read(&line) {
+                // A closed standard output must not end the tests.
+                let _ = writeln!(std::io::stdout(), "{line}");
+            }
+        }
+        let status = child.wait().with_context(|| format!("Failed to wait for the tests: {name}"))?;
+        tally.end(counted, status.success(), started.elapsed());
+        Ok(())
+    }
+}
