@@ -141,11 +141,12 @@ fn own(path: &Path, id: u32) -> Result<()> {
 
 /// Without this, the row above could be green and blind.
 fn differences(shop: &Workshop, row: &str) -> Result<()> {
-    let changes: [(&str, &dyn Fn(&mut Vec<u8>), &str); 4] = [
-        ("image.json", &|bytes| bytes.push(b' '), "image.json (stage `outputs`)"),
-        ("root.verity", &|bytes| bytes[4100] ^= 1, "root.verity (stage `verity`), at byte 4100"),
-        ("efi", &|bytes| flip_in_section(bytes, ".cmdline"), "efi (stage `disk`)"),
-        ("raw", &|bytes| bytes[(49 << 20) + 7] ^= 1, "partition configuration"),
+    type Change = fn(&mut Vec<u8>);
+    let changes: [(&str, Change, &str); 4] = [
+        ("image.json", |bytes| bytes.push(b' '), "image.json (stage `outputs`)"),
+        ("root.verity", |bytes| bytes[4100] ^= 1, "root.verity (stage `verity`), at byte 4100"),
+        ("efi", |bytes| flip_in_section(bytes, ".cmdline"), "efi (stage `disk`)"),
+        ("raw", |bytes| bytes[(49 << 20) + 7] ^= 1, "partition configuration"),
     ];
     ensure!(first_difference(&shop.sandbox, &shop.image, &shop.image)?.is_none(), "an image differs from itself");
     for (suffix, change, expected) in changes {
