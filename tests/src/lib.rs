@@ -15,3 +15,49 @@ pub mod shell;
 pub mod suite;
 pub mod uki;
 pub mod watch;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    fn checkout() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    }
+
+    fn sources(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            match entry.path() {
+                path if path.is_dir() => sources(&path, text),
+                path => *text += &fs::read_to_string(path).unwrap(),
+            }
+        }
+    }
+
+    /// Words in backquotes with so many underscores are names of rows.
+    fn rows(document: &str) -> Vec<&str> {
+        document
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|word| word.matches('_').count() > 3 && word.to_lowercase() == *word)
+            .collect()
+    }
+
+    #[test]
+    fn every_row_that_host_inputs_names_exists_and_every_row_on_host_inputs_is_named() {
+        let document = fs::read_to_string(checkout().join("docs/host-inputs.md")).unwrap();
+        let mut code = String::new();
+        sources(&checkout().join("tests/tests"), &mut code);
+        let named = rows(&document);
+        assert!(named.len() > 20, "{named:?}");
+        for name in &named {
+            assert!(code.contains(&format!("\"{name}\"")), "{name} is no row");
+        }
+        let inputs = fs::read_to_string(checkout().join("tests/tests/vm/host_inputs.rs")).unwrap();
+        let all = inputs.split("Row::new(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        for row in all {
+            assert!(document.contains(row), "docs/host-inputs.md does not name {row}");
+        }
+    }
+}

@@ -32,8 +32,16 @@ const STALL: Duration = Duration::from_secs(15);
 
 /// A locked package that no mirror has (any more).
 #[derive(Debug, thiserror::Error)]
-#[error("no mirror has {}", .0.join(", "))]
+#[error("no mirror has {}", list(.0))]
 pub struct Gone(pub Vec<String>);
+
+/// The first few.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names[..names.len() - more].join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
 
 /// Why one attempt at one address failed.
 enum Failure {

@@ -33,7 +33,16 @@ pub fn require(needs: &[Need]) -> Result<()> {
     if !missing.is_empty() {
         install(&missing)?;
     }
-    let output = Sandbox::new(Path::new("/")).command("true").output().context("Failed to start a sandbox")?;
+    can_make_sandboxes()
+}
+
+fn can_make_sandboxes() -> Result<()> {
+    // An empty tree will do: that it has no program to run is found out inside.
+    let tree = tempfile::tempdir().context("Failed to make a temporary folder")?;
+    for folder in ["dev", "proc", "run", "tmp"] {
+        std::fs::create_dir(tree.path().join(folder)).context("Failed to make a temporary folder")?;
+    }
+    let output = Sandbox::new(tree.path()).command("true").output().context("Failed to start a sandbox")?;
     ensure!(output.status.code() != Some(EXIT_NOT_ENTERED), "{}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }

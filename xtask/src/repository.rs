@@ -25,9 +25,11 @@ pub fn write(folder: &Path, suite: &str, packages: &[&Package], files: &BTreeMap
     for package in packages {
         let file = files.get(&package.sha256).with_context(|| format!("{} was not fetched", package.file_name()))?;
         let target = pool.join(package.file_name());
+        // A link to a link would lead out of the tree that the package manager sees.
+        let file = file.canonicalize().with_context(|| format!("Failed to resolve {}", file.display()))?;
         // Another file system, or a cache that forbids links: copy.
-        if fs::hard_link(file, &target).is_err() {
-            fs::copy(file, &target)
+        if fs::hard_link(&file, &target).is_err() {
+            fs::copy(&file, &target)
                 .with_context(|| format!("Failed to copy {} to {}", file.display(), target.display()))?;
         }
     }

@@ -74,6 +74,22 @@ impl Store {
         Scratch::new(&self.folder.join("tmp"))
     }
 
+    /// Says so if a full disk may be what made something fail: tools do not always find words for it.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        const LITTLE: u64 = 64 << 20;
+        let Ok(disk) = nix::sys::statvfs::statvfs(&self.folder) else { return error };
+        let free = disk.blocks_available() * disk.fragment_size();
+        if free >= LITTLE {
+            return error;
+        }
+        let hint = format!(
+            "the disk of the cache {} is full ({} left): make room, or set XDG_CACHE_HOME, and run again",
+            self.folder.display(),
+            crate::progress::megabytes(free)
+        );
+        error.context(hint)
+    }
+
     /// Waits for, and takes, the lock called `name`.
     pub fn lock(&self, name: &str, progress: &Progress) -> Result<Guard> {
         lock_file(&self.folder.join("locks").join(name), progress)

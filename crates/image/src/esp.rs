@@ -68,20 +68,64 @@ pub fn write(settings: &Settings, files: &[(&str, &[u8])]) -> Result<Vec<u8>, Er
     let options = FormatVolumeOptions::new().volume_id(settings.volume_id).volume_label(settings.label);
     fatfs::format_volume(Cursor::new(&mut volume[..]), options).map_err(fail("the boot sector"))?;
     let clock: &'static Fixed = Box::leak(Box::new(Fixed(date_time(settings.time)?)));
-    let file_system = FileSystem::new(Cursor::new(&mut volume[..]), FsOptions::new().time_provider(clock))
-        .map_err(fail("the boot sector"))?;
-    check_room(&file_system, files)?;
+    make_folders(&mut volume, clock, files)?;
+    mend_dot_entries(&mut volume);
+    let file_system = open(&mut volume, clock)?;
     for (path, bytes) in files {
-        let mut folder = file_system.root_dir();
-        let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
-        for part in parents.split('/').filter(|part| !part.is_empty()) {
-            folder = folder.create_dir(part).map_err(fail(path))?;
-        }
-        let mut file = folder.create_file(name).map_err(fail(path))?;
+        let mut file = file_system.root_dir().create_file(path).map_err(fail(path))?;
         file.write_all(bytes).and_then(|()| file.flush()).map_err(fail(path))?;
     }
     file_system.unmount().map_err(fail("the allocation table"))?;
     Ok(volume)
+}
+
+fn open<'a>(volume: &'a mut [u8], clock: &'static Fixed) -> Result<FileSystem<Cursor<&'a mut [u8]>>, Error> {
+    let opened = FileSystem::new(Cursor::new(volume), FsOptions::new().time_provider(clock));
+    opened.map_err(|source| Error::Write { what: "the boot sector".into(), source })
+}
+
+/// Makes the folders that `files` stand in, in a volume that is empty.
+fn make_folders(volume: &mut [u8], clock: &'static Fixed, files: &[(&str, &[u8])]) -> Result<(), Error> {
+    let file_system = open(volume, clock)?;
+    check_room(&file_system, files)?;
+    let fail = |path: &str| {
+        let what = path.to_owned();
+        move |source| Error::Write { what, source }
+    };
+    for (path, _) in files {
+        for (at, _) in path.match_indices('/') {
+            file_system.root_dir().create_dir(&path[..at]).map_err(fail(path))?;
+        }
+    }
+    file_system.unmount().map_err(fail("the allocation table"))
+}
+
+/// Size of a directory entry.
+const ENTRY: usize = 32;
+/// First byte of an entry that is free.
+const FREE: u8 = 0xe5;
+
+/// `fatfs` 0.3 gives `.` and `..` long names as well, so that they are not the first two entries of their folder, as Microsoft's FAT
+/// specification (section 6.5) says they are and fsck.vfat demands. Nothing but folders is in the volume yet: no content can look like one.
+fn mend_dot_entries(volume: &mut [u8]) {
+    const LONG_NAME: u8 = 0x0f;
+    let long_name_of =
+        |entry: &[u8], name: &[u8; 11]| entry[0] == b'A' && entry[11] == LONG_NAME && entry[13] == checksum(name);
+    for start in (0..volume.len().saturating_sub(4 * ENTRY)).step_by(512) {
+        let entries = &mut volume[start..start + 4 * ENTRY];
+        let (dot, dots) = (b".          ", b"..         ");
+        if long_name_of(&entries[..ENTRY], dot) && long_name_of(&entries[2 * ENTRY..3 * ENTRY], dots) {
+            entries.copy_within(ENTRY..2 * ENTRY, 0);
+            entries.copy_within(3 * ENTRY..4 * ENTRY, ENTRY);
+            entries[2 * ENTRY..].fill(0);
+            (entries[2 * ENTRY], entries[3 * ENTRY]) = (FREE, FREE);
+        }
+    }
+}
+
+/// Checksum of a short name in the entries of its long name (FAT specification, section 7.2).
+fn checksum(name: &[u8; 11]) -> u8 {
+    name.iter().fold(0, |sum: u8, byte| sum.rotate_right(1).wrapping_add(*byte))
 }
 
 fn check_room<T: fatfs::ReadWriteSeek>(file_system: &FileSystem<T>, files: &[(&str, &[u8])]) -> Result<(), Error> {
@@ -127,7 +171,7 @@ mod tests {
         let volume = write(&SETTINGS, &files).unwrap();
         assert_eq!(
             hex::encode(Sha256::digest(&volume)),
-            "6efe89fae70c7c873c6d05fbd0273156e151c3d7e2bf0f53547259b65c617692"
+            "63d9cf7d089356e7f8a3e11e33fb07eec1029a7b7e126007631f52b45308999e"
         );
         let file_system = FileSystem::new(Cursor::new(volume), FsOptions::new()).unwrap();
         for (path, expected) in files {

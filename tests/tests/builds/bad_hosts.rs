@@ -98,7 +98,10 @@ fn full_cache(shop: &Workshop, row: &str) -> Result<()> {
     let output = command.output().context("Failed to start unshare")?;
     let text = super::workshop::text_of(&output);
     ensure!(output.status.code() == Some(1), "{:?}: {text}", output.status);
-    ensure!(text.contains("The stage `root` failed") && text.contains("No space left on device"), "{text}");
+    ensure!(
+        text.contains("The stage `root` failed") && text.contains("is full") && text.contains("make room"),
+        "{text}"
+    );
     ensure!(!text.contains("left: "), "temporary folders are left: {text}");
     Ok(())
 }

@@ -99,8 +99,11 @@ fn out_of_order(shop: &Workshop, row: &str) -> Result<()> {
 /// Each rule has its unit test; this one shows that the build obeys.
 fn way_in(shop: &Workshop, row: &str) -> Result<()> {
     let bench = shop.bench(row)?;
-    let unit = bench.checkout.join("os/root/etc/systemd/system/backdoor.service");
-    fs::write(unit, "[Service]\nExecStart=/usr/bin/true\n").context("Failed to write a unit")?;
+    let units = bench.checkout.join("os/root/etc/systemd/system");
+    fs::write(units.join("backdoor.service"), "[Service]\nExecStart=/usr/bin/true\n")
+        .context("Failed to write a unit")?;
+    let wanted = units.join("multi-user.target.wants/backdoor.service");
+    std::os::unix::fs::symlink("/etc/systemd/system/backdoor.service", wanted).context("Failed to enable a unit")?;
     bench.must_fail(&mut bench.xtask(&["build-image"]), &["backdoor.service", "os/tree.toml"])?;
     nothing_made(&bench)
 }

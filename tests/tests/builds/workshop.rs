@@ -37,6 +37,8 @@ impl Workshop {
         fs::copy(xtask()?, &program).context("Failed to copy the xtask program")?;
         let sources = folder.path().join("sources");
         snapshot(&checkout()?, &sources)?;
+        // Rows take single packages away from a cache that has all.
+        output_of(Command::new(&program).arg("fetch").current_dir(&sources))?;
         Ok(Self {
             sandbox: sandbox()?,
             image: Image::open(&variable("CAIRN_IMAGE_DIR")?)?,

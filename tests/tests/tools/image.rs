@@ -111,7 +111,7 @@ fn the_uki_holds_kernel_initrd_and_command_line() {
 fn the_initrd_has_the_libraries_that_ldd_finds_and_no_shell() {
     let script = format!(
         "mkdir /tmp/initrd; cd /tmp/initrd; zstd -qdc {WORK}/{} | cpio -i --quiet; find . -type f -printf '%P\\n' | sort; echo --; \
-         ldd ./init $(find . -name 'libtss2-tcti-device*') | grep -o '/[^ ]*' | sort -u",
+         ldd ./init $(find . -name 'libtss2-tcti-device*') | grep -o '/[^ :]*' | sort -u",
         name("initrd")
     );
     let text = shell(&script);

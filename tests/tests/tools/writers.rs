@@ -95,8 +95,8 @@ fn a_uki_has_the_bytes_of_ukify() {
     ];
     run(folder.path(), &build);
     let theirs = fs::read(folder.path().join("theirs.efi")).unwrap();
-    let inspected = run(folder.path(), &["ukify", "inspect", "--json=short", "ours.efi"]);
-    assert_eq!(inspected, run(folder.path(), &["ukify", "inspect", "--json=short", "theirs.efi"]));
+    let inspected = run(folder.path(), &["ukify", "inspect", "ours.efi", "--json=short"]);
+    assert_eq!(inspected, run(folder.path(), &["ukify", "inspect", "theirs.efi", "--json=short"]));
     for name in [".osrel", ".cmdline", ".uname", ".linux", ".initrd", ".sbat"] {
         assert!(inspected.contains(&format!("\"{name}\"")), "{name} is missing: {inspected}");
     }

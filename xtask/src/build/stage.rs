@@ -153,6 +153,7 @@ impl<'a> Stages<'a> {
         let outcome = make(&output).and_then(|()| seal(&output)).and_then(|()| {
             fs::rename(&output, &folder).with_context(|| format!("Failed to move {} into place", folder.display()))
         });
+        let outcome = outcome.map_err(|error| self.store.explain(error));
         // Whatever the outcome, nothing half-made stays.
         drop(scratch);
         outcome.with_context(|| format!("The stage `{name}` failed"))?;
