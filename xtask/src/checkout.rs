@@ -1,5 +1,7 @@
 //! The checkout that is built: where it is, which revision, and whether anything in it is not committed.
 
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,6 +31,33 @@ impl Checkout {
             .find(|folder| folder.join("os/image.toml").is_file() && folder.join("mkosi.conf").is_file())
             .with_context(|| format!("{} is not inside a checkout of Cairn: change into one", start.display()))?;
         Ok(Self { root: root.to_owned() })
+    }
+
+    /// The checkout whose top folder is `root`.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Copies every file that git tracks or would track to the folder `to`.
+    pub fn copy_to(&self, to: &Path) -> Result<()> {
+        let mut git = Command::new("git");
+        git.args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+        let output = git.current_dir(&self.root).output().context("Failed to run git")?;
+        ensure!(output.status.success(), "git ls-files failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let listed = String::from_utf8_lossy(&output.stdout);
+        for path in listed.split('\0').filter(|path| !path.is_empty()) {
+            let (from, target) = (self.root.join(path), to.join(path));
+            // A file that was removed is still listed.
+            let Ok(data) = from.symlink_metadata() else { continue };
+            let failed = || format!("Failed to copy {path}");
+            fs::create_dir_all(target.parent().unwrap_or(to)).with_context(failed)?;
+            if data.is_symlink() {
+                symlink(fs::read_link(&from).with_context(failed)?, &target).with_context(failed)?;
+            } else {
+                fs::copy(&from, &target).with_context(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Its top folder.

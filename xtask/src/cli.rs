@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::BenchArgs;
 use crate::boot::BootArgs;
 use crate::build::{self, BuildArgs};
 use crate::checkout::Checkout;
@@ -37,6 +38,8 @@ enum Command {
     Boot(BootArgs),
     /// Run every test; the last line counts them
     Test(TestArgs),
+    /// Measure the promises in numbers against peers
+    Bench(BenchArgs),
     /// Run a program inside the build root
     InRoot(InRootArgs),
 }
@@ -87,6 +90,7 @@ fn run(command: Command) -> Result<ExitCode> {
             fetch(&progress(args.json)).map(|()| ExitCode::SUCCESS)
         }
         Command::Test(args) => crate::test::run(&args),
+        Command::Bench(args) => crate::bench::run(&args),
         Command::Boot(args) => {
             host::require(host::TO_BUILD)?;
             let tools = build_root(&progress(false))?;

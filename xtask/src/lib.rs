@@ -3,6 +3,7 @@
 //! A build is a straight line of stages (see [`build`]), each a function from named inputs to named outputs. This
 //! library gathers inputs and runs tools; the formats are written by `cairn-image`.
 
+pub mod bench;
 pub mod boot;
 pub mod build;
 pub mod checkout;

@@ -54,6 +54,24 @@ impl Store {
         Ok(Self { folder })
     }
 
+    /// A cache in the folder `at` that has what this one has, by links, except the stages that `without` names.
+    pub fn linked(&self, at: &Path, without: &[&str]) -> Result<Self> {
+        let copy = Self::at(at)?;
+        for kind in ["debs", "stages"] {
+            let from = self.folder.join(kind);
+            let failed = || format!("Failed to link {} to {}", from.display(), at.display());
+            for entry in fs::read_dir(&from).with_context(failed)?.flatten() {
+                let name = entry.file_name();
+                let stage = name.to_string_lossy().rsplit_once('-').map(|(stage, _)| stage.to_owned());
+                if !stage.is_some_and(|stage| without.contains(&&*stage)) {
+                    std::os::unix::fs::symlink(entry.path(), copy.folder.join(kind).join(&name))
+                        .with_context(failed)?;
+                }
+            }
+        }
+        Ok(copy)
+    }
+
     /// Its top folder.
     pub fn folder(&self) -> &Path {
         &self.folder

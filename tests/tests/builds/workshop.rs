@@ -1,13 +1,14 @@
 //! Clones of the sources under test and caches of their own, so that nothing that a row does touches the checkout or the user's cache.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use cairn_tests::environment::{output_of, sandbox, variable, xtask};
 use cairn_tests::image::Image;
+use xtask::checkout::Checkout;
 use xtask::lock::Lock;
 use xtask::sandbox::Sandbox;
 use xtask::store::Store;
@@ -66,9 +67,8 @@ impl Workshop {
         let folder = self.folder(row)?;
         let (checkout, cache) = (folder.join("checkout"), folder.join("cache"));
         self.clone_to(&checkout)?;
-        let bench = Bench { workshop: self, folder, checkout, cache };
-        bench.link_cache()?;
-        Ok(bench)
+        self.store.linked(&cache.join("cairn"), &[])?;
+        Ok(Bench { workshop: self, folder, checkout, cache })
     }
 }
 
@@ -81,24 +81,9 @@ fn checkout() -> Result<PathBuf> {
 fn snapshot(checkout: &Path, to: &Path) -> Result<()> {
     let parent = checkout.parent().unwrap_or(checkout);
     git(parent, &["clone", "--quiet", &checkout.to_string_lossy(), &to.to_string_lossy()])?;
-    let listed = output_of(
-        Command::new("git")
-            .args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-            .current_dir(checkout),
-    )?;
-    git(to, &["rm", "-r", "--quiet", "--cached", "."])?;
-    for path in listed.split('\0').filter(|path| !path.is_empty() && checkout.join(path).symlink_metadata().is_ok()) {
-        let (from, target) = (checkout.join(path), to.join(path));
-        fs::create_dir_all(target.parent().unwrap_or(to)).with_context(|| format!("Failed to make room for {path}"))?;
-        let _ = fs::remove_file(&target);
-        if let Ok(link) = fs::read_link(&from) {
-            symlink(link, &target).with_context(|| format!("Failed to copy {path}"))?;
-        } else {
-            fs::copy(&from, &target).with_context(|| format!("Failed to copy {path}"))?;
-        }
-        // Only what git knows of modes counts.
-        git(to, &["add", "--force", "--", path]).with_context(|| format!("Failed to add {path}"))?;
-    }
+    git(to, &["rm", "-r", "--quiet", "."])?;
+    Checkout::at(checkout).copy_to(to)?;
+    git(to, &["add", "--all"])?;
     let unchanged = Command::new("git").args(["diff", "--cached", "--quiet", "HEAD"]).current_dir(to).status();
     if !unchanged.context("Failed to run git")?.success() {
         let identity = ["-c", "user.name=Test", "-c", "user.email=test@invalid", "-c", "commit.gpgsign=false"];
@@ -121,19 +106,6 @@ pub struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Fills the cache with links to the user's.
-    fn link_cache(&self) -> Result<()> {
-        let cache = self.cache.join("cairn");
-        for kind in ["debs", "stages"] {
-            let (from, to) = (self.workshop.store.folder().join(kind), cache.join(kind));
-            fs::create_dir_all(&to).with_context(|| format!("Failed to make {}", to.display()))?;
-            for entry in fs::read_dir(&from).with_context(|| format!("Failed to list {}", from.display()))?.flatten() {
-                symlink(entry.path(), to.join(entry.file_name())).context("Failed to link a cache entry")?;
-            }
-        }
-        Ok(())
-    }
-
     /// Takes stages out of the cache: all whose name begins so.
     pub fn forget_stages(&self, names: &[&str]) -> Result<()> {
         for path in self.stages(names)? {

@@ -36,8 +36,15 @@ pub fn make(
     stages.run("build-root", key, |output| {
         let bootstrap = output.join("bootstrap");
         unpack_all(&bootstrap, packages, files)?;
-        let mkosi =
-            Mkosi { tools: &bootstrap, suite, configurations: &[configuration], skeleton: None, source_date: 0 };
+        let mkosi = Mkosi {
+            tools: &bootstrap,
+            suite,
+            configurations: &[configuration],
+            skeleton: None,
+            source_date: 0,
+            repart: None,
+            extra: &[],
+        };
         mkosi.run(output, packages, files, Format::Directory)?;
         crate::interrupt::remove_tree(&bootstrap)?;
         let made = output.join(Format::Directory.output());

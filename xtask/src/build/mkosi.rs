@@ -26,6 +26,8 @@ pub enum Format {
     Directory,
     /// A tar file.
     Tar,
+    /// A bootable disk with a UKI and a verity root: the peer of the benchmarks.
+    Disk,
 }
 
 impl Format {
@@ -34,6 +36,7 @@ impl Format {
         match self {
             Format::Directory => NAME,
             Format::Tar => "packages.tar",
+            Format::Disk => "packages.raw",
         }
     }
 
@@ -41,6 +44,7 @@ impl Format {
         match self {
             Format::Directory => "directory",
             Format::Tar => "tar",
+            Format::Disk => "disk",
         }
     }
 }
@@ -57,6 +61,10 @@ pub struct Mkosi<'a> {
     pub skeleton: Option<&'a Path>,
     /// Time stamps are clamped to this.
     pub source_date: u64,
+    /// Definitions for systemd-repart, where the output is a disk.
+    pub repart: Option<&'a Path>,
+    /// More arguments: the last one counts.
+    pub extra: &'a [&'a str],
 }
 
 impl Mkosi<'_> {
@@ -83,9 +91,16 @@ impl Mkosi<'_> {
         if let Some(skeleton) = self.skeleton {
             fs::rename(skeleton, work.join("skeleton")).context("Failed to place the skeleton")?;
         }
+        if let Some(repart) = self.repart {
+            copy_files(repart, &make("configuration/mkosi.repart")?)?;
+        }
         self.start(folder, &work, &scratch, format)?;
         let (made, target) = (output.join(format.output()), folder.join(format.output()));
         fs::rename(&made, &target).with_context(|| format!("mkosi made no {}", made.display()))?;
+        if format == Format::Disk {
+            // What it splits off: UKI, kernel, initrd.
+            copy_files(&output, folder)?;
+        }
         crate::interrupt::remove_tree(&work)
     }
 
@@ -119,7 +134,7 @@ impl Mkosi<'_> {
         if self.skeleton.is_some() {
             command.arg("--skeleton-tree=/tmp/work/skeleton");
         }
-        command.arg("build");
+        command.args(self.extra).arg("build");
         let errors = log.try_clone().context("Failed to duplicate the log's descriptor")?;
         let status = command
             .stdin(Stdio::null())
@@ -130,6 +145,15 @@ impl Mkosi<'_> {
         ensure!(status.success(), "mkosi failed ({status}). The end of what it said:\n{}", tail(&log_path, 25));
         fs::remove_file(&log_path).with_context(|| format!("Failed to remove {}", log_path.display()))
     }
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    let entries = fs::read_dir(from).with_context(|| format!("Failed to list {}", from.display()))?;
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+        let target = to.join(entry.file_name());
+        fs::copy(entry.path(), &target).with_context(|| format!("Failed to write {}", target.display()))?;
+    }
+    Ok(())
 }
 
 /// The last lines of a log, for an error.

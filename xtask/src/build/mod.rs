@@ -131,20 +131,25 @@ impl Inputs<'_> {
 
 /// Runs the command.
 pub fn run(args: &BuildArgs, progress: &Progress) -> Result<outputs::Built> {
-    let checkout = Checkout::find()?;
-    let store = Store::open()?;
-    let stages = Stages::new(&store, progress);
+    let built = run_in(&Checkout::find()?, &Store::open()?, args, progress)?;
+    built.report(args.json, progress)?;
+    Ok(built)
+}
+
+/// Builds from `checkout` with the cache `store`.
+pub fn run_in(checkout: &Checkout, store: &Store, args: &BuildArgs, progress: &Progress) -> Result<outputs::Built> {
+    let stages = Stages::new(store, progress);
     let image = ImageConfig::read(&checkout.join("os/image.toml"))?;
     let profile = args.profile.as_deref().map(|name| profile::read(checkout.root(), name)).transpose()?;
-    let toolchain = pinned_toolchain(&checkout, args.locked, progress)?;
+    let toolchain = pinned_toolchain(checkout, args.locked, progress)?;
 
     let root_set = sets::of_profile(&sets::read(checkout.root())?, args.profile.as_deref())?;
     let wanted = [sets::BUILD_ROOT, sets::KERNEL, &root_set];
-    let sources = Sources::get(&checkout, &wanted, args.locked, &store, progress)?;
+    let sources = Sources::get(checkout, &wanted, args.locked, store, progress)?;
     let source_date = sources.lock.source_date()?;
     let variant = profile.as_ref().map_or(PRODUCTION, |profile| &profile.name);
     let seed = ReleaseSeed::new(&image.id, &image.version, variant);
-    let inputs = Inputs { checkout: &checkout, image, profile, sources, toolchain, source_date, seed };
+    let inputs = Inputs { checkout, image, profile, sources, toolchain, source_date, seed };
 
     let out = match &args.out {
         Some(folder) => folder.clone(),
@@ -152,7 +157,6 @@ pub fn run(args: &BuildArgs, progress: &Progress) -> Result<outputs::Built> {
     };
     let built = build(&inputs, &stages, &out)?;
     store.prune(KEEP)?;
-    built.report(args.json, progress)?;
     Ok(built)
 }
 

@@ -63,6 +63,8 @@ pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
             configurations: inputs.configurations,
             skeleton: Some(&skeleton),
             source_date: inputs.source_date,
+            repart: None,
+            extra: &[],
         };
         mkosi.run(output, inputs.packages, inputs.files, Format::Tar)
     })

@@ -1,0 +1,90 @@
+//! The table for people and the document for machines.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// One number of ours beside a peer's.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Measure {
+    /// What was measured.
+    pub what: &'static str,
+    /// Against what.
+    pub against: &'static str,
+    /// `s`, `MB`, `MiB`, `ms`.
+    pub unit: &'static str,
+    /// Ours.
+    pub ours: f64,
+    /// The peer's, or the bound.
+    pub theirs: f64,
+    /// Ours may be at most this part of theirs.
+    pub goal: f64,
+}
+
+impl Measure {
+    fn ratio(&self) -> f64 {
+        self.ours / self.theirs
+    }
+
+    fn met(&self) -> bool {
+        self.ratio() <= self.goal
+    }
+}
+
+/// Writes `bench.json` and `bench.txt` to the folder `out`; gives the table.
+pub(super) fn write(measures: &[Measure], out: &Path) -> Result<String> {
+    let text = table(measures);
+    let rows: Vec<_> = measures
+        .iter()
+        .map(|measure| serde_json::json!({"measure": measure, "ratio": measure.ratio(), "met": measure.met()}))
+        .collect();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let document = serde_json::json!({"schema": "cairn.bench/1", "cpus": cpus, "rows": rows});
+    fs::create_dir_all(out).with_context(|| format!("Failed to make {}", out.display()))?;
+    for (name, content) in [("bench.json", format!("{document:#}\n")), ("bench.txt", text.clone())] {
+        let path = out.join(name);
+        fs::write(&path, content).with_context(|| format!("Failed to write {}", path.display()))?;
+    }
+    Ok(text)
+}
+
+fn table(measures: &[Measure]) -> String {
+    let mut text = format!("\n{:<52} {:>12} {:>12} {:>7} {:>7}\n", "what, against", "ours", "theirs", "ratio", "goal");
+    for measure in measures {
+        let Measure { what, against, unit, ours, theirs, goal } = measure;
+        let verdict = if measure.met() { "" } else { "  missed" };
+        text += &format!(
+            "{:<52} {:>12} {:>12} {:>7.3} {goal:>7.3}{verdict}\n",
+            format!("{what}, {against}"),
+            format!("{ours:.2} {unit}"),
+            format!("{theirs:.2} {unit}"),
+            measure.ratio()
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_goal_is_said() {
+        let measure = |ours| Measure { what: "x", against: "y", unit: "s", ours, theirs: 2.0, goal: 0.5 };
+        let text = table(&[measure(1.0), measure(1.1)]);
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert!(!lines[0].contains("missed") && lines[1].contains("0.550") && lines[1].contains("missed"), "{text}");
+    }
+
+    #[test]
+    fn the_document_has_ratios() {
+        let folder = tempfile::tempdir().unwrap();
+        let measure = Measure { what: "x", against: "y", unit: "s", ours: 1.0, theirs: 4.0, goal: 0.5 };
+        write(&[measure], &folder.path().join("new")).unwrap();
+        let text = fs::read(folder.path().join("new/bench.json")).unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!((document["rows"][0]["ratio"].as_f64(), &document["rows"][0]["met"]), (Some(0.25), &true.into()));
+    }
+}
