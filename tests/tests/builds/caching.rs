@@ -13,7 +13,31 @@ use super::workshop::{Bench, Workshop, git};
 const ALWAYS: [&str; 2] = ["disk", "outputs"];
 
 pub fn rows() -> Vec<Row> {
-    vec![Row::new("only_stages_whose_inputs_changed_run_again", only_what_changed)]
+    vec![
+        Row::new("only_stages_whose_inputs_changed_run_again", only_what_changed),
+        Row::new("a_new_package_moves_no_other_in_the_lock", new_package),
+    ]
+}
+
+/// Resolved with the real mirrors.
+fn new_package(shop: &Workshop, row: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    let before = bench.lock()?;
+    let said = bench.must_succeed(&mut bench.xtask(&["lock"]))?;
+    ensure!(bench.lock()? == before, "a lock that answers was changed: {said}");
+    ensure!(!before.packages.iter().any(|package| package.name == "tree"), "choose another package");
+    bench.edit("mkosi.conf", "  e2fsprogs", "  e2fsprogs\n  tree")?;
+    let said = bench.must_succeed(&mut bench.xtask(&["lock"]))?;
+    ensure!(said.contains("tree: - -> "), "the new package is not named: {said}");
+    let after = bench.lock()?;
+    for package in &before.packages {
+        let same = after.packages.iter().any(|other| (&other.name, other.sha256) == (&package.name, package.sha256));
+        ensure!(same, "{} {} has moved", package.name, package.version);
+    }
+    ensure!(after.packages.len() == before.packages.len() + 1, "more than the new package came");
+    bench.must_succeed(&mut bench.xtask(&["lock"]))?;
+    ensure!(bench.lock()? == after, "a second run changed the lock");
+    Ok(())
 }
 
 fn only_what_changed(shop: &Workshop, row: &str) -> Result<()> {

@@ -1,14 +1,18 @@
 //! The image boots, measures what it must, asks nobody anything, and lets somebody in only when it is a debug image.
 
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use cairn_tests::environment::xtask;
 use cairn_tests::registers;
 use cairn_tests::settled::settled;
 use cairn_tests::shell::Shell;
 use cairn_tests::suite::Suite;
 use cairn_tests::watch::Watched;
-use xtask::vm::pcr::Bank;
+use measurements::boot;
+use xtask::vm::pcr::{Bank, Pcrs};
 use xtask::vm::{Ending, Machine, Tpm, TpmInterface};
 
 use crate::Row;
@@ -20,6 +24,7 @@ pub fn rows() -> Vec<Row> {
     vec![
         Row::new("production_measures_every_bank_and_asks_nobody", production),
         Row::new("production_boots_with_a_fifo_tpm_and_one_cpu", fifo_tpm),
+        Row::new("the_boot_command_says_how_it_ended", boot_command),
         Row::new("debug_logs_in_and_shows_what_the_emulator_holds", debug),
     ]
 }
@@ -43,10 +48,34 @@ fn production(suite: &Suite, row: &str) -> Result<()> {
             ensure!(found == expected, "PCR {index} ({bank}) is {}, not {}", hex::encode(found), hex::encode(expected));
         }
     }
+    must_be_predicted(&pcrs, &suite.image.read("raw")?)?;
     // Somebody who presses keys gets no answer either.
     watched.vm.send("\r\rroot\r")?;
     let _ = watched.vm.console().wait_for(&["login:"], 0, QUIET);
     watched.must_not_prompt()
+}
+
+/// Every register that follows from the image alone has the value that is predicted from the image alone, in every bank.
+fn must_be_predicted(pcrs: &Pcrs, raw: &[u8]) -> Result<()> {
+    let image = boot::Image::parse(raw)?;
+    let predicted = boot::registers(&image, image.user_space()?, boot::Point::Running)?;
+    for bank in pcrs.banks() {
+        let twin = measurements::Bank::ALL.into_iter().find(|twin| twin.name() == bank.name());
+        let twin = twin.context("a bank that is not predicted")?;
+        for register in [2, 3, 4, 5, 6, 8, 9, 11, 12, 13, 14, 15] {
+            let expected = predicted[&register].in_bank(twin);
+            let expected =
+                expected.with_context(|| format!("PCR {register} is not predicted: {:?}", predicted[&register]))?;
+            let found = pcrs.get(bank, register.into()).context("a bank is missing")?;
+            ensure!(
+                found == expected,
+                "PCR {register} ({bank}) is {}, not {}",
+                hex::encode(found),
+                hex::encode(expected)
+            );
+        }
+    }
+    Ok(())
 }
 
 fn fifo_tpm(suite: &Suite, row: &str) -> Result<()> {
@@ -56,6 +85,29 @@ fn fifo_tpm(suite: &Suite, row: &str) -> Result<()> {
     watched.must_run()?;
     settled(&watched, &suite.image.read("efi")?)?;
     watched.must_not_prompt()
+}
+
+/// The command as people and scripts use it: what it prints, and its exit codes.
+fn boot_command(suite: &Suite, _: &str) -> Result<()> {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are not in a checkout")?;
+    let boot = |arguments: &[&str]| -> Result<(Option<i32>, String)> {
+        let mut command = Command::new(xtask()?);
+        command.arg("boot").arg(suite.image.file("raw")).args(arguments).current_dir(checkout).stdin(Stdio::null());
+        let output = command.output().context("Failed to start xtask boot")?;
+        Ok((
+            output.status.code(),
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat(),
+        ))
+    };
+    for (arguments, code, words) in [
+        (&["--until", "Reached target multi-user.target", "--timeout", "500"][..], 0, "Seen: "),
+        (&["--until", "never shown", "--timeout", "4"], 124, "Timed out: the console did not show"),
+        (&["--no-tpm", "--timeout", "300"], 4, "TPM_MISSING"),
+    ] {
+        let (found, text) = boot(arguments)?;
+        ensure!(found == Some(code) && text.contains(words), "{arguments:?} ended with {found:?}, not {code}: {text}");
+    }
+    Ok(())
 }
 
 /// The guest's own view of its TPM also checks the replay of the emulator's log, on which all other rows rely.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -37,7 +38,7 @@ pub struct Inputs<'a> {
 
 /// Makes `packages.tar`.
 pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
-    let mut key = Key::new("packages", 1)
+    let mut key = Key::new("packages", 2)
         .digest("build-root", &inputs.build_root.key)
         .text("suite", inputs.suite)
         .text("source date", &inputs.source_date.to_string());
@@ -52,11 +53,7 @@ pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
     }
     stages.run("packages", key, |output| {
         let skeleton = output.join("skeleton");
-        fs::create_dir_all(skeleton.join("etc")).with_context(|| format!("Failed to make {}", skeleton.display()))?;
-        for account in ACCOUNTS {
-            let from = inputs.accounts.join(account);
-            fs::copy(&from, skeleton.join(account)).with_context(|| format!("Failed to copy {}", from.display()))?;
-        }
+        make_skeleton(&skeleton, inputs.accounts)?;
         let mkosi = Mkosi {
             tools: inputs.tools,
             suite: inputs.suite,
@@ -68,4 +65,22 @@ pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
         };
         mkosi.run(output, inputs.packages, inputs.files, Format::Tar)
     })
+}
+
+/// Whatever the caller's umask is and whoever checked the sources out, folder and files have the same modes.
+fn make_skeleton(skeleton: &Path, accounts: &Path) -> Result<()> {
+    let set_mode = |path: &Path, mode| {
+        let set = fs::set_permissions(path, fs::Permissions::from_mode(mode));
+        set.with_context(|| format!("Failed to set the mode of {}", path.display()))
+    };
+    for folder in [skeleton, &skeleton.join("etc")] {
+        fs::create_dir(folder).with_context(|| format!("Failed to make {}", folder.display()))?;
+        set_mode(folder, 0o755)?;
+    }
+    for account in ACCOUNTS {
+        let (from, to) = (accounts.join(account), skeleton.join(account));
+        fs::copy(&from, &to).with_context(|| format!("Failed to copy {}", from.display()))?;
+        set_mode(&to, 0o644)?;
+    }
+    Ok(())
 }

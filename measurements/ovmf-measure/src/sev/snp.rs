@@ -1,0 +1,188 @@
+//! SEV-SNP: a chain of SHA-384 over every page in the order of loading (AMD publication 56860, section 8.17, PAGE_INFO). Hashing pages is the work and
+//! is done on all CPUs; chaining them is one block of SHA-512 each and is done in order.
+
+use std::fmt;
+
+use sha2::{Digest, Sha384};
+
+use super::check_cpus;
+use super::kernel::KernelHashes;
+use super::vmsa::{Vcpu, Vmm};
+use crate::firmware::SevSectionKind;
+use crate::{Error, Firmware, PAGE};
+
+/// The address that KVM gives the save areas.
+const VMSA_ADDRESS: u64 = 0xffff_ffff_f000;
+
+/// Page types of PAGE_INFO.
+#[derive(Clone, Copy)]
+enum Page {
+    Normal = 1,
+    Vmsa = 2,
+    Zero = 3,
+    Unmeasured = 4,
+    Secrets = 5,
+    Cpuid = 6,
+}
+
+/// A launch digest: 48 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaunchDigest(pub [u8; 48]);
+
+impl fmt::Display for LaunchDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for LaunchDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl LaunchDigest {
+    const START: Self = Self([0; 48]);
+
+    /// The digest after the whole firmware image, which is where a host starts from when it measured the firmware before.
+    pub fn of_firmware(firmware: &Firmware) -> Self {
+        let mut digest = Self::START;
+        let mut address = firmware.base();
+        for page in page_digests(firmware.image()) {
+            digest.add(Page::Normal, &page, address);
+            address += PAGE as u64;
+        }
+        digest
+    }
+
+    fn add(&mut self, page: Page, contents: &[u8; 48], address: u64) {
+        let mut info = [0; 0x70];
+        info[..48].copy_from_slice(&self.0);
+        info[48..96].copy_from_slice(contents);
+        info[96..98].copy_from_slice(&0x70_u16.to_le_bytes());
+        info[98] = page as u8;
+        info[104..].copy_from_slice(&address.to_le_bytes());
+        self.0 = Sha384::digest(info).into();
+    }
+
+    /// Pages whose contents are not measured.
+    fn add_blank(&mut self, page: Page, address: u64, size: u64) {
+        for offset in (0..size).step_by(PAGE) {
+            self.add(page, &[0; 48], address + offset);
+        }
+    }
+}
+
+/// SHA-384 of every page, on all CPUs.
+fn page_digests(image: &[u8]) -> Vec<[u8; 48]> {
+    let pages: Vec<&[u8]> = image.chunks(PAGE).collect();
+    let mut digests = vec![[0; 48]; pages.len()];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = pages.len().div_ceil(threads).max(16);
+    std::thread::scope(|scope| {
+        for (pages, digests) in pages.chunks(share).zip(digests.chunks_mut(share)) {
+            scope.spawn(move || {
+                for (page, digest) in pages.iter().zip(digests) {
+                    *digest = Sha384::digest(page).into();
+                }
+            });
+        }
+    });
+    digests
+}
+
+/// An SNP guest up to its CPUs: firmware and metadata are measured once, whatever the number of CPUs.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    digest: LaunchDigest,
+    reset_eip: Option<u32>,
+}
+
+impl Memory {
+    /// Measures the firmware and the ranges of its metadata.
+    ///
+    /// # Errors
+    /// What [`Firmware::sev_sections`] refuses; [`Error::NoKernelHashes`], [`Error::HashArea`].
+    pub fn measure(firmware: &Firmware, hashes: Option<&KernelHashes>, vmm: Vmm) -> Result<Self, Error> {
+        Self::after_firmware(LaunchDigest::of_firmware(firmware), firmware, hashes, vmm)
+    }
+
+    /// The same, where the digest of the image is known already.
+    ///
+    /// # Errors
+    /// As [`Memory::measure`].
+    pub fn after_firmware(
+        mut digest: LaunchDigest,
+        firmware: &Firmware,
+        hashes: Option<&KernelHashes>,
+        vmm: Vmm,
+    ) -> Result<Self, Error> {
+        let sections = firmware.sev_sections()?;
+        let hash_page = match hashes {
+            Some(hashes) => Some(hashes.page(firmware.hash_table().ok_or(Error::NoKernelHashes)?)?),
+            None => None,
+        };
+        let mut hashed = false;
+        // EC2 loads the CPUID page after everything else.
+        let is_late = |kind| matches!(vmm, Vmm::Ec2 | Vmm::Ec2RdxZero) && kind == SevSectionKind::Cpuid;
+        let early = sections.iter().filter(|section| !is_late(section.kind));
+        for section in early.chain(sections.iter().filter(|section| is_late(section.kind))) {
+            let (address, size) = (section.address, section.size);
+            match section.kind {
+                SevSectionKind::SecMemory if vmm == Vmm::Gce => digest.add_blank(Page::Unmeasured, address, size),
+                SevSectionKind::Secrets => digest.add_blank(Page::Secrets, address, size),
+                SevSectionKind::Cpuid => digest.add_blank(Page::Cpuid, address, size),
+                SevSectionKind::KernelHashes if hash_page.is_some() => {
+                    if size != PAGE as u64 {
+                        return Err(Error::HashArea("it is not exactly one page"));
+                    }
+                    let contents = hash_page.map(|page| Sha384::digest(page).into()).unwrap_or([0; 48]);
+                    digest.add(Page::Normal, &contents, address);
+                    hashed = true;
+                }
+                // QEMU loads what it does not know as zeros.
+                SevSectionKind::SecMemory
+                | SevSectionKind::SvsmCaa
+                | SevSectionKind::KernelHashes
+                | SevSectionKind::Unknown(_) => digest.add_blank(Page::Zero, address, size),
+            }
+        }
+        if hash_page.is_some() && !hashed {
+            return Err(Error::NoKernelHashes);
+        }
+        Ok(Self { digest, reset_eip: firmware.reset_eip().ok() })
+    }
+
+    /// The launch digest with `cpus` virtual CPUs.
+    ///
+    /// # Errors
+    /// [`Error::Cpus`]; [`Error::NoEntry`] where a second CPU has nowhere to start.
+    pub fn with_cpus(&self, vcpu: &Vcpu, cpus: u32) -> Result<LaunchDigest, Error> {
+        check_cpus(cpus)?;
+        let digests = self.up_to(vcpu, cpus)?;
+        digests.last().copied().ok_or(Error::Cpus(cpus))
+    }
+
+    /// The launch digests with 1, 2, ... `most` virtual CPUs, in one pass.
+    ///
+    /// # Errors
+    /// As [`Memory::with_cpus`].
+    pub fn up_to(&self, vcpu: &Vcpu, most: u32) -> Result<Vec<LaunchDigest>, Error> {
+        check_cpus(most)?;
+        let mut digest = self.digest;
+        digest.add(Page::Vmsa, &Sha384::digest(*vcpu.first()).into(), VMSA_ADDRESS);
+        let mut digests = vec![digest];
+        if most > 1 {
+            let no_entry = || Error::NoEntry {
+                guid: crate::Guid::from_digits(0x00f771de_1a7e_4fcb_890e_68c77e2fb44e),
+                what: "SEV-ES reset block",
+            };
+            let other = Sha384::digest(*vcpu.other(self.reset_eip.ok_or_else(no_entry)?)).into();
+            for _ in 1..most {
+                digest.add(Page::Vmsa, &other, VMSA_ADDRESS);
+                digests.push(digest);
+            }
+        }
+        Ok(digests)
+    }
+}

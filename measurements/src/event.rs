@@ -1,0 +1,91 @@
+//! One measurement: what is extended into which register, and where it comes from.
+
+use std::collections::BTreeMap;
+
+use crate::Bank;
+
+/// Types of events in a firmware log (TCG PC Client Platform Firmware Profile, section 10.4.1).
+pub mod kind {
+    /// EV_SEPARATOR
+    pub const SEPARATOR: u32 = 0x4;
+    /// EV_EVENT_TAG
+    pub const TAG: u32 = 0x6;
+    /// EV_S_CRTM_VERSION
+    pub const CRTM_VERSION: u32 = 0x8;
+    /// EV_PLATFORM_CONFIG_FLAGS
+    pub const CONFIG_FLAGS: u32 = 0xa;
+    /// EV_IPL
+    pub const IPL: u32 = 0xd;
+    /// EV_EFI_VARIABLE_DRIVER_CONFIG
+    pub const VARIABLE: u32 = 0x8000_0001;
+    /// EV_EFI_VARIABLE_BOOT
+    pub const BOOT_VARIABLE: u32 = 0x8000_0002;
+    /// EV_EFI_BOOT_SERVICES_APPLICATION
+    pub const APPLICATION: u32 = 0x8000_0003;
+    /// EV_EFI_GPT_EVENT
+    pub const GPT: u32 = 0x8000_0006;
+    /// EV_EFI_ACTION
+    pub const ACTION: u32 = 0x8000_0007;
+    /// EV_EFI_PLATFORM_FIRMWARE_BLOB
+    pub const FIRMWARE_BLOB: u32 = 0x8000_0008;
+    /// No firmware event: the kernel, the agent or systemd extended it.
+    pub const USER_SPACE: u32 = 0;
+}
+
+/// Whose doing a measurement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// It follows from the image.
+    Image,
+    /// It follows from firmware, VMM and the shape of the machine.
+    Machine,
+    /// It follows from the configuration of a cluster.
+    Configuration,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Register, 0 to 15.
+    pub register: u8,
+    /// One of [`kind`].
+    pub kind: u32,
+    /// What is extended, by bank; or why it cannot be known.
+    pub digests: Result<BTreeMap<Bank, Vec<u8>>, String>,
+    /// The event's data in the log, where every byte of it can be known.
+    pub data: Option<Vec<u8>>,
+    /// Whose doing it is.
+    pub source: Source,
+    /// The input behind it, in words.
+    pub input: String,
+}
+
+impl Event {
+    /// The digest of `bytes`, in every bank.
+    pub fn of(register: u8, kind: u32, source: Source, input: impl Into<String>, bytes: &[u8]) -> Self {
+        let digests = Bank::ALL.into_iter().map(|bank| (bank, bank.digest(bytes))).collect();
+        Self { register, kind, digests: Ok(digests), data: None, source, input: input.into() }
+    }
+
+    /// A measurement that happens and whose digest cannot be known, for this reason.
+    pub fn unknown(
+        register: u8,
+        kind: u32,
+        source: Source,
+        input: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self { register, kind, digests: Err(reason.into()), data: None, source, input: input.into() }
+    }
+
+    /// With the data that the log has.
+    #[must_use]
+    pub fn with_data(self, data: impl Into<Vec<u8>>) -> Self {
+        Self { data: Some(data.into()), ..self }
+    }
+
+    /// The digest in a bank, if it can be known.
+    pub fn digest(&self, bank: Bank) -> Option<&[u8]> {
+        self.digests.as_ref().ok()?.get(&bank).map(Vec::as_slice)
+    }
+}

@@ -1,0 +1,133 @@
+//! GUID partition tables (UEFI 2.10, section 5.3), as firmware measures them: header and used entries byte for byte.
+//!
+//! Refused: a header or an array with a wrong checksum, entries of a size other than 128 bytes, more than 1024 of them.
+
+use super::bytes::At;
+
+/// Size of a logical block of raw images.
+const BLOCK: usize = 512;
+const HEADER: usize = 92;
+const ENTRY: usize = 128;
+const MOST_ENTRIES: u32 = 1024;
+
+/// A partition table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpt<'a> {
+    /// The header, 92 bytes as they are on the disk.
+    pub header: &'a [u8],
+    /// The used entries in slot order.
+    pub entries: Vec<Entry<'a>>,
+}
+
+/// A used entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// 128 bytes as they are on the disk.
+    pub bytes: &'a [u8],
+    /// Number of the partition, from 1.
+    pub number: u32,
+    /// Type GUID as stored.
+    pub type_guid: [u8; 16],
+    /// Unique GUID as stored.
+    pub guid: [u8; 16],
+    /// First block.
+    pub first: u64,
+    /// Last block.
+    pub last: u64,
+}
+
+impl Entry<'_> {
+    /// Position and length in bytes.
+    pub fn range(&self) -> Option<(usize, usize)> {
+        let first = usize::try_from(self.first).ok()?.checked_mul(BLOCK)?;
+        let blocks = self.last.checked_sub(self.first)?.checked_add(1)?;
+        Some((first, usize::try_from(blocks).ok()?.checked_mul(BLOCK)?))
+    }
+
+    /// Its name: UTF-16 up to the first NUL.
+    pub fn name(&self) -> String {
+        let units = self.bytes[56..].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+        char::decode_utf16(units.take_while(|unit| *unit != 0)).map(|unit| unit.unwrap_or('\u{fffd}')).collect()
+    }
+}
+
+/// Why a table is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is none.
+    #[error("there is no GUID partition table in block 1")]
+    Missing,
+    /// It contradicts itself.
+    #[error("the GUID partition table is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl<'a> Gpt<'a> {
+    /// Reads the primary table of a disk with blocks of 512 bytes.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn parse(disk: &'a [u8]) -> Result<Self, Error> {
+        let header = disk.range(BLOCK, HEADER).ok_or(Error::Missing)?;
+        if !header.starts_with(b"EFI PART") {
+            return Err(Error::Missing);
+        }
+        if header.word(12) != Some(HEADER as u32) {
+            return Err(Error::Damaged("its header does not have 92 bytes"));
+        }
+        let mut unsigned = header.to_vec();
+        unsigned[16..20].fill(0);
+        if header.word(16) != Some(crc32(&unsigned)) {
+            return Err(Error::Damaged("the checksum of its header is wrong"));
+        }
+        let damaged = Error::Damaged("its array of entries lies outside the disk");
+        let number = |at| header.word(at).unwrap_or(0);
+        if number(84) != ENTRY as u32 || number(80) > MOST_ENTRIES {
+            return Err(Error::Damaged("it has more than 1024 entries, or they do not have 128 bytes"));
+        }
+        let start = header.long(72).and_then(|block| usize::try_from(block).ok()?.checked_mul(BLOCK));
+        let array = start.and_then(|start| disk.range(start, number(80) as usize * ENTRY)).ok_or(damaged)?;
+        if number(88) != crc32(array) {
+            return Err(Error::Damaged("the checksum of its entries is wrong"));
+        }
+        let entries = (1..).zip(array.chunks_exact(ENTRY)).filter_map(|(number, bytes)| entry(number, bytes)).collect();
+        Ok(Self { header, entries })
+    }
+
+    /// What firmware measures: UEFI_GPT_DATA (TCG PC Client Platform Firmware Profile, section 10.4.8).
+    pub fn event(&self) -> Vec<u8> {
+        let mut event = self.header.to_vec();
+        event.extend((self.entries.len() as u64).to_le_bytes());
+        self.entries.iter().for_each(|entry| event.extend(entry.bytes));
+        event
+    }
+}
+
+fn entry(number: u32, bytes: &[u8]) -> Option<Entry<'_>> {
+    let type_guid: [u8; 16] = bytes[..16].try_into().ok()?;
+    (type_guid != [0; 16]).then_some(())?;
+    let guid = bytes[16..32].try_into().ok()?;
+    Some(Entry { bytes, number, type_guid, guid, first: bytes.long(32)?, last: bytes.long(40)? })
+}
+
+/// CRC-32 as in IEEE 802.3.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _: usize| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_that_of_ieee_802_3() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+
+    #[test]
+    fn a_disk_without_a_table_says_so() {
+        assert_eq!(Gpt::parse(&[]), Err(Error::Missing));
+        assert_eq!(Gpt::parse(&[0; 4096]), Err(Error::Missing));
+    }
+}

@@ -1,0 +1,201 @@
+//! The firmware's log in its crypto-agile form (TCG PC Client Platform Firmware Profile, section 10.2: TCG_PCR_EVENT2), as the kernel gives it in `binary_bios_measurements`.
+//!
+//! Read as it comes: separators twice, text in any encoding, events without action, tails of zeros or of 0xff. Refused: an event that leaves the log, digests of
+//! algorithms that the header does not declare, a header that is not `Spec ID Event03`.
+
+use super::bytes::At;
+use crate::Bank;
+
+/// EV_NO_ACTION: informs, extends nothing.
+pub const NO_ACTION: u32 = 3;
+/// Most banks that a header may declare.
+const MOST_BANKS: usize = 16;
+
+/// A log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Banks that the header declares, those that are known here.
+    pub banks: Vec<Bank>,
+    /// The events behind the header.
+    pub events: Vec<LogEvent>,
+    /// StartupLocality, where the log has one: what PCR 0 begins with.
+    pub locality: u8,
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEvent {
+    /// Register, as the log says.
+    pub register: u32,
+    /// Type (TCG_EVENTTYPE).
+    pub kind: u32,
+    /// Digests by bank, those that are known here.
+    pub digests: Vec<(Bank, Vec<u8>)>,
+    /// Event data.
+    pub data: Vec<u8>,
+}
+
+/// Why a log is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The first event is not the header.
+    #[error("the log does not begin with a Spec ID Event03 header: {0}")]
+    Header(&'static str),
+    /// An event cannot be read.
+    #[error("event {0} at byte {1} cannot be read: {2}")]
+    Event(usize, usize, &'static str),
+}
+
+impl Log {
+    /// Reads a log.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let short = || Error::Header("it is cut short");
+        if bytes.word(4) != Some(NO_ACTION) {
+            return Err(Error::Header("the first event is not EV_NO_ACTION"));
+        }
+        let length = bytes.word(28).ok_or_else(short)? as usize;
+        let header = bytes.range(32, length).ok_or_else(short)?;
+        if !header.starts_with(b"Spec ID Event03\0") {
+            return Err(Error::Header("it has another signature"));
+        }
+        let count = header.word(24).ok_or_else(short)? as usize;
+        if count == 0 || count > MOST_BANKS {
+            return Err(Error::Header("it declares no bank, or more than 16"));
+        }
+        let declared: Vec<(u16, usize)> = (0..count)
+            .map(|index| Some((header.half(28 + 4 * index)?, usize::from(header.half(30 + 4 * index)?))))
+            .collect::<Option<_>>()
+            .ok_or_else(short)?;
+        for (algorithm, size) in &declared {
+            if Bank::of_algorithm(*algorithm).is_some_and(|bank| bank.length() != *size) {
+                return Err(Error::Header("it declares a digest with a wrong length"));
+            }
+        }
+        let mut log = Self {
+            banks: declared.iter().filter_map(|(id, _)| Bank::of_algorithm(*id)).collect(),
+            events: Vec::new(),
+            locality: 0,
+        };
+        let mut at = 32 + length;
+        while !is_padding(bytes.get(at..).unwrap_or_default()) {
+            let (event, end) =
+                event(bytes, at, &declared).map_err(|problem| Error::Event(log.events.len(), at, problem))?;
+            if event.kind == NO_ACTION && event.data.starts_with(b"StartupLocality\0") {
+                log.locality = event.data.byte(16).unwrap_or(0);
+            }
+            log.events.push(event);
+            at = end;
+        }
+        Ok(log)
+    }
+
+    /// The value of a register in a bank after all events.
+    pub fn replay(&self, bank: Bank, register: u32) -> Vec<u8> {
+        let mut value = vec![0; bank.length()];
+        if register == 0 {
+            *value.last_mut().unwrap_or(&mut 0) = self.locality;
+        }
+        let events = self.events.iter().filter(|event| event.register == register && event.kind != NO_ACTION);
+        for (_, digest) in events.flat_map(|event| &event.digests).filter(|(found, _)| *found == bank) {
+            value = bank.extend(&value, digest);
+        }
+        value
+    }
+}
+
+/// Nothing more, or a tail that no event begins with.
+fn is_padding(rest: &[u8]) -> bool {
+    rest.is_empty() || rest.iter().all(|byte| *byte == 0) || rest.iter().all(|byte| *byte == 0xff)
+}
+
+fn event(bytes: &[u8], start: usize, declared: &[(u16, usize)]) -> Result<(LogEvent, usize), &'static str> {
+    const SHORT: &str = "it leaves the log";
+    let (register, kind) = (bytes.word(start).ok_or(SHORT)?, bytes.word(start + 4).ok_or(SHORT)?);
+    let count = bytes.word(start + 8).ok_or(SHORT)? as usize;
+    if count > declared.len() {
+        return Err("it has more digests than the header declares banks");
+    }
+    let mut at = start + 12;
+    let mut digests = Vec::new();
+    for _ in 0..count {
+        let algorithm = bytes.half(at).ok_or(SHORT)?;
+        let (_, size) =
+            declared.iter().find(|(id, _)| *id == algorithm).ok_or("it has a digest of an undeclared bank")?;
+        let digest = bytes.range(at + 2, *size).ok_or(SHORT)?;
+        if let Some(bank) = Bank::of_algorithm(algorithm) {
+            digests.push((bank, digest.to_vec()));
+        }
+        at += 2 + size;
+    }
+    let length = bytes.word(at).ok_or(SHORT)? as usize;
+    let data = bytes.range(at + 4, length).ok_or(SHORT)?.to_vec();
+    Ok((LogEvent { register, kind, digests, data }, at + 4 + length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Vec<u8> {
+        let mut spec = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x02\0\0\0".to_vec();
+        for (id, size) in [(4_u16, 20_u16), (11, 32)] {
+            spec.extend(id.to_le_bytes());
+            spec.extend(size.to_le_bytes());
+        }
+        spec.push(0);
+        let mut log = [0, 0, 0, 0, 3, 0, 0, 0].to_vec();
+        log.extend([0; 20]);
+        log.extend((spec.len() as u32).to_le_bytes());
+        log.extend(spec);
+        log
+    }
+
+    fn event(register: u32, data: &[u8]) -> Vec<u8> {
+        let mut event = [register, 4, 2].iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+        for bank in [Bank::Sha1, Bank::Sha256] {
+            event.extend(bank.algorithm().to_le_bytes());
+            event.extend(bank.digest(data));
+        }
+        event.extend((data.len() as u32).to_le_bytes());
+        event.extend(data);
+        event
+    }
+
+    #[test]
+    fn events_are_replayed_in_order_and_tails_are_ignored() {
+        let mut bytes = [header(), event(4, b"one"), event(5, b"x"), event(4, b"two")].concat();
+        for tail in [&[0; 40][..], &[0xff; 7], &[]] {
+            let length = bytes.len();
+            bytes.extend(tail);
+            let log = Log::parse(&bytes).unwrap();
+            assert_eq!((log.banks.as_slice(), log.events.len()), (&[Bank::Sha1, Bank::Sha256][..], 3));
+            let bank = Bank::Sha256;
+            let once = bank.extend(&[0; 32], &bank.digest(b"one"));
+            assert_eq!(log.replay(bank, 4), bank.extend(&once, &bank.digest(b"two")));
+            assert_eq!(log.replay(bank, 9), [0; 32]);
+            bytes.truncate(length);
+        }
+    }
+
+    #[test]
+    fn damaged_logs_are_errors_and_never_panics() {
+        let good = [header(), event(4, b"one"), event(5, b"x")].concat();
+        for length in 0..good.len() {
+            let _ = Log::parse(&good[..length]);
+        }
+        for at in 0..good.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut bytes = good.clone();
+                bytes[at] = value;
+                let _ = Log::parse(&bytes);
+            }
+        }
+        let mut huge = good.clone();
+        let at = huge.len() - 5;
+        huge[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(Log::parse(&huge), Err(Error::Event(1, _, "it leaves the log"))));
+    }
+}

@@ -1,0 +1,102 @@
+//! PCR 9: what the kernel's EFI stub was given (Linux, `drivers/firmware/efi/libstub/efi-stub-helper.c`): load options and initrd, both as the kernel sees them, after systemd-stub has made them.
+//!
+//! systemd-stub passes the initrd of the UKI with archives of its own behind it: since version 257 one with `.osrel` as `.extra/os-release`. From version 262 on it also passes
+//! a secret that it makes for this machine when the firmware has random numbers.
+
+use crate::event::kind;
+use crate::parse::uki::Uki;
+use crate::{Event, Source};
+
+/// First version of systemd-stub that may pass a boot secret, and that completes a command line without console.
+const BOOT_SECRET_SINCE: u32 = 262;
+/// First version that completes a command line which names no console.
+const CONSOLE_SINCE: u32 = 258;
+
+/// The load options: the command line in UTF-16 with its NUL.
+pub fn load_options(uki: &Uki) -> Event {
+    let input = "section .cmdline of the UKI, the kernel command line";
+    let words = command_line(uki.section(".cmdline"));
+    if uki.stub.version >= CONSOLE_SINCE && !words.split(' ').any(|word| word.starts_with("console=")) {
+        let reason =
+            "this systemd-stub adds a console to a command line that names none; which one depends on the machine";
+        return Event::unknown(9, kind::TAG, Source::Image, input, reason);
+    }
+    let bytes: Vec<u8> = words.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+    Event::of(9, kind::TAG, Source::Image, input, &bytes)
+}
+
+/// The initrd as the stub serves it.
+pub fn initrd(uki: &Uki) -> Event {
+    let input = "section .initrd of the UKI, with .osrel behind it";
+    if uki.stub.version >= BOOT_SECRET_SINCE {
+        let reason = "this systemd-stub passes a boot secret that differs from machine to machine";
+        return Event::unknown(9, kind::TAG, Source::Image, input, reason);
+    }
+    let mut initrd = uki.section(".initrd").to_vec();
+    let os_release = uki.section(".osrel");
+    if uki.stub.passes_os_release() && !os_release.is_empty() {
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(archive(".extra", "os-release", os_release));
+    }
+    Event::of(9, kind::TAG, Source::Image, input, &initrd)
+}
+
+/// As the stub reads it: no blanks around it, control characters are blanks.
+fn command_line(section: &[u8]) -> String {
+    let text = String::from_utf8_lossy(section);
+    let text = text.trim_end_matches('\0').trim_matches(|character: char| character <= ' ');
+    text.chars().map(|character| if character < ' ' { ' ' } else { character }).collect()
+}
+
+/// The stub has it as a constant: the only upper-case digit of its archives, and one NUL more than the name has.
+const TRAILER: &[u8; 124] = b"0707010000000000000000000000000000000000000001000000000000000000000000\
+      0000000000000000000000000000000B00000000TRAILER!!!\0\0\0\0";
+
+/// A cpio archive (newc) of one folder and one file, as systemd-stub writes it.
+fn archive(folder: &str, name: &str, content: &[u8]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    entry(&mut archive, [1, 0o040_555, 1], folder, &[]);
+    entry(&mut archive, [2, 0o100_444, 1], &format!("{folder}/{name}"), content);
+    archive.extend(TRAILER);
+    archive
+}
+
+/// `numbers` are inode, mode and links; all others are zero.
+fn entry(archive: &mut Vec<u8>, numbers: [u32; 3], name: &str, content: &[u8]) {
+    let [inode, mode, links] = numbers;
+    let (size, length) = (content.len() as u32, name.len() as u32 + 1);
+    archive.extend(b"070701");
+    for number in [inode, mode, 0, 0, links, 0, size, 0, 0, 0, 0, length, 0] {
+        archive.extend(format!("{number:08x}").bytes());
+    }
+    archive.extend(name.bytes().chain([0]));
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    archive.extend(content);
+    archive.resize(archive.len().next_multiple_of(4), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_loses_its_blanks_at_the_ends() {
+        for (section, expected) in
+            [(&b"a b"[..], "a b"), (b" a\tb\n\0", "a b"), (b"", ""), ("\u{e9} x".as_bytes(), "\u{e9} x")]
+        {
+            assert_eq!(command_line(section), expected);
+        }
+    }
+
+    #[test]
+    fn the_archive_is_aligned_and_ends_with_a_trailer() {
+        let bytes = archive(".extra", "os-release", b"ID=x\n");
+        assert_eq!(bytes.len() % 4, 0);
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(
+            text.starts_with("07070100000001000041")
+                && text.contains(".extra/os-release\0")
+                && text.contains("TRAILER!!!")
+        );
+    }
+}

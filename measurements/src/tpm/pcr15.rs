@@ -1,0 +1,9 @@
+//! PCR 15: what the boot became. The agent caps it: `stateless` where there is no cluster configuration, so that nothing later in this boot can claim a disk's key.
+
+use crate::event::kind;
+use crate::{Event, Source};
+
+/// The cap of a boot without a cluster.
+pub fn stateless() -> Event {
+    Event::of(15, kind::USER_SPACE, Source::Configuration, "no cluster configuration", b"stateless")
+}
