@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
@@ -40,6 +40,9 @@ enum Command {
     Test(TestArgs),
     /// Measure the promises in numbers against peers
     Bench(BenchArgs),
+    /// Predict the registers of a machine that boots an image (`cairn measure`)
+    #[command(disable_help_flag = true)]
+    Measure(HandedOver),
     /// Run a program inside the build root
     InRoot(InRootArgs),
 }
@@ -62,6 +65,13 @@ pub struct FetchArgs {
     /// JSON lines instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments for another program of the workspace.
+#[derive(Args)]
+pub struct HandedOver {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<std::ffi::OsString>,
 }
 
 /// Runs the command that the arguments name.
@@ -91,6 +101,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Test(args) => crate::test::run(&args),
         Command::Bench(args) => crate::bench::run(&args),
+        Command::Measure(args) => hand_over("measure", &args),
         Command::Boot(args) => {
             host::require(host::TO_BUILD)?;
             let tools = build_root(&progress(false))?;
@@ -102,6 +113,15 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
     }
+}
+
+/// Becomes `cairn`, which is compiled if need be.
+fn hand_over(command: &str, args: &HandedOver) -> Result<ExitCode> {
+    let manifest = Checkout::find()?.join("Cargo.toml");
+    let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["run", "--quiet", "--package", "cairn", "--manifest-path"]).arg(manifest).args(["--", command]);
+    let status = cargo.args(&args.arguments).status().context("Failed to run cargo")?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)))
 }
 
 fn begin() -> Result<()> {
