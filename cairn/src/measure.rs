@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use measurements::boot::{self, Image, Point, UserSpace};
+use measurements::boot::{self, Image, Machine, Point, UserSpace};
 use measurements::tpm::{self, Value};
 use measurements::{Bank, Event};
 use serde_json::json;
@@ -18,6 +18,9 @@ Example: cairn measure target/image/cairn_0.1.0.raw --at initrd")]
 pub struct MeasureArgs {
     /// Raw disk image with an EFI system partition, or a unified kernel image
     image: PathBuf,
+    /// Code part of the machine's OVMF (q35, no Secure Boot): its registers become known, too
+    #[arg(long, value_name = "FILE")]
+    firmware: Option<PathBuf>,
     /// When the registers are looked at
     #[arg(long, default_value = "running")]
     at: At,
@@ -59,7 +62,14 @@ enum BankName {
 
 /// Predicts; the text to print.
 pub fn run(args: &MeasureArgs) -> Result<String> {
-    let bytes = std::fs::read(&args.image).with_context(|| format!("Failed to read {}", args.image.display()))?;
+    let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("Failed to read {}", path.display()));
+    let bytes = read(&args.image)?;
+    let machine = match &args.firmware {
+        None => Machine::unknown(),
+        Some(path) => {
+            Machine::with_firmware(&read(path)?).with_context(|| format!("{} cannot be used", path.display()))?
+        }
+    };
     let unusable = || format!("Nothing can be predicted from {}", args.image.display());
     let image = Image::parse(&bytes).with_context(unusable)?;
     let user_space = image.user_space().with_context(unusable)?;
@@ -68,7 +78,7 @@ pub fn run(args: &MeasureArgs) -> Result<String> {
         At::Initrd => Point::Initrd,
         At::Running => Point::Running,
     };
-    let events = boot::events(&image, user_space, point).with_context(unusable)?;
+    let events = boot::events(&image, &machine, user_space, point).with_context(unusable)?;
     Ok(match args.format {
         Format::Table => table(&events, bank(args.bank), user_space, point),
         Format::Json => document(&events),

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::event::kind;
 use crate::parse::fat::{self, Fat};
+use crate::parse::fv::{self, Volumes};
 use crate::parse::gpt::{self, Gpt};
 use crate::parse::uki::{self, Uki};
-use crate::tpm::{self, Value, pcr02, pcr04, pcr05, pcr09, pcr10, pcr11, pcr15};
+use crate::tpm::{self, Value, pcr00, pcr02, pcr04, pcr05, pcr07, pcr09, pcr10, pcr11, pcr15};
 use crate::{Event, Source};
 
 /// Where firmware looks on a disk that it knows nothing of (UEFI 2.10, section 3.5.1.1).
@@ -41,9 +42,55 @@ pub struct Image {
     uki: Vec<u8>,
 }
 
+/// What boots it: the measurements that follow from firmware and shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    events: Vec<Event>,
+}
+
+impl Machine {
+    /// Nothing is known of it.
+    pub fn unknown() -> Self {
+        let events = [
+            (0, kind::FIRMWARE_BLOB, "the firmware"),
+            (7, kind::VARIABLE, "Secure Boot variables of the firmware"),
+            (1, kind::CONFIG_FLAGS, "tables, boot entries and shape of the machine"),
+        ];
+        let reason = "give the firmware, and the machine's shape, to know it";
+        Self {
+            events: events
+                .map(|(register, kind, input)| Event::unknown(register, kind, Source::Machine, input, reason))
+                .into(),
+        }
+    }
+
+    /// A machine of type q35 with this firmware (the code part of an OVMF image) and without Secure Boot; its shape is not known.
+    ///
+    /// # Errors
+    /// [`fv::Error`], or [`Error::Firmware`] for a build that is not known.
+    pub fn with_firmware(code: &[u8]) -> Result<Self, Error> {
+        let volumes = Volumes::unpack(code)?;
+        let build = pcr00::build(&volumes).ok_or(Error::Firmware)?;
+        let mut events = pcr00::events(build, &volumes);
+        events.extend(pcr07::events(build.secure_boot));
+        events.push(tpm::separator(7));
+        events.extend(Self::unknown().events.into_iter().filter(|event| event.register == 1));
+        Ok(Self { events })
+    }
+}
+
 /// Why an image is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// The firmware volumes.
+    #[error("the firmware: {0}")]
+    Volumes(#[from] fv::Error),
+    /// A build of the firmware that was never observed.
+    #[error(
+        "the firmware: this build is not known; what its first code writes into itself cannot be told from the file. Known are OVMF_CODE_4M.fd of Debian's ovmf {}",
+        pcr00::BUILDS.map(|build| build.version).join(", ")
+    )]
+    Firmware,
     /// The partition table.
     #[error(transparent)]
     Gpt(#[from] gpt::Error),
@@ -107,9 +154,9 @@ impl Image {
 ///
 /// # Errors
 /// [`uki::Error`].
-pub fn events(image: &Image, user_space: UserSpace, point: Point) -> Result<Vec<Event>, uki::Error> {
+pub fn events(image: &Image, machine: &Machine, user_space: UserSpace, point: Point) -> Result<Vec<Event>, uki::Error> {
     let uki = image.uki()?;
-    let mut events = firmware();
+    let mut events = before_images(machine);
     events.extend(image.table.as_deref().map(pcr05::table));
     events.push(pcr04::uki(&uki));
     events.extend(pcr11::sections(&uki));
@@ -139,19 +186,12 @@ pub fn events(image: &Image, user_space: UserSpace, point: Point) -> Result<Vec<
     Ok(events)
 }
 
-/// What the firmware measures before it loads anything. Without a machine, three registers are known to be measured and not known.
-fn firmware() -> Vec<Event> {
-    let unknown = |register, kind, input: &str| {
-        Event::unknown(register, kind, Source::Machine, input, "give a machine to know its firmware and shape")
-    };
-    let mut events = vec![
-        unknown(0, kind::FIRMWARE_BLOB, "the firmware"),
-        unknown(7, kind::VARIABLE, "Secure Boot variables of the firmware"),
-        unknown(1, kind::CONFIG_FLAGS, "tables, boot entries and shape of the machine"),
-        pcr04::attempt(),
-    ];
-    events.extend([4, 5].map(tpm::separator));
-    events.extend(pcr02::REGISTERS.into_iter().flat_map(pcr02::events));
+/// What the firmware measures before it loads anything.
+fn before_images(machine: &Machine) -> Vec<Event> {
+    let mut events = machine.events.clone();
+    events.push(pcr04::attempt());
+    events.extend([0, 1].map(tpm::separator));
+    events.extend(pcr02::REGISTERS.into_iter().chain([4, 5]).map(tpm::separator));
     events
 }
 
@@ -159,6 +199,11 @@ fn firmware() -> Vec<Event> {
 ///
 /// # Errors
 /// [`uki::Error`].
-pub fn registers(image: &Image, user_space: UserSpace, point: Point) -> Result<BTreeMap<u8, Value>, uki::Error> {
-    Ok(tpm::registers(&events(image, user_space, point)?))
+pub fn registers(
+    image: &Image,
+    machine: &Machine,
+    user_space: UserSpace,
+    point: Point,
+) -> Result<BTreeMap<u8, Value>, uki::Error> {
+    Ok(tpm::registers(&events(image, machine, user_space, point)?))
 }

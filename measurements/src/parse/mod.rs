@@ -3,6 +3,7 @@
 mod bytes;
 pub mod cel;
 pub mod fat;
+pub mod fv;
 pub mod gpt;
 pub mod pe;
 pub mod tcg_log;

@@ -1,8 +1,10 @@
 //! The registers of a TPM, one file each: who measures what into it, and in which order (TCG PC Client Platform Firmware Profile, section 3.3.4; UAPI Group, Linux TPM PCR Registry).
 
+pub mod pcr00;
 pub mod pcr02;
 pub mod pcr04;
 pub mod pcr05;
+pub mod pcr07;
 pub mod pcr09;
 pub mod pcr10;
 pub mod pcr11;

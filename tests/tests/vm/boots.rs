@@ -48,21 +48,29 @@ fn production(suite: &Suite, row: &str) -> Result<()> {
             ensure!(found == expected, "PCR {index} ({bank}) is {}, not {}", hex::encode(found), hex::encode(expected));
         }
     }
-    must_be_predicted(&pcrs, &suite.image.read("raw")?)?;
+    must_be_predicted(&pcrs, &suite.image.read("raw")?, &firmware(suite)?)?;
     // Somebody who presses keys gets no answer either.
     watched.vm.send("\r\rroot\r")?;
     let _ = watched.vm.console().wait_for(&["login:"], 0, QUIET);
     watched.must_not_prompt()
 }
 
-/// Every register that follows from the image alone has the value that is predicted from the image alone, in every bank.
-fn must_be_predicted(pcrs: &Pcrs, raw: &[u8]) -> Result<()> {
-    let image = boot::Image::parse(raw)?;
-    let predicted = boot::registers(&image, image.user_space()?, boot::Point::Running)?;
+/// The firmware of the build root, which is the machines'.
+fn firmware(suite: &Suite) -> Result<Vec<u8>> {
+    let output = suite.sandbox.command("cat").arg("/usr/share/OVMF/OVMF_CODE_4M.fd").output();
+    let output = output.context("Failed to read the firmware")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
+}
+
+/// Every register that follows from image and firmware has the value that is predicted from these two files, in every bank.
+fn must_be_predicted(pcrs: &Pcrs, raw: &[u8], firmware: &[u8]) -> Result<()> {
+    let (image, machine) = (boot::Image::parse(raw)?, boot::Machine::with_firmware(firmware)?);
+    let predicted = boot::registers(&image, &machine, image.user_space()?, boot::Point::Running)?;
     for bank in pcrs.banks() {
         let twin = measurements::Bank::ALL.into_iter().find(|twin| twin.name() == bank.name());
         let twin = twin.context("a bank that is not predicted")?;
-        for register in [2, 3, 4, 5, 6, 8, 9, 11, 12, 13, 14, 15] {
+        for register in [0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15] {
             let expected = predicted[&register].in_bank(twin);
             let expected =
                 expected.with_context(|| format!("PCR {register} is not predicted: {:?}", predicted[&register]))?;
