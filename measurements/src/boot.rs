@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::event::kind;
+use crate::machine::{self, MachineReference};
 use crate::parse::fat::{self, Fat};
 use crate::parse::fv::{self, Volumes};
 use crate::parse::gpt::{self, Gpt};
 use crate::parse::uki::{self, Uki};
-use crate::tpm::{self, Value, pcr00, pcr02, pcr04, pcr05, pcr07, pcr09, pcr10, pcr11, pcr15};
+use crate::tpm::{self, Value, pcr00, pcr04, pcr05, pcr07, pcr09, pcr10, pcr11, pcr15};
 use crate::{Event, Source};
 
 /// Where firmware looks on a disk that it knows nothing of (UEFI 2.10, section 3.5.1.1).
@@ -76,6 +77,21 @@ impl Machine {
         events.push(tpm::separator(7));
         events.extend(Self::unknown().events.into_iter().filter(|event| event.register == 1));
         Ok(Self { events })
+    }
+}
+
+impl Machine {
+    /// What is measured before the first image is loaded, in order.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+}
+
+impl TryFrom<&MachineReference> for Machine {
+    type Error = machine::Error;
+
+    fn try_from(reference: &MachineReference) -> Result<Self, Self::Error> {
+        Ok(Self { events: reference.events()? })
     }
 }
 
@@ -190,8 +206,7 @@ pub fn events(image: &Image, machine: &Machine, user_space: UserSpace, point: Po
 fn before_images(machine: &Machine) -> Vec<Event> {
     let mut events = machine.events.clone();
     events.push(pcr04::attempt());
-    events.extend([0, 1].map(tpm::separator));
-    events.extend(pcr02::REGISTERS.into_iter().chain([4, 5]).map(tpm::separator));
+    events.extend((0..7).map(tpm::separator));
     events
 }
 

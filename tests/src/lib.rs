@@ -11,7 +11,6 @@ pub mod mirror;
 pub mod pe;
 pub mod registers;
 pub mod settled;
-pub mod shell;
 pub mod suite;
 pub mod uki;
 pub mod watch;

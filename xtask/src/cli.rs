@@ -14,6 +14,7 @@ use crate::host;
 use crate::interrupt;
 use crate::lock::sets;
 use crate::progress::{Progress, Style};
+use crate::record::RecordArgs;
 use crate::sandbox::InRootArgs;
 use crate::store::Store;
 use crate::test::TestArgs;
@@ -40,6 +41,8 @@ enum Command {
     Test(TestArgs),
     /// Measure the promises in numbers against peers
     Bench(BenchArgs),
+    /// Record what a machine of a shape measures
+    RecordMachine(RecordArgs),
     /// Predict the registers of a machine that boots an image (`cairn measure`)
     #[command(disable_help_flag = true)]
     Measure(HandedOver),
@@ -101,6 +104,12 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Test(args) => crate::test::run(&args),
         Command::Bench(args) => crate::bench::run(&args),
+        Command::RecordMachine(args) => {
+            let tools = build_root(&progress(false))?;
+            let path = crate::record::run(&args, &Checkout::find()?, &tools)?;
+            println!("{}", path.display());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Measure(args) => hand_over("measure", &args),
         Command::Boot(args) => {
             host::require(host::TO_BUILD)?;

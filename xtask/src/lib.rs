@@ -17,6 +17,7 @@ pub mod interrupt;
 pub mod lock;
 pub mod mirror;
 pub mod progress;
+pub mod record;
 pub mod repository;
 pub mod sandbox;
 pub mod store;

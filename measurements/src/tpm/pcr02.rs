@@ -3,3 +3,19 @@
 
 /// The registers of this file.
 pub const REGISTERS: [u8; 3] = [2, 3, 6];
+
+#[cfg(test)]
+mod tests {
+    use super::REGISTERS;
+    use crate::Bank;
+    use crate::tpm::{separator, value};
+
+    #[test]
+    fn a_machine_without_option_roms_has_the_separator_alone() {
+        for register in REGISTERS {
+            let value = value(register, [separator(register)].iter());
+            let digest = hex::encode(value.in_bank(Bank::Sha256).unwrap());
+            assert_eq!(digest, "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969");
+        }
+    }
+}

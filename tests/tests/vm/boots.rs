@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 use cairn_tests::environment::xtask;
 use cairn_tests::registers;
 use cairn_tests::settled::settled;
-use cairn_tests::shell::Shell;
 use cairn_tests::suite::Suite;
 use cairn_tests::watch::Watched;
 use measurements::boot;
 use xtask::vm::pcr::{Bank, Pcrs};
+use xtask::vm::shell::Shell;
 use xtask::vm::{Ending, Machine, Tpm, TpmInterface};
 
 use crate::Row;
@@ -122,7 +122,7 @@ fn debug(suite: &Suite, row: &str) -> Result<()> {
     let mut watched = Watched::start(suite, row, &suite.machine(&[suite.debug.file("raw")]))?;
     watched.must_run()?;
     let pcrs = settled(&watched, &suite.debug.read("efi")?)?;
-    let mut shell = Shell::log_in(&mut watched)?;
+    let mut shell = Shell::log_in(&mut watched.vm)?;
     for bank in pcrs.banks() {
         let shown =
             shell.run(&format!("cd /sys/class/tpm/tpm0/pcr-{bank} && for i in $(seq 0 23); do cat $i; done"))?;

@@ -4,11 +4,11 @@ use anyhow::{Context, Result, ensure};
 use cairn_tests::disk::{Disk, HOME, SWAP, VAR};
 use cairn_tests::registers;
 use cairn_tests::settled::{baseline, moved, settled};
-use cairn_tests::shell::Shell;
 use cairn_tests::suite::Suite;
 use cairn_tests::uki;
 use cairn_tests::watch::Watched;
 use xtask::vm::Machine;
+use xtask::vm::shell::Shell;
 
 use crate::Row;
 
@@ -192,7 +192,7 @@ fn look_around(suite: &Suite, row: &str) -> Result<()> {
     let mut watched = Watched::start(suite, row, &machine)?;
     watched.must_run()?;
     watched.must_not_show(MARKER)?;
-    let mut shell = Shell::log_in(&mut watched)?;
+    let mut shell = Shell::log_in(&mut watched.vm)?;
 
     let credentials = "ls -A /run/credentials/@system /run/credentials/@encrypted 2>/dev/null || true";
     ensure!(shell.run(credentials)?.is_empty(), "credentials were imported: {}", shell.run(credentials)?);

@@ -2,6 +2,7 @@
 
 mod boots;
 mod host_inputs;
+mod predictions;
 mod root;
 
 use std::process::ExitCode;
@@ -16,6 +17,6 @@ type Row = harness::Row<Suite>;
 
 fn main() -> ExitCode {
     let transcripts = concat!(env!("CARGO_TARGET_TMPDIR"), "/vm").into();
-    let rows = [boots::rows(), root::rows(), host_inputs::rows()].into_iter().flatten().collect();
+    let rows = [boots::rows(), root::rows(), host_inputs::rows(), predictions::rows()].into_iter().flatten().collect();
     harness::run(MACHINES, Suite::from_environment(transcripts), rows)
 }

@@ -8,6 +8,7 @@ mod ending;
 mod error;
 pub mod pcr;
 mod qemu;
+pub mod shell;
 mod tpm;
 mod tpm_log;
 
