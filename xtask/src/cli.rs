@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
+use crate::bench::verity::VerityTreeArgs;
 use crate::boot::BootArgs;
 use crate::build::{self, BuildArgs};
 use crate::checkout::Checkout;
@@ -41,6 +42,9 @@ enum Command {
     Test(TestArgs),
     /// Measure the promises in numbers against peers
     Bench(BenchArgs),
+    /// One run for the benchmark of the hash tree
+    #[command(hide = true)]
+    VerityTree(VerityTreeArgs),
     /// Record what a machine of a shape measures
     RecordMachine(RecordArgs),
     /// Predict the registers of a machine that boots an image (`cairn measure`)
@@ -104,6 +108,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Test(args) => crate::test::run(&args),
         Command::Bench(args) => crate::bench::run(&args),
+        Command::VerityTree(args) => crate::bench::verity::run(&args).map(|()| ExitCode::SUCCESS),
         Command::RecordMachine(args) => {
             let tools = build_root(&progress(false))?;
             let path = crate::record::run(&args, &Checkout::find()?, &tools)?;

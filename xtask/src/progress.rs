@@ -75,7 +75,21 @@ impl Progress {
     }
 }
 
-/// `12.3 MB`, decimal.
+/// `12.3 MB`, decimal; `1.4 kB` for what is small.
 pub fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
+    if bytes < 100_000 { format!("{:.1} kB", bytes as f64 / 1e3) } else { format!("{:.1} MB", bytes as f64 / 1e6) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_in_the_unit_that_fits() {
+        for (bytes, shown) in
+            [(0, "0.0 kB"), (65, "0.1 kB"), (99_999, "100.0 kB"), (100_000, "0.1 MB"), (118_489_088, "118.5 MB")]
+        {
+            assert_eq!(megabytes(bytes), shown);
+        }
+    }
 }

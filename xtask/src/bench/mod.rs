@@ -5,7 +5,7 @@
 mod boot;
 mod builds;
 mod report;
-mod verity;
+pub mod verity;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
