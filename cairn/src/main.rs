@@ -1,5 +1,7 @@
 //! `cairn`: for those who do not build images, but must know what they measure.
 
+mod explain;
+mod inputs;
 mod measure;
 
 use std::process::ExitCode;
@@ -18,14 +20,19 @@ struct Cli {
 enum Command {
     /// Predict the registers of a machine that boots an image
     Measure(measure::MeasureArgs),
+    /// Say why a machine did not measure what was predicted
+    Explain(explain::ExplainArgs),
 }
 
 fn main() -> ExitCode {
-    let Command::Measure(args) = Cli::parse().command;
-    match measure::run(&args) {
-        Ok(text) => {
+    let outcome = match Cli::parse().command {
+        Command::Measure(args) => measure::run(&args).map(|text| (text, ExitCode::SUCCESS)),
+        Command::Explain(args) => explain::run(&args),
+    };
+    match outcome {
+        Ok((text, code)) => {
             print!("{text}");
-            ExitCode::SUCCESS
+            code
         }
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -1,14 +1,15 @@
 //! `cairn measure`: from a raw disk image or a UKI to registers, without root, loop device or any other program.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use measurements::boot::{self, Image, Machine, Point, UserSpace};
-use measurements::machine::MachineReference;
+use measurements::boot::{self, Image, Point, UserSpace};
 use measurements::tpm::{self, Value};
 use measurements::{Bank, Event};
 use serde_json::json;
+
+use crate::inputs::{MachineArgs, read};
 
 /// Arguments of `measure`.
 #[derive(Args)]
@@ -19,12 +20,8 @@ Example: cairn measure target/image/cairn_0.1.0.raw --machine measurements/machi
 pub struct MeasureArgs {
     /// Raw disk image with an EFI system partition, or a unified kernel image
     image: PathBuf,
-    /// Code part of the machine's OVMF (q35, no Secure Boot): its registers become known, too
-    #[arg(long, value_name = "FILE", conflicts_with = "machine")]
-    firmware: Option<PathBuf>,
-    /// Machine reference (`measurements/machines/*.machine.json`): every register becomes known
-    #[arg(long, value_name = "FILE")]
-    machine: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArgs,
     /// When the registers are looked at
     #[arg(long, default_value = "running")]
     at: At,
@@ -67,7 +64,7 @@ enum BankName {
 /// Predicts; the text to print.
 pub fn run(args: &MeasureArgs) -> Result<String> {
     let bytes = read(&args.image)?;
-    let machine = machine(args)?;
+    let machine = args.machine.read()?;
     let unusable = || format!("Nothing can be predicted from {}", args.image.display());
     let image = Image::parse(&bytes).with_context(unusable)?;
     let user_space = image.user_space().with_context(unusable)?;
@@ -82,20 +79,6 @@ pub fn run(args: &MeasureArgs) -> Result<String> {
         Format::Json => document(&events),
         Format::EventLog => event_log(&events),
     })
-}
-
-fn machine(args: &MeasureArgs) -> Result<Machine> {
-    if let Some(path) = &args.firmware {
-        return Machine::with_firmware(&read(path)?).with_context(|| format!("{} cannot be used", path.display()));
-    }
-    let Some(path) = &args.machine else { return Ok(Machine::unknown()) };
-    let reference =
-        MachineReference::parse(&read(path)?).with_context(|| format!("{} cannot be used", path.display()))?;
-    Ok(Machine::try_from(&reference)?)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("Failed to read {}", path.display()))
 }
 
 fn bank(name: BankName) -> Bank {

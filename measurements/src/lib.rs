@@ -6,6 +6,7 @@
 mod bank;
 pub mod boot;
 pub mod event;
+pub mod explain;
 pub mod machine;
 pub mod parse;
 pub mod tpm;

@@ -50,6 +50,9 @@ enum Command {
     /// Predict the registers of a machine that boots an image (`cairn measure`)
     #[command(disable_help_flag = true)]
     Measure(HandedOver),
+    /// Say why a machine did not measure what was predicted (`cairn explain`)
+    #[command(disable_help_flag = true)]
+    Explain(HandedOver),
     /// Run a program inside the build root
     InRoot(InRootArgs),
 }
@@ -116,6 +119,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Measure(args) => hand_over("measure", &args),
+        Command::Explain(args) => hand_over("explain", &args),
         Command::Boot(args) => {
             host::require(host::TO_BUILD)?;
             let tools = build_root(&progress(false))?;

@@ -3,5 +3,6 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod image;
+mod launch;
 mod sandbox;
 mod writers;

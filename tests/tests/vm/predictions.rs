@@ -10,7 +10,7 @@ use cairn_tests::watch::Watched;
 use measurements::boot::{self, Image, Machine, Point};
 use measurements::machine::MachineReference;
 use measurements::parse::tcg_log::{Log, LogEvent, NO_ACTION};
-use measurements::{Bank, Event};
+use measurements::{Bank, Event, explain};
 use xtask::config::read_toml;
 use xtask::record::{LOG, MachineConfig};
 use xtask::vm::shell::Shell;
@@ -50,6 +50,7 @@ fn predicted(suite: &Suite, row: &str, shape: &str) -> Result<()> {
     let log = Log::parse(&Shell::log_in(&mut watched.vm)?.read_file(LOG)?)?;
 
     same_events(&boot::events(&image, &machine, user_space, Point::Firmware)?, &log)?;
+    explained(&image, &log, shape)?;
     let registers = boot::registers(&image, &machine, user_space, Point::Running)?;
     for (register, value) in &registers {
         for bank in Bank::ALL {
@@ -63,6 +64,22 @@ fn predicted(suite: &Suite, row: &str, shape: &str) -> Result<()> {
                 hex::encode(expected)
             );
         }
+    }
+    Ok(())
+}
+
+/// `explain` agrees with the machine's own reference, and says of every other shape that the machine's tables are not its.
+fn explained(image: &Image, log: &Log, shape: &str) -> Result<()> {
+    for other in ["1cpu-1gib", "2cpus-1gib", "2cpus-2gib"] {
+        let reference = MachineReference::parse(&fs::read(file(other, "machine.json")?)?)?;
+        let predicted = boot::events(image, &Machine::try_from(&reference)?, image.user_space()?, Point::Firmware)?;
+        let text = explain::text(&explain::explain(&predicted, log));
+        let expected = if other == shape {
+            "MATCH: all "
+        } else {
+            "PCR 1\ncause     it is not this one: ACPI DATA of the machine"
+        };
+        ensure!(text.contains(expected), "against {other}: {text}");
     }
     Ok(())
 }
