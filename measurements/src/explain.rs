@@ -67,7 +67,34 @@ pub fn explain(predicted: &[Event], log: &Log) -> Verdict {
     let (event, found) = (predicted.get(same).copied(), logged.get(same).copied());
     match (event, found) {
         (None, None) => Verdict::Match { events: same, unknown },
-        _ => Verdict::Mismatch(Box::new(mismatch(event, found, predicted.get(same + 1).copied(), logged.len(), bank))),
+        _ => {
+            let mut mismatch = mismatch(event, found, predicted.get(same + 1).copied(), logged.len(), bank);
+            if let (Some(event), Some((_, logged_event))) = (event, found)
+                && (event.register, event.source, is_at(event, logged_event)) == (4, Source::Image, true)
+            {
+                mismatch.cause =
+                    format!("it is not this one: {}; {}", event.input, section_that_differs(&predicted, &logged, bank));
+            }
+            Verdict::Mismatch(Box::new(mismatch))
+        }
+    }
+}
+
+/// The stub measures each section of a UKI as its name and its content: which of them is not as predicted.
+fn section_that_differs(predicted: &[&Event], logged: &[(usize, &LogEvent)], bank: Bank) -> String {
+    let ours: Vec<&&Event> = predicted.iter().filter(|event| event.register == 11 && event.kind == kind::IPL).collect();
+    let theirs: Vec<&LogEvent> = logged
+        .iter()
+        .map(|(_, event)| *event)
+        .filter(|event| event.register == 11 && event.kind == kind::IPL)
+        .collect();
+    let differs = ours.iter().zip(&theirs).find(|(event, logged)| event.digest(bank) != digest(logged, bank));
+    match differs {
+        Some((event, _)) => format!("the first part of it that differs is the {}", event.input),
+        None if ours.len() == theirs.len() => {
+            "every section that its stub measures is as predicted: the stub or a header differs".into()
+        }
+        None => "it has more or fewer sections".into(),
     }
 }
 

@@ -8,6 +8,8 @@ pub mod boot;
 pub mod event;
 pub mod explain;
 pub mod machine;
+#[cfg(test)]
+mod mutations;
 pub mod parse;
 pub mod tpm;
 

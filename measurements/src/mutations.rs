@@ -1,0 +1,253 @@
+//! One change at a time to everything that a boot follows from: exactly the registers move that must, and `explain` names the change.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use cairn_image::{disk, esp};
+use uuid::Uuid;
+
+use crate::boot::{self, Image, Machine, Point, UserSpace};
+use crate::event::kind;
+use crate::explain::{explain, text};
+use crate::machine::{FirmwareReference, Known, MachineEvent, MachineReference, SCHEMA, Shape};
+use crate::parse::pe::tests::image as pe;
+use crate::parse::tcg_log::{Log, LogEvent};
+use crate::tpm::{Value, pcr07, separator};
+use crate::{Bank, Event, Source};
+
+/// What a boot follows from.
+#[derive(Clone)]
+struct Parts {
+    sections: Vec<(&'static str, Vec<u8>)>,
+    plan: [u128; 5],
+    root: usize,
+    names: Vec<(u32, &'static str)>,
+    firmware: &'static [u8],
+    secure_boot: pcr07::SecureBootOff,
+    tables: [&'static [u8]; 4],
+    boot_variables: Vec<&'static [u8]>,
+    other_file: Option<&'static [u8]>,
+}
+
+impl Parts {
+    fn new() -> Self {
+        let section = |name, content: &[u8]| (name, content.to_vec());
+        Self {
+            sections: vec![
+                section(".sdmagic", b"#### LoaderInfo: systemd-stub 257.13-1~deb13u1 ####\0"),
+                section(".text", b"the code of the stub"),
+                section(".sbat", b"sbat,1\n"),
+                section(".osrel", b"ID=cairn\nVERSION_ID=1\n"),
+                section(".cmdline", b"console=ttyS0 quiet"),
+                section(".uname", b"6.12"),
+                section(".splash", b"a picture"),
+                section(".dtb", b"a device tree"),
+                section(".hwids", b"ids"),
+                (".linux", pe(&[(".text", b"the kernel")])),
+                section(".initrd", b"an initrd!"),
+            ],
+            plan: [1, 2, 3, 4, 5],
+            root: 1 << 20,
+            names: vec![],
+            firmware: b"the firmware",
+            secure_boot: pcr07::SecureBootOff::NotBuilt,
+            tables: [b"loader", b"rsdp", b"log", b"tables"],
+            boot_variables: vec![b"order", b"first", b"second"],
+            other_file: None,
+        }
+    }
+
+    fn set(&mut self, name: &str, content: &[u8]) {
+        if let Some((_, old)) = self.sections.iter_mut().find(|(found, _)| *found == name) {
+            *old = content.to_vec();
+        }
+    }
+
+    fn uki(&self) -> Vec<u8> {
+        let sections: Vec<(&str, &[u8])> = self.sections.iter().map(|(name, content)| (*name, &content[..])).collect();
+        pe(&sections)
+    }
+
+    fn raw(&self) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let uki = self.uki();
+        let mut files: Vec<(&str, &[u8])> = vec![("EFI/BOOT/BOOTX64.EFI", &uki)];
+        files.extend(self.other_file.map(|content| ("other.txt", content)));
+        let settings = esp::Settings { size: 8 << 20, volume_id: 1, label: *b"TEST       ", time: 1_700_000_000 };
+        let esp = esp::write(&settings, &files).unwrap();
+        fs::write(path("root"), vec![7; self.root]).unwrap();
+        fs::write(path("verity"), vec![8; 4096]).unwrap();
+        let [disk_id, esp_id, configuration_id, root_id, verity_id] = self.plan.map(Uuid::from_u128);
+        let (root, verity) = (path("root"), path("verity"));
+        let plan = disk::Plan {
+            disk_id,
+            esp_id,
+            configuration_id,
+            root_id,
+            verity_id,
+            esp: &esp,
+            root: &root,
+            verity: &verity,
+        };
+        disk::write(&path("disk"), &plan).unwrap();
+        let mut raw = fs::read(path("disk")).unwrap();
+        for (number, name) in &self.names {
+            rename(&mut raw, *number, name);
+        }
+        raw
+    }
+
+    fn machine(&self) -> Machine {
+        let event =
+            |register, kind, input: &str, bytes: &[u8]| Event::of(register, kind, Source::Machine, input, bytes);
+        let mut events = vec![event(0, kind::FIRMWARE_BLOB, "DXE volume of the firmware", self.firmware)];
+        events.extend(pcr07::events(self.secure_boot));
+        events.push(separator(7));
+        for (number, table) in (0..).zip(self.tables) {
+            events.push(event(1, kind::CONFIG_FLAGS, &format!("ACPI DATA of the machine, number {number}"), table));
+        }
+        for (number, variable) in (0..).zip(&self.boot_variables) {
+            let name = if number == 0 { "BootOrder".to_owned() } else { format!("Boot{number:04}") };
+            events.push(event(1, kind::BOOT_VARIABLE, &format!("variable {name} of the firmware"), variable));
+        }
+        let events = events.iter().filter_map(|event| MachineEvent::new(event, Known::Recorded)).collect();
+        let reference = MachineReference {
+            events,
+            firmware: FirmwareReference { sha256: String::new(), version: String::new() },
+            name: String::new(),
+            schema: SCHEMA.into(),
+            shape: Shape { cpus: 1, memory_mib: 1, tpm: String::new() },
+            vmm: String::new(),
+        };
+        Machine::try_from(&reference).unwrap()
+    }
+
+    fn events(&self, point: Point) -> Vec<Event> {
+        boot::events(&Image::parse(&self.raw()).unwrap(), &self.machine(), UserSpace::Stateless, point).unwrap()
+    }
+
+    fn registers(&self) -> BTreeMap<u8, Value> {
+        crate::tpm::registers(&self.events(Point::Running))
+    }
+}
+
+/// Gives a partition another name, with right checksums.
+fn rename(raw: &mut [u8], number: u32, name: &str) {
+    let at = 1024 + 128 * (number as usize - 1) + 56;
+    raw[at..at + 72].fill(0);
+    for (place, unit) in (at..).step_by(2).zip(name.encode_utf16()) {
+        raw[place..place + 2].copy_from_slice(&unit.to_le_bytes());
+    }
+    let array = crc32fast::hash(&raw[1024..1024 + 128 * 128]);
+    raw[512 + 88..512 + 92].copy_from_slice(&array.to_le_bytes());
+    raw[512 + 16..512 + 20].fill(0);
+    let header = crc32fast::hash(&raw[512..512 + 92]);
+    raw[512 + 16..512 + 20].copy_from_slice(&header.to_le_bytes());
+}
+
+fn log(events: &[Event]) -> Log {
+    let events = events.iter().map(|event| LogEvent {
+        register: event.register.into(),
+        kind: event.kind,
+        digests: event.digests.clone().unwrap().into_iter().collect(),
+        data: event.data.clone().unwrap_or_default(),
+    });
+    Log { banks: Bank::ALL.to_vec(), events: events.collect(), locality: 0 }
+}
+
+/// A name, what is changed, the registers that move, and what `explain` says.
+type Row = (&'static str, fn(&mut Parts), &'static [u8], &'static str);
+
+/// PCR 10 sums up 0 to 9, and moves with any of them.
+const ROWS: [Row; 28] = [
+    (
+        "a word more",
+        |parts| parts.set(".cmdline", b"console=ttyS0 quiet debug"),
+        &[4, 9, 10, 11],
+        "content of section .cmdline",
+    ),
+    (
+        "a blank at the end",
+        |parts| parts.set(".cmdline", b"console=ttyS0 quiet "),
+        &[4, 10, 11],
+        "content of section .cmdline",
+    ),
+    (
+        "a byte of the initrd",
+        |parts| parts.set(".initrd", b"an initrd?"),
+        &[4, 9, 10, 11],
+        "content of section .initrd",
+    ),
+    (
+        "a longer initrd",
+        |parts| parts.set(".initrd", b"an initrd! and more"),
+        &[4, 9, 10, 11],
+        "content of section .initrd",
+    ),
+    (
+        "the kernel",
+        |parts| parts.set(".linux", &pe(&[(".text", b"a kernel")])),
+        &[4, 10, 11],
+        "content of section .linux",
+    ),
+    (
+        "os-release",
+        |parts| parts.set(".osrel", b"ID=cairn\nVERSION_ID=2\n"),
+        &[4, 9, 10, 11],
+        "content of section .osrel",
+    ),
+    ("the kernel's name", |parts| parts.set(".uname", b"6.13"), &[4, 10, 11], "content of section .uname"),
+    ("SBAT", |parts| parts.set(".sbat", b"sbat,2\n"), &[4, 10, 11], "content of section .sbat"),
+    ("the picture", |parts| parts.set(".splash", b"another"), &[4, 10, 11], "content of section .splash"),
+    ("the device tree", |parts| parts.set(".dtb", b"another"), &[4, 10, 11], "content of section .dtb"),
+    ("hardware ids", |parts| parts.set(".hwids", b"other"), &[4, 10, 11], "content of section .hwids"),
+    (
+        "code of the stub",
+        |parts| parts.set(".text", b"other code of the stub"),
+        &[4, 10],
+        "the stub or a header differs",
+    ),
+    (
+        "a section less",
+        |parts| parts.sections.retain(|(name, _)| *name != ".splash"),
+        &[4, 10, 11],
+        "name of section .splash",
+    ),
+    ("sections in another order", |parts| parts.sections.swap(3, 4), &[4, 10], "the stub or a header differs"),
+    ("the disk's id", |parts| parts.plan[0] = 99, &[5, 10], "only its header"),
+    ("the ESP's id", |parts| parts.plan[1] = 99, &[5, 10], "entry 1"),
+    ("the configuration's id", |parts| parts.plan[2] = 99, &[5, 10], "entry 2"),
+    ("the root's id", |parts| parts.plan[3] = 99, &[5, 10], "entry 3"),
+    ("the hash tree's id", |parts| parts.plan[4] = 99, &[5, 10], "entry 4"),
+    ("a larger root", |parts| parts.root = 3 << 20, &[5, 10], "the partition table differs"),
+    ("a partition's name", |parts| parts.names.push((3, "r00t")), &[5, 10], "now \"r00t\""),
+    ("another file on the ESP", |parts| parts.other_file = Some(b"x"), &[], "MATCH"),
+    ("another firmware", |parts| parts.firmware = b"another", &[0, 10], "volume of the firmware"),
+    (
+        "Secure Boot built in",
+        |parts| parts.secure_boot = pcr07::SecureBootOff::Disabled,
+        &[7, 10],
+        "variable SecureBoot",
+    ),
+    ("memory", |parts| parts.tables[3] = b"other tables", &[1, 10], "ACPI DATA of the machine, number 3"),
+    ("CPUs", |parts| parts.tables = [b"l2", b"r2", b"log", b"t2"], &[1, 10], "ACPI DATA of the machine, number 0"),
+    ("boot order", |parts| parts.boot_variables[0] = b"other order", &[1, 10], "variable BootOrder"),
+    ("a boot entry more", |parts| parts.boot_variables.push(b"third"), &[1, 10], "that nobody predicted"),
+];
+
+#[test]
+fn exactly_the_registers_move_that_must_and_explain_names_the_change() {
+    let (parts, before) = (Parts::new(), Parts::new().registers());
+    let predicted = parts.events(Point::Firmware);
+    assert!(before.values().all(|value| matches!(value, Value::Exact(_))), "{before:?}");
+    for (name, change, registers, words) in ROWS {
+        let mut changed = parts.clone();
+        change(&mut changed);
+        let after = changed.registers();
+        let moved: Vec<u8> = before.keys().copied().filter(|register| before[register] != after[register]).collect();
+        assert_eq!(moved, registers, "{name}");
+        let said = text(&explain(&predicted, &log(&changed.events(Point::Firmware))));
+        assert!(said.contains(words), "{name}: {said}");
+    }
+}
