@@ -1,4 +1,4 @@
-//! `xtask in-root`: runs one program inside the build root, for trying things by hand and for tests of other packages (`CAIRN_BUILD_ROOT_RUN`).
+//! `cargo xtask in-root`: runs one program inside the build root, for trying things by hand.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
