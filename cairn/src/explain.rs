@@ -1,51 +1,160 @@
 //! `cairn explain`: why a machine did not measure what was predicted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use measurements::boot::{self, Image, Point};
-use measurements::explain::{Verdict, explain, text};
+use measurements::boot::{Machine, Measured, Point};
+use measurements::compose::{Composition, Configuration, compose};
+use measurements::document::image::ImageReference;
+use measurements::document::machine::MachineReference;
+use measurements::explain::launch::{Report, launch};
+use measurements::explain::registers::registers;
+use measurements::explain::release::Releases;
+use measurements::explain::{self, Verdict, text};
+use measurements::parse::pcrs;
 use measurements::parse::tcg_log::Log;
+use ovmf_measure::sev::LaunchDigest;
 use serde_json::json;
+use sev::firmware::guest::AttestationReport;
+use sev::parser::ByteParser;
 
-use crate::inputs::{MachineArgs, read};
+use crate::inputs::{ImageFile, MachineArgs, read, read_image, unusable};
 
 /// Arguments of `explain`.
 #[derive(Args)]
 #[command(after_help = "\
 Exit codes: 0 everything is as predicted; 3 something is not; 4 nothing can be compared; 1 a file cannot be used.
 
-The log is what the machine's kernel shows in /sys/kernel/security/tpm0/binary_bios_measurements.
+A log is what the machine's kernel shows in /sys/kernel/security/tpm0/binary_bios_measurements, and says most.
+Without one, neighbours are tried: other machines and releases that are named with --also, numbers of CPUs, features.
 
-Example: cairn explain --image cairn_0.1.0.raw --machine q35.machine.json --event-log log.bin")]
+Example: cairn explain --reference cairn_0.1.0.reference.json --machine q35.machine.json --event-log log.bin")]
 pub struct ExplainArgs {
-    /// The image that the machine should have booted: raw disk or UKI
-    #[arg(long)]
-    image: PathBuf,
+    /// What the machine should have booted: image reference, raw disk or UKI
+    #[arg(long, value_name = "FILE", visible_alias = "image")]
+    reference: PathBuf,
     #[command(flatten)]
     machine: MachineArgs,
-    /// The firmware's log of the machine
-    #[arg(long, value_name = "FILE")]
-    event_log: PathBuf,
+    #[command(flatten)]
+    evidence: Evidence,
+    /// Image references and machine references that the machine may be of instead
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    also: Vec<PathBuf>,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
 }
 
+/// What the machine measured.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Evidence {
+    /// The firmware's log of the machine
+    #[arg(long, value_name = "FILE")]
+    event_log: Option<PathBuf>,
+    /// The machine's registers, as `tpm2_pcrread` prints them
+    #[arg(long, value_name = "FILE")]
+    pcrs: Option<PathBuf>,
+    /// An attestation report of SEV-SNP; its signature is not looked at
+    #[arg(long, value_name = "FILE")]
+    snp_report: Option<PathBuf>,
+}
+
+/// What the machine may be instead.
+#[derive(Default)]
+struct Neighbours {
+    releases: Vec<(String, ImageReference)>,
+    images: Vec<(String, Measured)>,
+    machines: Vec<(String, Machine)>,
+}
+
+/// What was expected.
+struct Expected {
+    image: ImageFile,
+    machine: Machine,
+    configuration: Configuration,
+    neighbours: Neighbours,
+}
+
 /// Explains; the text to print and the exit code.
 pub fn run(args: &ExplainArgs) -> Result<(String, ExitCode)> {
-    let unusable = |path: &PathBuf| format!("{} cannot be used", path.display());
-    let image = Image::parse(&read(&args.image)?).with_context(|| unusable(&args.image))?;
-    let machine = args.machine.read()?;
-    let log = Log::parse(&read(&args.event_log)?).with_context(|| unusable(&args.event_log))?;
-    let user_space = image.user_space().with_context(|| unusable(&args.image))?;
-    let predicted =
-        boot::events(&image, &machine, user_space, Point::Firmware).with_context(|| unusable(&args.image))?;
-    let verdict = explain(&predicted, &log);
+    let expected = Expected {
+        image: read_image(&args.reference)?,
+        machine: args.machine.read()?,
+        configuration: args.machine.configuration()?,
+        neighbours: Neighbours::read(&args.also)?,
+    };
+    let verdict = match &args.evidence {
+        Evidence { event_log: Some(path), .. } => expected.explain_log(path)?,
+        Evidence { pcrs: Some(path), .. } => expected.explain_registers(path)?,
+        Evidence { snp_report: Some(path), .. } => expected.explain_report(path)?,
+        _ => bail!("name what the machine measured: --event-log, --pcrs or --snp-report"),
+    };
     let shown = if args.json { document(&verdict) } else { text(&verdict) };
     Ok((shown, ExitCode::from(code(&verdict))))
+}
+
+impl Neighbours {
+    fn read(paths: &[PathBuf]) -> Result<Self> {
+        let mut neighbours = Self::default();
+        for path in paths {
+            let (bytes, name) = (read(path)?, path.display().to_string());
+            match MachineReference::parse(&bytes) {
+                Ok(reference) => {
+                    neighbours
+                        .machines
+                        .push((reference.name.clone(), reference.machine().with_context(|| unusable(path))?));
+                }
+                Err(measurements::document::Error::Schema { .. }) => {
+                    let reference = ImageReference::parse(&bytes).with_context(|| unusable(path))?;
+                    neighbours.images.push((name.clone(), reference.measured().with_context(|| unusable(path))?));
+                    neighbours.releases.push((name, reference));
+                }
+                Err(error) => return Err(error).with_context(|| unusable(path)),
+            }
+        }
+        Ok(neighbours)
+    }
+}
+
+impl Expected {
+    fn compose(&self, image: &Measured, machine: &Machine) -> Result<Composition> {
+        compose(image, machine, &self.configuration).context("Nothing can be predicted for this machine")
+    }
+
+    fn explain_log(&self, path: &Path) -> Result<Verdict> {
+        let log = Log::parse(&read(path)?).with_context(|| unusable(path))?;
+        let composition = self.compose(&self.image.measured, &self.machine)?;
+        let releases = Releases { own: self.image.reference.clone(), others: self.neighbours.releases.clone() };
+        Ok(explain::log(composition.events(Point::Firmware), &log, &releases))
+    }
+
+    fn explain_registers(&self, path: &Path) -> Result<Verdict> {
+        let found = pcrs::parse(&read(path)?).with_context(|| unusable(path))?;
+        let composition = self.compose(&self.image.measured, &self.machine)?;
+        let mut others = Vec::new();
+        for (name, image) in &self.neighbours.images {
+            others.push((format!("the image of {name}"), self.compose(image, &self.machine)?));
+        }
+        for (name, machine) in &self.neighbours.machines {
+            others.push((format!("the machine {name}"), self.compose(&self.image.measured, machine)?));
+        }
+        if self.configuration != Configuration::Stateless {
+            let none = compose(&self.image.measured, &self.machine, &Configuration::Stateless)?;
+            others.push(("a node without a cluster".into(), none));
+        }
+        Ok(registers(&composition, &found, &others))
+    }
+
+    fn explain_report(&self, path: &Path) -> Result<Verdict> {
+        let report = AttestationReport::from_bytes(&read(path)?);
+        let report = report.with_context(|| format!("{} is no attestation report of SEV-SNP", path.display()))?;
+        let report = Report { measurement: LaunchDigest(report.measurement), host_data: report.host_data };
+        let Neighbours { images, machines, .. } = &self.neighbours;
+        Ok(launch(&self.image.measured, &self.machine, &self.configuration, &report, images, machines))
+    }
 }
 
 fn code(verdict: &Verdict) -> u8 {
@@ -58,13 +167,15 @@ fn code(verdict: &Verdict) -> u8 {
 
 fn document(verdict: &Verdict) -> String {
     let value = match verdict {
-        Verdict::Match { events, unknown } => json!({"verdict": "match", "events": events, "not_compared": unknown}),
+        Verdict::Match { compared, unknown } => {
+            json!({"verdict": "match", "compared": compared, "not_compared": unknown})
+        }
         Verdict::CannotTell(reason) => json!({"verdict": "cannot-tell", "reason": reason}),
         Verdict::Mismatch(mismatch) => json!({
             "verdict": "mismatch",
-            "event": mismatch.position,
-            "pcr": mismatch.register,
-            "bank": mismatch.bank.name(),
+            "event": mismatch.event,
+            "register": mismatch.register,
+            "algorithm": mismatch.algorithm,
             "expected": mismatch.expected,
             "found": mismatch.found,
             "cause": mismatch.cause,
@@ -81,8 +192,8 @@ mod tests {
 
     #[test]
     fn every_verdict_has_its_exit_code() {
-        let all = Verdict::Match { events: 3, unknown: vec![1] };
-        assert_eq!((code(&all), code(&Verdict::CannotTell("x"))), (0, 4));
-        assert_eq!(document(&all), "{\"events\":3,\"not_compared\":[1],\"verdict\":\"match\"}\n");
+        let all = Verdict::Match { compared: "all 3 events are".into(), unknown: vec![1] };
+        assert_eq!((code(&all), code(&Verdict::CannotTell("x".into()))), (0, 4));
+        assert_eq!(document(&all), "{\"compared\":\"all 3 events are\",\"not_compared\":[1],\"verdict\":\"match\"}\n");
     }
 }

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use measurements::boot::{self, Image, Point, UserSpace};
-use measurements::tpm::{self, Value};
+use measurements::boot::Point;
+use measurements::compose::{Composition, Launch, compose};
+use measurements::event::{ByBank, Digests};
+use measurements::tpm::Value;
 use measurements::{Bank, Event};
 use serde_json::json;
 
-use crate::inputs::{MachineArgs, read};
+use crate::inputs::{MachineArgs, read_image};
 
 /// Arguments of `measure`.
 #[derive(Args)]
@@ -18,7 +20,7 @@ Without a machine, what follows from it (PCR 0, 1, 7, and 10 which sums them up)
 
 Example: cairn measure target/image/cairn_0.1.0.raw --machine measurements/machines/q35-ovmf-2025.02-2cpus-1gib.machine.json")]
 pub struct MeasureArgs {
-    /// Raw disk image with an EFI system partition, or a unified kernel image
+    /// Raw disk image with an EFI system partition, unified kernel image, or image reference
     image: PathBuf,
     #[command(flatten)]
     machine: MachineArgs,
@@ -34,7 +36,7 @@ pub struct MeasureArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum At {
+pub enum At {
     /// The firmware has handed over to the kernel
     Firmware,
     /// In the initrd
@@ -63,22 +65,27 @@ enum BankName {
 
 /// Predicts; the text to print.
 pub fn run(args: &MeasureArgs) -> Result<String> {
-    let bytes = read(&args.image)?;
-    let machine = args.machine.read()?;
+    let image = read_image(&args.image)?;
+    let (machine, configuration) = (args.machine.read()?, args.machine.configuration()?);
     let unusable = || format!("Nothing can be predicted from {}", args.image.display());
-    let image = Image::parse(&bytes).with_context(unusable)?;
-    let user_space = image.user_space().with_context(unusable)?;
-    let point = match args.at {
-        At::Firmware => Point::Firmware,
-        At::Initrd => Point::Initrd,
-        At::Running => Point::Running,
-    };
-    let events = boot::events(&image, &machine, user_space, point).with_context(unusable)?;
+    let composition = compose(&image.measured, &machine, &configuration).with_context(unusable)?;
+    let point = args.at.point();
     Ok(match args.format {
-        Format::Table => table(&events, bank(args.bank), user_space, point),
-        Format::Json => document(&events),
-        Format::EventLog => event_log(&events),
+        Format::Table => table(&composition, bank(args.bank), point),
+        Format::Json => document(&composition, point),
+        Format::EventLog => event_log(composition.events(point)),
     })
+}
+
+impl At {
+    /// The point in time.
+    pub fn point(self) -> Point {
+        match self {
+            At::Firmware => Point::Firmware,
+            At::Initrd => Point::Initrd,
+            At::Running => Point::Running,
+        }
+    }
 }
 
 fn bank(name: BankName) -> Bank {
@@ -90,27 +97,53 @@ fn bank(name: BankName) -> Bank {
     }
 }
 
-fn table(events: &[Event], bank: Bank, user_space: UserSpace, point: Point) -> String {
-    let mut text = format!("PCR  {bank}\n");
-    for (register, value) in tpm::registers(events) {
+fn table(composition: &Composition, bank: Bank, point: Point) -> String {
+    let mut text = String::new();
+    let registers = composition.registers(point);
+    if !registers.is_empty() {
+        text += &format!("PCR  {bank}\n");
+    }
+    for (register, value) in registers {
         let shown = match &value {
             Value::Exact(_) => value.in_bank(bank).map(hex::encode).unwrap_or_default(),
+            Value::OneOf(all) => {
+                let all: Vec<String> = all.iter().filter_map(|value| value.get(&bank)).map(hex::encode).collect();
+                format!("one of {}", all.join(" "))
+            }
             Value::HostDependent(reason) => format!("depends on more than the image: {reason}"),
         };
         text += &format!("{register:3}  {shown}\n");
     }
-    if user_space == UserSpace::Stateless && point != Point::Firmware {
-        text += "User space: Cairn without a cluster configuration.\n";
+    for (name, value) in launch(composition) {
+        text += &format!("{name}  {value}  calculated\n");
     }
     text
 }
 
-fn document(events: &[Event]) -> String {
-    let registers = tpm::registers(events).into_iter().map(|(register, value)| match value {
-        Value::Exact(values) => json!({"pcr": register, "tag": "exact", "values": digests(values.iter())}),
+/// What is measured at launch, by the names that reports have for it.
+fn launch(composition: &Composition) -> Vec<(&'static str, String)> {
+    match &composition.launch {
+        None => Vec::new(),
+        Some(Launch::SevSnp { digest, host_data }) => {
+            vec![("MEASUREMENT", digest.to_string()), ("HOST_DATA", hex::encode(host_data))]
+        }
+        Some(Launch::Tdx { mrtd }) => vec![("MRTD", hex::encode(mrtd))],
+    }
+}
+
+fn document(composition: &Composition, point: Point) -> String {
+    let registers = composition.registers(point).into_iter().map(|(register, value)| match value {
+        Value::Exact(values) => json!({"pcr": register, "tag": "exact", "values": digests(&values)}),
+        Value::OneOf(all) => {
+            json!({"pcr": register, "tag": "one-of", "values": all.iter().map(digests).collect::<Vec<_>>()})
+        }
         Value::HostDependent(reason) => json!({"pcr": register, "tag": "host-dependent", "reason": reason}),
     });
-    format!("{}\n", json!({"schema": "cairn.registers/1", "registers": registers.collect::<Vec<_>>()}))
+    let mut document = json!({"schema": "cairn.registers/1", "registers": registers.collect::<Vec<_>>()});
+    for (name, value) in launch(composition) {
+        document["launch"][name] = json!({"known": "calculated", "value": value});
+    }
+    format!("{document}\n")
 }
 
 fn event_log(events: &[Event]) -> String {
@@ -122,8 +155,9 @@ fn event_log(events: &[Event]) -> String {
             "input": event.input,
         });
         match &event.digests {
-            Ok(values) => line["digests"] = digests(values.iter()),
-            Err(reason) => line["unknown"] = json!(reason),
+            Digests::Exact(values) => line["digests"] = digests(values),
+            Digests::OneOf(all) => line["one_of"] = all.iter().map(digests).collect(),
+            Digests::Unknown(reason) => line["unknown"] = json!(reason),
         }
         if let Some(data) = event.data.as_ref().filter(|data| data.len() <= 256) {
             line["data"] = json!(hex::encode(data));
@@ -133,11 +167,9 @@ fn event_log(events: &[Event]) -> String {
     format!("{}\n", json!({"schema": "cairn.events/1", "events": events.collect::<Vec<_>>()}))
 }
 
-fn digests<'a>(values: impl Iterator<Item = (&'a Bank, &'a Vec<u8>)>) -> serde_json::Value {
-    values
-        .map(|(bank, digest)| (bank.name().to_owned(), json!(hex::encode(digest))))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
+fn digests(values: &ByBank) -> serde_json::Value {
+    let values = values.iter().map(|(bank, digest)| (bank.name().to_owned(), json!(hex::encode(digest))));
+    values.collect::<serde_json::Map<_, _>>().into()
 }
 
 #[cfg(test)]

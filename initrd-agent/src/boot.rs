@@ -36,6 +36,12 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
     console::state("partitions");
     let found = discovery::wait_for_root(&document, &mut uevents)?;
     let configuration = configuration::decide(&found.configuration)?;
+    if let Configuration::Cluster(file) = configuration {
+        measure(&mut tpm, &Measurement::configuration(file))?;
+        // A deployment that expects attestation must not be told that it runs.
+        let what = "this version cannot attest yet, so it serves no cluster";
+        return Err(Failure::new(Code::ConfigurationUnsupported, what));
+    }
 
     console::state("root");
     let root = verity::map(&document.root, &found.data, &found.hash)?;
@@ -43,12 +49,8 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
     console::line("root verified by dm-verity");
 
     // Point `initrd`: here the node will send its release quote, cap PCR 15 and open its state disk.
-    match configuration {
-        Configuration::Stateless => {
-            measure(&mut tpm, &Measurement::stateless())?;
-            handover::mount_volatile_var()?;
-        }
-    }
+    measure(&mut tpm, &Measurement::stateless())?;
+    handover::mount_volatile_var()?;
 
     console::state("handover");
     measure(&mut tpm, &Measurement::phase("leave-initrd"))?;

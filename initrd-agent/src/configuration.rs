@@ -1,7 +1,7 @@
-//! What the configuration partition says (design section 4, "Configuration"): nothing, and the node is stateless; or
-//! something, which this version cannot act on. It cannot attest yet, so a deployment that expects attestation must not
-//! be told that it runs. Later versions read `cluster.json` here and extend PCR 12 with its digest before they parse
-//! it.
+//! What the configuration partition says (design section 4, "Configuration"): nothing, and the node is stateless; or a
+//! `cluster.json`, one line of canonical JSON with its newline. Its bytes are measured before anything believes them. A
+//! second copy, on whichever disk, is refused. `hints.json` may follow as a second line; it is neither measured nor
+//! believed. The rest of the partition is zero.
 
 use std::fs::File;
 
@@ -15,57 +15,70 @@ const LARGEST: u64 = 16 << 20;
 const CHUNK: usize = 64 * 1024;
 
 /// How the node boots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Configuration {
     /// No cluster: `/var` is volatile, and this boot never opens a disk.
     Stateless,
+    /// A cluster: the bytes of its `cluster.json`.
+    Cluster(Vec<u8>),
 }
 
 /// Decides from all configuration partitions of the machine.
 ///
 /// # Errors
-/// `CONFIGURATION_UNSUPPORTED` when one has content, `CONFIGURATION_UNREADABLE` when that cannot be told.
+/// `CONFIGURATION_UNSUPPORTED` where there are several, or one that holds no line; `CONFIGURATION_UNREADABLE` when it
+/// cannot be told what there is.
 pub fn decide(partitions: &[Candidate]) -> Result<Configuration, Failure> {
     let unreadable = |what: String| Failure::new(Code::ConfigurationUnreadable, what);
     if partitions.len() > MOST_CANDIDATES {
         return Err(unreadable(format!("more than {MOST_CANDIDATES} configuration partitions")));
     }
+    let mut configuration = Configuration::Stateless;
     for candidate in partitions {
-        match candidate {
-            Candidate::Ready(partition) => {
-                if !is_empty(partition).map_err(|error| {
-                    unreadable(format!("reading configuration partition {}: {error}", partition.device.display()))
-                })? {
-                    let what = format!("configuration partition {} is not empty", partition.device.display());
-                    return Err(Failure::new(Code::ConfigurationUnsupported, what));
-                }
-            }
+        let partition = match candidate {
+            Candidate::Ready(partition) => partition,
             Candidate::BeyondDisk(place) => {
                 return Err(unreadable(format!("the configuration partition, {place}, ends beyond the disk")));
             }
             Candidate::NotThere(place) => {
                 return Err(unreadable(format!("the kernel does not show the configuration partition, {place}")));
             }
+        };
+        let device = partition.device.display();
+        let unsupported =
+            |what: &str| Failure::new(Code::ConfigurationUnsupported, format!("configuration partition {device} {what}"));
+        if partition.bytes > LARGEST {
+            return Err(unsupported("has more than 16 MiB"));
         }
+        let content =
+            read(partition).map_err(|error| unreadable(format!("reading configuration partition {device}: {error}")))?;
+        if content.is_empty() {
+            continue;
+        }
+        if configuration != Configuration::Stateless {
+            return Err(unsupported("is not the only one with content"));
+        }
+        let end = content.iter().position(|byte| *byte == b'\n').ok_or_else(|| unsupported("holds no line"))?;
+        configuration = Configuration::Cluster(content[..=end].to_vec());
     }
-    Ok(Configuration::Stateless)
+    Ok(configuration)
 }
 
-/// All zero, to the last byte.
-fn is_empty(partition: &Partition) -> std::io::Result<bool> {
-    if partition.bytes > LARGEST {
-        return Ok(false);
-    }
+/// The content up to the zeros at its end.
+fn read(partition: &Partition) -> std::io::Result<Vec<u8>> {
     let file = File::open(&partition.device)?;
+    let (mut content, mut used) = (Vec::new(), 0);
     let mut chunk = vec![0; CHUNK];
     for offset in (0..partition.bytes).step_by(CHUNK) {
         let part = &mut chunk[..CHUNK.min(usize::try_from(partition.bytes - offset).unwrap_or(CHUNK))];
         ReadAt::read_exact_at(&file, part, offset)?;
-        if part.iter().any(|byte| *byte != 0) {
-            return Ok(false);
+        content.extend_from_slice(part);
+        if let Some(last) = part.iter().rposition(|byte| *byte != 0) {
+            used = content.len() - part.len() + last + 1;
         }
     }
-    Ok(true)
+    content.truncate(used);
+    Ok(content)
 }
 
 #[cfg(test)]
@@ -87,6 +100,15 @@ mod tests {
     }
 
     #[test]
+    fn the_first_line_is_the_cluster_s_and_hints_are_not_part_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for (content, expected) in [(&b"{}\n\0\0"[..], &b"{}\n"[..]), (b"{\"a\":1}\n{\"hint\":2}\n\0", b"{\"a\":1}\n")] {
+            let found = decide(&[partition(&folder, "one", content, content.len() as u64)]).unwrap();
+            assert_eq!(found, Configuration::Cluster(expected.to_vec()));
+        }
+    }
+
+    #[test]
     fn a_partition_with_content_or_without_an_answer_ends_the_boot() {
         let folder = tempfile::tempdir().unwrap();
         let mut last = vec![0; 200_000];
@@ -96,6 +118,10 @@ mod tests {
             (vec![partition(&folder, "first", b"{}", 2)], Code::ConfigurationUnsupported),
             (vec![partition(&folder, "last", &last, 200_000)], Code::ConfigurationUnsupported),
             (vec![empty.clone(), partition(&folder, "second", b"{}", 2)], Code::ConfigurationUnsupported),
+            (
+                vec![partition(&folder, "a copy", b"{}\n", 3), partition(&folder, "another", b"{}\n", 3)],
+                Code::ConfigurationUnsupported,
+            ),
             (vec![partition(&folder, "huge", &[], LARGEST + 1)], Code::ConfigurationUnsupported),
             (vec![partition(&folder, "short", &[0; 4095], 4096)], Code::ConfigurationUnreadable),
             (vec![Candidate::BeyondDisk("x".into())], Code::ConfigurationUnreadable),

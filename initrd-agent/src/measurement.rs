@@ -1,6 +1,7 @@
 //! What the agent measures, and the record of it. Every measurement is one extend and one line in systemd's own log,
 //! `/run/log/systemd/tpm2-measure.log`, in systemd's own form (CEL-JSON, each record begun by byte 0x1e as in RFC
-//! 7464), so that one log holds the whole history of user space. PCR 11 gets phases only, PCR 15 how the boot went.
+//! 7464), so that one log holds the whole history of user space. PCR 11 gets phases only, PCR 12 the configuration,
+//! PCR 15 how the boot went.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -20,28 +21,43 @@ const LOG: &str = "/run/log/systemd/tpm2-measure.log";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const RECORD_SEPARATOR: u8 = 0x1e;
 
-/// One thing to measure: its digest is that of the words, without a final NUL.
+/// One thing to measure.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Measurement {
     pcr: Pcr,
+    /// What the log says; without a file, these words are measured, without a final NUL.
     words: String,
+    /// The file that is measured.
+    file: Option<Vec<u8>>,
     event_type: &'static str,
 }
 
 impl Measurement {
     /// A boot phase, as systemd-pcrphase names them.
     pub fn phase(name: &str) -> Self {
-        Self { pcr: Pcr::Phases, words: name.to_owned(), event_type: "phase" }
+        Self { pcr: Pcr::Phases, words: name.to_owned(), file: None, event_type: "phase" }
     }
 
     /// This boot belongs to no cluster, and will never get a key.
     pub fn stateless() -> Self {
-        Self { pcr: Pcr::Outcome, words: "stateless".to_owned(), event_type: "cairn-cap" }
+        Self { pcr: Pcr::Outcome, words: "stateless".to_owned(), file: None, event_type: "cairn-cap" }
+    }
+
+    /// The bytes of `cluster.json`, before anything believes them.
+    pub fn configuration(file: Vec<u8>) -> Self {
+        let words = "cluster.json".to_owned();
+        Self { pcr: Pcr::Configuration, words, file: Some(file), event_type: "cairn-configuration" }
     }
 
     /// This boot failed.
     pub fn failed(code: Code) -> Self {
-        Self { pcr: Pcr::Outcome, words: format!("failed:{code}"), event_type: "cairn-failure" }
+        Self { pcr: Pcr::Outcome, words: format!("failed:{code}"), file: None, event_type: "cairn-failure" }
+    }
+}
+
+impl Measurement {
+    fn bytes(&self) -> &[u8] {
+        self.file.as_deref().unwrap_or(self.words.as_bytes())
     }
 }
 
@@ -50,7 +66,7 @@ impl Measurement {
 /// # Errors
 /// `TPM_FAILED` or `MEASUREMENT_LOG_FAILED`.
 pub fn measure(tpm: &mut Tpm, measurement: &Measurement) -> Result<(), Failure> {
-    let digests = tpm.extend(measurement.pcr, measurement.words.as_bytes())?;
+    let digests = tpm.extend(measurement.pcr, measurement.bytes())?;
     append(Path::new(FOLDER), Path::new(LOG), measurement, &digests)
         .map_err(|error| Failure::new(Code::MeasurementLogFailed, format!("appending to {LOG}: {error}")))
 }

@@ -26,6 +26,8 @@ const MOST_BANKS: u32 = 16;
 pub enum Pcr {
     /// Boot phases.
     Phases,
+    /// The configuration of the cluster.
+    Configuration,
     /// What the boot ended in: stateless, a release, or a failure.
     Outcome,
 }
@@ -35,6 +37,7 @@ impl Pcr {
     pub const fn number(self) -> u8 {
         match self {
             Self::Phases => 11,
+            Self::Configuration => 12,
             Self::Outcome => 15,
         }
     }
@@ -42,6 +45,7 @@ impl Pcr {
     const fn handle(self) -> PcrHandle {
         match self {
             Self::Phases => PcrHandle::Pcr11,
+            Self::Configuration => PcrHandle::Pcr12,
             Self::Outcome => PcrHandle::Pcr15,
         }
     }

@@ -1,14 +1,16 @@
-//! The model of a boot from disk: firmware without Secure Boot, systemd-stub, kernel, agent, systemd; every measurement in the order in which it is made.
+//! The two halves of a boot, read from files: what an image brings (partition table, UKI, user space), and what a machine measures before it. [`crate::compose`] puts them together.
 
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
 
+use crate::compose::{LaunchParameters, image_digest};
 use crate::event::kind;
-use crate::machine::{self, MachineReference};
 use crate::parse::fat::{self, Fat};
 use crate::parse::fv::{self, Volumes};
 use crate::parse::gpt::{self, Gpt};
 use crate::parse::uki::{self, Uki};
-use crate::tpm::{self, Value, pcr00, pcr04, pcr05, pcr07, pcr09, pcr10, pcr11, pcr15};
+use crate::parse::variables::{self, Variables};
+use crate::tpm::pcr00::Size;
+use crate::tpm::{self, pcr00, pcr04, pcr05, pcr07, pcr09, pcr11, pcr15};
 use crate::{Event, Source};
 
 /// Where firmware looks on a disk that it knows nothing of (UEFI 2.10, section 3.5.1.1).
@@ -27,15 +29,6 @@ pub enum Point {
     Running,
 }
 
-/// What user space measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UserSpace {
-    /// Cairn's agent and systemd, in a boot without a cluster.
-    Stateless,
-    /// Not known.
-    Unknown,
-}
-
 /// What boots: a disk, or a UKI alone.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -43,56 +36,107 @@ pub struct Image {
     uki: Vec<u8>,
 }
 
+/// What is measured of an image, whatever machine boots it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// SHA-256 of the UKI.
+    pub uki: [u8; 32],
+    /// From the partition table to the kernel's start.
+    pub boot: Vec<Event>,
+    /// By the initrd, before the point where a node attests.
+    pub initrd: Vec<Event>,
+    /// After that, in the running system of a node without a cluster.
+    pub running: Vec<Event>,
+}
+
+/// How a machine starts an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootMethod {
+    /// The firmware finds the UKI on the disk.
+    Disk,
+    /// The VMM hands the UKI over as a kernel, with hashes.
+    Kernel,
+}
+
 /// What boots it: the measurements that follow from firmware and shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) boot: BootMethod,
+    pub(crate) launch: Option<LaunchParameters>,
 }
 
 impl Machine {
+    /// With a TPM, these measurements before the first image, and a disk.
+    pub fn with_events(events: Vec<Event>) -> Self {
+        Self { events, boot: BootMethod::Disk, launch: None }
+    }
+
     /// Nothing is known of it.
     pub fn unknown() -> Self {
         let events = [
             (0, kind::FIRMWARE_BLOB, "the firmware"),
             (7, kind::VARIABLE, "Secure Boot variables of the firmware"),
-            (1, kind::CONFIG_FLAGS, "tables, boot entries and shape of the machine"),
+            (1, kind::CONFIG_FLAGS, SHAPE),
         ];
-        let reason = "give the firmware, and the machine's shape, to know it";
-        Self {
-            events: events
-                .map(|(register, kind, input)| Event::unknown(register, kind, Source::Machine, input, reason))
-                .into(),
-        }
+        Self::with_events(events.map(|(register, kind, input)| unknown(register, kind, input)).into())
     }
 
-    /// A machine of type q35 with this firmware (the code part of an OVMF image) and without Secure Boot; its shape is not known.
+    /// A machine of type q35 with this firmware, whose shape is not known.
     ///
     /// # Errors
-    /// [`fv::Error`], or [`Error::Firmware`] for a build that is not known.
-    pub fn with_firmware(code: &[u8]) -> Result<Self, Error> {
-        let volumes = Volumes::unpack(code)?;
-        let build = pcr00::build(&volumes).ok_or(Error::Firmware)?;
-        let mut events = pcr00::events(build, &volumes);
-        events.extend(pcr07::events(build.secure_boot));
-        events.push(tpm::separator(7));
-        events.extend(Self::unknown().events.into_iter().filter(|event| event.register == 1));
-        Ok(Self { events })
+    /// As [`firmware_events`].
+    pub fn with_firmware(code: &[u8], store: Option<&[u8]>) -> Result<Self, Error> {
+        let mut events = firmware_events(code, store, None)?;
+        events.push(unknown(1, kind::CONFIG_FLAGS, SHAPE));
+        Ok(Self::with_events(events))
     }
-}
 
-impl Machine {
     /// What is measured before the first image is loaded, in order.
     pub fn events(&self) -> &[Event] {
         &self.events
     }
 }
 
-impl TryFrom<&MachineReference> for Machine {
-    type Error = machine::Error;
+const SHAPE: &str = "tables, boot entries and shape of the machine";
 
-    fn try_from(reference: &MachineReference) -> Result<Self, Self::Error> {
-        Ok(Self { events: reference.events()? })
-    }
+fn unknown(register: u8, kind: u32, input: &str) -> Event {
+    let reason = "give the firmware, and the machine's shape, to know it";
+    Event::unknown(register, kind, Source::Machine, input, reason)
+}
+
+/// PCR 0 and 7 up to the separator of the latter, on a machine of type q35 with this firmware (the code part of an OVMF image, or a whole one), this variable store and this size.
+///
+/// Of a build that is not known, PCR 0 is unknown and PCR 7 one of two values; without a store, PCR 7 is unknown.
+///
+/// # Errors
+/// What is no OVMF image or no variable store; [`Error::SecureBoot`].
+pub fn firmware_events(code: &[u8], store: Option<&[u8]>, size: Option<Size>) -> Result<Vec<Event>, Error> {
+    let volumes = Volumes::unpack(code)?;
+    let build = pcr00::build(&volumes);
+    let mut events = match build {
+        Some(build) => pcr00::events(build, &volumes, size),
+        None => {
+            let packages = pcr00::BUILDS.map(|build| build.package).join(", ");
+            let reason = format!(
+                "what this build's first code writes into itself cannot be told from the file; known are {packages}"
+            );
+            vec![Event::unknown(0, kind::FIRMWARE_BLOB, Source::Machine, "the firmware", reason)]
+        }
+    };
+    // A whole image begins with its store.
+    let whole = Variables::parse(code).ok();
+    let store = store.map(Variables::parse).transpose()?.or(whole);
+    events.extend(match store {
+        Some(store) => pcr07::events(build.map(|build| build.secure_boot), &store).map_err(Error::SecureBoot)?,
+        None => {
+            let reason = "give the variable store of the machine to know it";
+            vec![Event::unknown(7, kind::VARIABLE, Source::Machine, "Secure Boot variables of the firmware", reason)]
+        }
+    });
+    events.push(tpm::separator(7));
+    Ok(events)
 }
 
 /// Why an image is refused.
@@ -101,12 +145,12 @@ pub enum Error {
     /// The firmware volumes.
     #[error("the firmware: {0}")]
     Volumes(#[from] fv::Error),
-    /// A build of the firmware that was never observed.
-    #[error(
-        "the firmware: this build is not known; what its first code writes into itself cannot be told from the file. Known are OVMF_CODE_4M.fd of Debian's ovmf {}",
-        pcr00::BUILDS.map(|build| build.version).join(", ")
-    )]
-    Firmware,
+    /// The variable store.
+    #[error("the variable store: {0}")]
+    Variables(#[from] variables::Error),
+    /// Secure Boot is on.
+    #[error("the firmware: {0}")]
+    SecureBoot(&'static str),
     /// The partition table.
     #[error(transparent)]
     Gpt(#[from] gpt::Error),
@@ -155,70 +199,32 @@ impl Image {
         Uki::parse(&self.uki)
     }
 
-    /// What its own os-release says of user space.
+    /// What is measured of it.
     ///
     /// # Errors
     /// [`uki::Error`].
-    pub fn user_space(&self) -> Result<UserSpace, uki::Error> {
+    pub fn measured(&self) -> Result<Measured, uki::Error> {
         let uki = self.uki()?;
-        let ours = String::from_utf8_lossy(uki.section(".osrel")).lines().any(|line| line == "ID=cairn");
-        Ok(if ours { UserSpace::Stateless } else { UserSpace::Unknown })
+        let mut boot: Vec<Event> = self.table.as_deref().map(pcr05::table).into_iter().collect();
+        boot.push(pcr04::uki(&uki));
+        boot.extend(pcr11::sections(&uki));
+        boot.extend(pcr04::kernel(&uki)?);
+        boot.extend([pcr09::load_options(&uki), pcr09::initrd(&uki)]);
+        let (initrd, running) = user_space(&uki);
+        Ok(Measured { uki: image_digest(&self.uki), boot, initrd, running })
     }
 }
 
-/// Every measurement up to `point`, in order.
-///
-/// # Errors
-/// [`uki::Error`].
-pub fn events(image: &Image, machine: &Machine, user_space: UserSpace, point: Point) -> Result<Vec<Event>, uki::Error> {
-    let uki = image.uki()?;
-    let mut events = before_images(machine);
-    events.extend(image.table.as_deref().map(pcr05::table));
-    events.push(pcr04::uki(&uki));
-    events.extend(pcr11::sections(&uki));
-    events.extend(pcr04::kernel(&uki)?);
-    events.extend([pcr09::load_options(&uki), pcr09::initrd(&uki)]);
-    events.extend(pcr05::exit_boot_services());
-    if point == Point::Firmware {
-        return Ok(events);
+/// Cairn's agent and systemd where the image's own os-release says so; of others nothing is known.
+fn user_space(uki: &Uki) -> (Vec<Event>, Vec<Event>) {
+    let ours = String::from_utf8_lossy(uki.section(".osrel")).lines().any(|line| line == "ID=cairn");
+    if !ours {
+        let unknown = |register| {
+            let reason = "what this image's user space measures is not known";
+            Event::unknown(register, kind::USER_SPACE, Source::Image, "user space", reason)
+        };
+        return ([9, 11, 12, 15].map(unknown).into(), Vec::new());
     }
-    events.push(pcr10::boot_aggregate(&tpm::registers(&events)));
-    match user_space {
-        UserSpace::Unknown => {
-            let unknown = |register| {
-                let reason = "what this image's user space measures is not known";
-                Event::unknown(register, kind::USER_SPACE, Source::Image, "user space", reason)
-            };
-            events.extend([9, 11, 12, 15].map(unknown));
-        }
-        UserSpace::Stateless => {
-            events.push(pcr11::phase(pcr11::ENTER_INITRD));
-            if point == Point::Running {
-                events.push(pcr15::stateless());
-                events.extend(pcr11::LATER.map(pcr11::phase));
-            }
-        }
-    }
-    Ok(events)
-}
-
-/// What the firmware measures before it loads anything.
-fn before_images(machine: &Machine) -> Vec<Event> {
-    let mut events = machine.events.clone();
-    events.push(pcr04::attempt());
-    events.extend((0..7).map(tpm::separator));
-    events
-}
-
-/// The registers at a point in time.
-///
-/// # Errors
-/// [`uki::Error`].
-pub fn registers(
-    image: &Image,
-    machine: &Machine,
-    user_space: UserSpace,
-    point: Point,
-) -> Result<BTreeMap<u8, Value>, uki::Error> {
-    Ok(tpm::registers(&events(image, machine, user_space, point)?))
+    let running = [pcr15::stateless()].into_iter().chain(pcr11::LATER.map(pcr11::phase)).collect();
+    (vec![pcr11::phase(pcr11::ENTER_INITRD)], running)
 }

@@ -28,6 +28,8 @@ pub mod kind {
     pub const ACTION: u32 = 0x8000_0007;
     /// EV_EFI_PLATFORM_FIRMWARE_BLOB
     pub const FIRMWARE_BLOB: u32 = 0x8000_0008;
+    /// EV_EFI_HANDOFF_TABLES
+    pub const HANDOFF_TABLES: u32 = 0x8000_0009;
     /// No firmware event: the kernel, the agent or systemd extended it.
     pub const USER_SPACE: u32 = 0;
 }
@@ -43,6 +45,41 @@ pub enum Source {
     Configuration,
 }
 
+/// What is extended, by bank.
+pub type ByBank = BTreeMap<Bank, Vec<u8>>;
+
+/// What is known of the digest that a measurement extends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Digests {
+    /// The digest.
+    Exact(ByBank),
+    /// All legal digests: which of them it is does not follow from the given files.
+    OneOf(Vec<ByBank>),
+    /// Why it cannot be known.
+    Unknown(String),
+}
+
+impl Digests {
+    /// Those of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::Exact(by_bank(bytes))
+    }
+
+    /// The legal digests; none where they are not known.
+    pub fn legal(&self) -> &[ByBank] {
+        match self {
+            Self::Exact(digests) => std::slice::from_ref(digests),
+            Self::OneOf(all) => all,
+            Self::Unknown(_) => &[],
+        }
+    }
+}
+
+/// The digests of `bytes` in every bank.
+pub fn by_bank(bytes: &[u8]) -> ByBank {
+    Bank::ALL.into_iter().map(|bank| (bank, bank.digest(bytes))).collect()
+}
+
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -50,8 +87,8 @@ pub struct Event {
     pub register: u8,
     /// One of [`kind`].
     pub kind: u32,
-    /// What is extended, by bank; or why it cannot be known.
-    pub digests: Result<BTreeMap<Bank, Vec<u8>>, String>,
+    /// What is extended.
+    pub digests: Digests,
     /// The event's data in the log, where every byte of it can be known.
     pub data: Option<Vec<u8>>,
     /// Whose doing it is.
@@ -63,8 +100,7 @@ pub struct Event {
 impl Event {
     /// The digest of `bytes`, in every bank.
     pub fn of(register: u8, kind: u32, source: Source, input: impl Into<String>, bytes: &[u8]) -> Self {
-        let digests = Bank::ALL.into_iter().map(|bank| (bank, bank.digest(bytes))).collect();
-        Self { register, kind, digests: Ok(digests), data: None, source, input: input.into() }
+        Self { register, kind, digests: Digests::of(bytes), data: None, source, input: input.into() }
     }
 
     /// A measurement that happens and whose digest cannot be known, for this reason.
@@ -75,7 +111,7 @@ impl Event {
         input: impl Into<String>,
         reason: impl Into<String>,
     ) -> Self {
-        Self { register, kind, digests: Err(reason.into()), data: None, source, input: input.into() }
+        Self { register, kind, digests: Digests::Unknown(reason.into()), data: None, source, input: input.into() }
     }
 
     /// With the data that the log has.
@@ -84,8 +120,22 @@ impl Event {
         Self { data: Some(data.into()), ..self }
     }
 
-    /// The digest in a bank, if it can be known.
+    /// A measurement of one of these.
+    pub fn one_of(register: u8, kind: u32, source: Source, input: impl Into<String>, all: &[&[u8]]) -> Self {
+        let digests = Digests::OneOf(all.iter().map(|bytes| by_bank(bytes)).collect());
+        Self { register, kind, digests, data: None, source, input: input.into() }
+    }
+
+    /// The digest in a bank, if it is known exactly.
     pub fn digest(&self, bank: Bank) -> Option<&[u8]> {
-        self.digests.as_ref().ok()?.get(&bank).map(Vec::as_slice)
+        match &self.digests {
+            Digests::Exact(digests) => digests.get(&bank).map(Vec::as_slice),
+            Digests::OneOf(_) | Digests::Unknown(_) => None,
+        }
+    }
+
+    /// Whether this is a legal digest in a bank.
+    pub fn allows(&self, bank: Bank, digest: &[u8]) -> bool {
+        self.digests.legal().iter().any(|legal| legal.get(&bank).is_some_and(|legal| legal == digest))
     }
 }

@@ -6,12 +6,15 @@ use std::fs;
 use cairn_image::{disk, esp};
 use uuid::Uuid;
 
-use crate::boot::{self, Image, Machine, Point, UserSpace};
+use crate::boot::{Image, Machine, Point};
+use crate::compose::{Composition, Configuration, compose};
 use crate::event::kind;
-use crate::explain::{explain, text};
-use crate::machine::{FirmwareReference, Known, MachineEvent, MachineReference, SCHEMA, Shape};
+use crate::explain::release::Releases;
+use crate::explain::{self, text};
 use crate::parse::pe::tests::image as pe;
 use crate::parse::tcg_log::{Log, LogEvent};
+use crate::parse::variables::Variables;
+use crate::parse::variables::tests::flash;
 use crate::tpm::{Value, pcr07, separator};
 use crate::{Bank, Event, Source};
 
@@ -27,6 +30,7 @@ struct Parts {
     tables: [&'static [u8]; 4],
     boot_variables: Vec<&'static [u8]>,
     other_file: Option<&'static [u8]>,
+    cluster: Option<&'static [u8]>,
 }
 
 impl Parts {
@@ -54,6 +58,7 @@ impl Parts {
             tables: [b"loader", b"rsdp", b"log", b"tables"],
             boot_variables: vec![b"order", b"first", b"second"],
             other_file: None,
+            cluster: None,
         }
     }
 
@@ -102,7 +107,8 @@ impl Parts {
         let event =
             |register, kind, input: &str, bytes: &[u8]| Event::of(register, kind, Source::Machine, input, bytes);
         let mut events = vec![event(0, kind::FIRMWARE_BLOB, "DXE volume of the firmware", self.firmware)];
-        events.extend(pcr07::events(self.secure_boot));
+        let store = flash(&[]);
+        events.extend(pcr07::events(Some(self.secure_boot), &Variables::parse(&store).unwrap()).unwrap());
         events.push(separator(7));
         for (number, table) in (0..).zip(self.tables) {
             events.push(event(1, kind::CONFIG_FLAGS, &format!("ACPI DATA of the machine, number {number}"), table));
@@ -111,24 +117,21 @@ impl Parts {
             let name = if number == 0 { "BootOrder".to_owned() } else { format!("Boot{number:04}") };
             events.push(event(1, kind::BOOT_VARIABLE, &format!("variable {name} of the firmware"), variable));
         }
-        let events = events.iter().filter_map(|event| MachineEvent::new(event, Known::Recorded)).collect();
-        let reference = MachineReference {
-            events,
-            firmware: FirmwareReference { sha256: String::new(), version: String::new() },
-            name: String::new(),
-            schema: SCHEMA.into(),
-            shape: Shape { cpus: 1, memory_mib: 1, tpm: String::new() },
-            vmm: String::new(),
-        };
-        Machine::try_from(&reference).unwrap()
+        Machine::with_events(events)
+    }
+
+    fn composition(&self) -> Composition {
+        let image = Image::parse(&self.raw()).unwrap().measured().unwrap();
+        let configuration = self.cluster.map_or(Configuration::Stateless, Configuration::cluster);
+        compose(&image, &self.machine(), &configuration).unwrap()
     }
 
     fn events(&self, point: Point) -> Vec<Event> {
-        boot::events(&Image::parse(&self.raw()).unwrap(), &self.machine(), UserSpace::Stateless, point).unwrap()
+        self.composition().events(point).to_vec()
     }
 
     fn registers(&self) -> BTreeMap<u8, Value> {
-        crate::tpm::registers(&self.events(Point::Running))
+        self.composition().registers(Point::Initrd)
     }
 }
 
@@ -150,7 +153,7 @@ fn log(events: &[Event]) -> Log {
     let events = events.iter().map(|event| LogEvent {
         register: event.register.into(),
         kind: event.kind,
-        digests: event.digests.clone().unwrap().into_iter().collect(),
+        digests: event.digests.legal()[0].clone().into_iter().collect(),
         data: event.data.clone().unwrap_or_default(),
     });
     Log { banks: Bank::ALL.to_vec(), events: events.collect(), locality: 0 }
@@ -160,7 +163,7 @@ fn log(events: &[Event]) -> Log {
 type Row = (&'static str, fn(&mut Parts), &'static [u8], &'static str);
 
 /// PCR 10 sums up 0 to 9, and moves with any of them.
-const ROWS: [Row; 28] = [
+const ROWS: [Row; 30] = [
     (
         "a word more",
         |parts| parts.set(".cmdline", b"console=ttyS0 quiet debug"),
@@ -232,6 +235,8 @@ const ROWS: [Row; 28] = [
     ),
     ("memory", |parts| parts.tables[3] = b"other tables", &[1, 10], "ACPI DATA of the machine, number 3"),
     ("CPUs", |parts| parts.tables = [b"l2", b"r2", b"log", b"t2"], &[1, 10], "ACPI DATA of the machine, number 0"),
+    ("another interface of the TPM", |parts| parts.tables = [b"l3", b"r3", b"log", b"t3"], &[1, 10], "ACPI DATA"),
+    ("the cluster's configuration", |parts| parts.cluster = Some(b"{}\n"), &[12], "MATCH"),
     ("boot order", |parts| parts.boot_variables[0] = b"other order", &[1, 10], "variable BootOrder"),
     ("a boot entry more", |parts| parts.boot_variables.push(b"third"), &[1, 10], "that nobody predicted"),
 ];
@@ -247,7 +252,7 @@ fn exactly_the_registers_move_that_must_and_explain_names_the_change() {
         let after = changed.registers();
         let moved: Vec<u8> = before.keys().copied().filter(|register| before[register] != after[register]).collect();
         assert_eq!(moved, registers, "{name}");
-        let said = text(&explain(&predicted, &log(&changed.events(Point::Firmware))));
+        let said = text(&explain::log(&predicted, &log(&changed.events(Point::Firmware)), &Releases::default()));
         assert!(said.contains(words), "{name}: {said}");
     }
 }

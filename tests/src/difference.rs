@@ -12,7 +12,7 @@ use crate::image::Image;
 use crate::pe;
 
 /// The outputs in the order of the build, each with the stage that makes it.
-const OUTPUTS: [(&str, &str); 8] = [
+const OUTPUTS: [(&str, &str); 9] = [
     ("packages.json", "lock"),
     ("root.erofs", "root"),
     ("root.verity", "verity"),
@@ -20,6 +20,7 @@ const OUTPUTS: [(&str, &str); 8] = [
     ("initrd", "initrd"),
     ("efi", "disk"),
     ("raw", "disk"),
+    ("reference.json", "outputs"),
     ("image.json", "outputs"),
 ];
 

@@ -7,6 +7,7 @@ pub mod environment;
 pub mod erofs;
 pub mod harness;
 pub mod image;
+pub mod machine;
 pub mod mirror;
 pub mod pe;
 pub mod registers;

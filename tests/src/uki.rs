@@ -12,15 +12,23 @@ const WORK: &str = "/tmp/work";
 
 /// `uki` with another command line, for positive controls.
 pub fn with_command_line(sandbox: &Sandbox, uki: &[u8], command_line: &str) -> Result<Vec<u8>> {
+    with_sections(sandbox, uki, &[(".cmdline", command_line.as_bytes())])
+}
+
+/// `uki` with other content of these sections, put together by ukify.
+pub fn with_sections(sandbox: &Sandbox, uki: &[u8], other: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir().context("Failed to make a temporary folder")?;
     let write = |name: &str, bytes: &[u8]| {
         fs::write(folder.path().join(name), bytes).with_context(|| format!("Failed to write {name}"))
     };
-    for name in [".linux", ".initrd", ".osrel"] {
-        write(&name[1..], pe::section_data(uki, name)?)?;
+    let content = |name: &str| match other.iter().find(|(found, _)| *found == name) {
+        Some((_, content)) => anyhow::Ok(*content),
+        None => pe::section_data(uki, name),
+    };
+    for name in [".linux", ".initrd", ".osrel", ".cmdline"] {
+        write(&name[1..], content(name)?)?;
     }
-    write("cmdline", command_line.as_bytes())?;
-    let uname = String::from_utf8_lossy(pe::section_data(uki, ".uname")?).into_owned();
+    let uname = String::from_utf8_lossy(content(".uname")?).into_owned();
     let arguments = [
         "--linux=linux",
         "--initrd=initrd",

@@ -14,8 +14,8 @@ use crate::config::image::ImageConfig;
 use crate::host;
 use crate::interrupt;
 use crate::lock::sets;
+use crate::machine::record::RecordArgs;
 use crate::progress::{Progress, Style};
-use crate::record::RecordArgs;
 use crate::sandbox::InRootArgs;
 use crate::store::Store;
 use crate::test::TestArgs;
@@ -114,7 +114,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::VerityTree(args) => crate::bench::verity::run(&args).map(|()| ExitCode::SUCCESS),
         Command::RecordMachine(args) => {
             let tools = build_root(&progress(false))?;
-            let path = crate::record::run(&args, &Checkout::find()?, &tools)?;
+            let path = crate::machine::record::run(&args, &Checkout::find()?, &tools, &progress(false))?;
             println!("{}", path.display());
             Ok(ExitCode::SUCCESS)
         }

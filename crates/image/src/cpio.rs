@@ -87,6 +87,15 @@ impl Archive {
         Ok(())
     }
 
+    /// The files by path, with their content, and links with their target.
+    pub fn contents(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.entries.iter().filter_map(|(path, entry)| match &entry.kind {
+            Kind::Directory => None,
+            Kind::File(bytes) => Some((path.as_str(), bytes.as_slice())),
+            Kind::Symlink(target) => Some((path.as_str(), target.as_bytes())),
+        })
+    }
+
     /// The bytes of the archive, padded to 512.
     pub fn finish(self) -> Result<Vec<u8>, Error> {
         let mut out = Vec::new();

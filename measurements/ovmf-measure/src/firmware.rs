@@ -222,7 +222,7 @@ impl<'a> Firmware<'a> {
 }
 
 /// A VMM adds whole pages, and at least one (QEMU: "invalid address / length").
-fn check_range(kind: &'static str, index: usize, address: u64, size: u64) -> Result<(), Error> {
+pub(crate) fn check_range(kind: &'static str, index: usize, address: u64, size: u64) -> Result<(), Error> {
     let problem = if size == 0 {
         "it is empty"
     } else if !address.is_multiple_of(PAGE as u64) || !size.is_multiple_of(PAGE as u64) {

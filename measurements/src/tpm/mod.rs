@@ -1,6 +1,7 @@
 //! The registers of a TPM, one file each: who measures what into it, and in which order (TCG PC Client Platform Firmware Profile, section 3.3.4; UAPI Group, Linux TPM PCR Registry).
 
 pub mod pcr00;
+pub mod pcr01;
 pub mod pcr02;
 pub mod pcr04;
 pub mod pcr05;
@@ -12,7 +13,7 @@ pub mod pcr15;
 
 use std::collections::BTreeMap;
 
-use crate::event::kind;
+use crate::event::{ByBank, Digests, kind};
 use crate::{Bank, Event, Source};
 
 /// Registers that are predicted.
@@ -22,7 +23,9 @@ pub const REGISTERS: std::ops::Range<u8> = 0..16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// It is known, in every bank.
-    Exact(BTreeMap<Bank, Vec<u8>>),
+    Exact(ByBank),
+    /// It is one of these, and all of them are legal.
+    OneOf(Vec<ByBank>),
     /// It depends on something that the given files do not say.
     HostDependent(String),
 }
@@ -32,6 +35,16 @@ impl Value {
     pub fn in_bank(&self, bank: Bank) -> Option<&[u8]> {
         match self {
             Self::Exact(values) => values.get(&bank).map(Vec::as_slice),
+            Self::OneOf(_) | Self::HostDependent(_) => None,
+        }
+    }
+
+    /// Whether this is a legal value in a bank; `None` where that cannot be told.
+    pub fn allows(&self, bank: Bank, value: &[u8]) -> Option<bool> {
+        let is = |legal: &ByBank| legal.get(&bank).is_some_and(|legal| legal == value);
+        match self {
+            Self::Exact(legal) => Some(is(legal)),
+            Self::OneOf(all) => Some(all.iter().any(is)),
             Self::HostDependent(_) => None,
         }
     }
@@ -42,23 +55,36 @@ pub fn registers(events: &[Event]) -> BTreeMap<u8, Value> {
     REGISTERS.map(|register| (register, value(register, events.iter()))).collect()
 }
 
+/// More legal values than this are as good as none.
+const MOST_VALUES: usize = 16;
+
 /// One register after those of these events that concern it.
 pub fn value<'a>(register: u8, events: impl Iterator<Item = &'a Event>) -> Value {
-    let mut values: BTreeMap<Bank, Vec<u8>> =
-        Bank::ALL.into_iter().map(|bank| (bank, vec![0; bank.length()])).collect();
+    let start: ByBank = Bank::ALL.into_iter().map(|bank| (bank, vec![0; bank.length()])).collect();
+    let mut values = vec![start];
     for event in events.filter(|event| event.register == register) {
-        match &event.digests {
-            Err(reason) => return Value::HostDependent(format!("{}: {reason}", event.input)),
-            Ok(digests) => {
-                for (bank, value) in &mut values {
-                    if let Some(digest) = digests.get(bank) {
-                        *value = bank.extend(value, digest);
-                    }
-                }
-            }
+        if let Digests::Unknown(reason) = &event.digests {
+            return Value::HostDependent(format!("{}: {reason}", event.input));
+        }
+        let after = |value| event.digests.legal().iter().map(move |digests| extended(value, digests));
+        values = values.iter().flat_map(after).collect();
+        if values.len() > MOST_VALUES {
+            return Value::HostDependent(format!("{}: more than {MOST_VALUES} values are legal", event.input));
         }
     }
-    Value::Exact(values)
+    match <[ByBank; 1]>::try_from(values) {
+        Ok([value]) => Value::Exact(value),
+        Err(values) if values.is_empty() => Value::HostDependent("no value is legal".into()),
+        Err(values) => Value::OneOf(values),
+    }
+}
+
+fn extended(value: &ByBank, digests: &ByBank) -> ByBank {
+    let next = |(bank, value): (&Bank, &Vec<u8>)| {
+        let digest = digests.get(bank)?;
+        Some((*bank, bank.extend(value, digest)))
+    };
+    value.iter().filter_map(next).collect()
 }
 
 /// EV_SEPARATOR: four zero bytes between what the firmware measures and what it starts (section 3.3.2.2).
@@ -76,6 +102,17 @@ pub(crate) fn action(register: u8, words: &str) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_register_with_an_event_of_several_has_several_values() {
+        let event = Event::one_of(7, kind::VARIABLE, Source::Machine, "x", &[b"a", b"b"]);
+        let Value::OneOf(values) = value(7, [&event, &separator(7)].into_iter()) else { panic!() };
+        assert_eq!(values.len(), 2);
+        let all = Value::OneOf(values.clone());
+        assert_eq!(all.allows(Bank::Sha256, &values[1][&Bank::Sha256]), Some(true));
+        assert_eq!(all.allows(Bank::Sha256, &[0; 32]), Some(false));
+        assert!(matches!(value(7, [&event; 5].into_iter()), Value::HostDependent(reason) if reason.contains("16")));
+    }
 
     #[test]
     fn a_register_with_an_unknown_event_has_no_value() {

@@ -1,7 +1,7 @@
 //! PCR 4: "the boot manager code and boot attempts" (section 3.3.4.5): the attempt, the separator, then every image that firmware loads, as its Authenticode digest.
 
 use super::action;
-use crate::event::kind;
+use crate::event::{Digests, kind};
 use crate::parse::pe::Pe;
 use crate::parse::uki::{Error, Uki};
 use crate::{Bank, Event, Source};
@@ -31,5 +31,5 @@ pub fn kernel(uki: &Uki) -> Result<Option<Event>, Error> {
 fn image(input: &str, pe: &Pe) -> Event {
     let digests = Bank::ALL.into_iter().map(|bank| (bank, pe.authenticode(bank))).collect();
     let (kind, source) = (kind::APPLICATION, Source::Image);
-    Event { register: 4, kind, digests: Ok(digests), data: None, source, input: input.into() }
+    Event { register: 4, kind, digests: Digests::Exact(digests), data: None, source, input: input.into() }
 }

@@ -1,6 +1,7 @@
 //! PCR 7: "the Secure Boot policy" (section 3.3.4.8): the variables SecureBoot, PK, KEK, db and dbx, each with its name and its GUID also where it is absent, then the separator.
 
 use crate::event::kind;
+use crate::parse::variables::Variables;
 use crate::{Event, Source};
 
 /// EFI_GLOBAL_VARIABLE, as stored.
@@ -19,51 +20,94 @@ pub enum SecureBootOff {
     Disabled,
 }
 
-/// The five variables.
-pub fn events(state: SecureBootOff) -> Vec<Event> {
-    let secure_boot: &[u8] = match state {
-        SecureBootOff::NotBuilt => &[],
-        SecureBootOff::Disabled => &[0],
+/// The variables behind SecureBoot.
+const KEYS: [(&str, [u8; 16]); 4] = [("PK", GLOBAL), ("KEK", GLOBAL), ("db", DATABASE), ("dbx", DATABASE)];
+
+/// The five variables of a firmware with this store, whose build may not be known: then SecureBoot is absent or 0, as no other state is legal without a platform key.
+///
+/// # Errors
+/// That keys are enrolled, so that Secure Boot is on: what is measured then is not modelled yet.
+pub fn events(state: Option<SecureBootOff>, store: &Variables) -> Result<Vec<Event>, &'static str> {
+    if store.get("PK", GLOBAL).is_some_and(|key| !key.is_empty()) {
+        return Err("its variable store has a platform key: Secure Boot is on, which is not modelled yet");
+    }
+    let secure_boot = |data: &[u8]| bytes("SecureBoot", GLOBAL, data);
+    let first = match state {
+        Some(SecureBootOff::NotBuilt) => variable("SecureBoot", &secure_boot(&[])),
+        Some(SecureBootOff::Disabled) => variable("SecureBoot", &secure_boot(&[0])),
+        None => {
+            let (absent, off) = (secure_boot(&[]), secure_boot(&[0]));
+            Event::one_of(7, kind::VARIABLE, Source::Machine, input("SecureBoot"), &[&absent, &off])
+        }
     };
-    [
-        ("SecureBoot", GLOBAL, secure_boot),
-        ("PK", GLOBAL, &[]),
-        ("KEK", GLOBAL, &[]),
-        ("db", DATABASE, &[]),
-        ("dbx", DATABASE, &[]),
-    ]
-    .map(|(name, guid, data)| variable(name, guid, data))
-    .into()
+    let keys = KEYS.map(|(name, guid)| variable(name, &bytes(name, guid, store.get(name, guid).unwrap_or_default())));
+    Ok([first].into_iter().chain(keys).collect())
+}
+
+fn input(name: &str) -> String {
+    format!("variable {name} of the firmware")
+}
+
+fn variable(name: &str, bytes: &[u8]) -> Event {
+    Event::of(7, kind::VARIABLE, Source::Machine, input(name), bytes).with_data(bytes)
 }
 
 /// UEFI_VARIABLE_DATA (section 10.4.6).
-fn variable(name: &str, guid: [u8; 16], data: &[u8]) -> Event {
+fn bytes(name: &str, guid: [u8; 16], data: &[u8]) -> Vec<u8> {
     let units: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let mut bytes = guid.to_vec();
     bytes.extend((name.encode_utf16().count() as u64).to_le_bytes());
     bytes.extend((data.len() as u64).to_le_bytes());
     bytes.extend(units);
     bytes.extend(data);
-    Event::of(7, kind::VARIABLE, Source::Machine, format!("variable {name} of the firmware"), &bytes).with_data(bytes)
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Bank;
+    use crate::parse::variables::tests::flash;
     use crate::tpm::{separator, value};
+
+    const NOT_BUILT: &str = "b5710bf57d25623e4019027da116821fa99f5c81e9e38b87671cc574f9281439";
+    const DISABLED: &str = "65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068";
+
+    fn register(state: Option<SecureBootOff>) -> crate::tpm::Value {
+        let flash = flash(&[]);
+        let mut all = events(state, &Variables::parse(&flash).unwrap()).unwrap();
+        all.push(separator(7));
+        value(7, all.iter())
+    }
 
     /// Observed with Debian's builds (SHA-256): OVMF 2025.02 and 2026.08 without Secure Boot, OVMF 2022.11 with Secure Boot off.
     #[test]
     fn both_states_have_the_values_that_machines_have() {
-        for (state, expected) in [
-            (SecureBootOff::NotBuilt, "b5710bf57d25623e4019027da116821fa99f5c81e9e38b87671cc574f9281439"),
-            (SecureBootOff::Disabled, "65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068"),
-        ] {
-            let mut all = events(state);
-            all.push(separator(7));
-            let register = value(7, all.iter());
-            assert_eq!(hex::encode(register.in_bank(Bank::Sha256).unwrap()), expected);
+        for (state, expected) in [(SecureBootOff::NotBuilt, NOT_BUILT), (SecureBootOff::Disabled, DISABLED)] {
+            assert_eq!(hex::encode(register(Some(state)).in_bank(Bank::Sha256).unwrap()), expected);
         }
+    }
+
+    #[test]
+    fn a_build_that_is_not_known_has_one_of_both() {
+        let value = register(None);
+        assert_eq!(value.in_bank(Bank::Sha256), None);
+        for legal in [NOT_BUILT, DISABLED] {
+            assert_eq!(value.allows(Bank::Sha256, &hex::decode(legal).unwrap()), Some(true));
+        }
+        assert_eq!(value.allows(Bank::Sha256, &[0; 32]), Some(false));
+    }
+
+    #[test]
+    fn enrolled_keys_are_not_taken_for_secure_boot_off() {
+        let flash = flash(&[(0x3f, "PK", GLOBAL, b"key")]);
+        assert!(events(None, &Variables::parse(&flash).unwrap()).unwrap_err().contains("platform key"));
+    }
+
+    #[test]
+    fn what_is_in_the_store_is_what_is_measured() {
+        let other = flash(&[(0x3f, "dbx", DATABASE, b"revoked")]);
+        let events = events(Some(SecureBootOff::NotBuilt), &Variables::parse(&other).unwrap()).unwrap();
+        assert!(events[4].data.as_ref().unwrap().ends_with(b"revoked"));
     }
 }

@@ -7,3 +7,9 @@ use crate::{Event, Source};
 pub fn stateless() -> Event {
     Event::of(15, kind::USER_SPACE, Source::Configuration, "no cluster configuration", b"stateless")
 }
+
+/// The cap of a boot in a cluster: it names the broker's release message, which differs from boot to boot.
+pub fn cap() -> Event {
+    let reason = "the cap binds this boot's release message, which is made while it boots";
+    Event::unknown(15, kind::USER_SPACE, Source::Configuration, "cap of the cluster", reason)
+}

@@ -11,6 +11,7 @@ use cairn_tests::settled::settled;
 use cairn_tests::suite::Suite;
 use cairn_tests::watch::Watched;
 use measurements::boot;
+use measurements::compose::{Configuration, compose};
 use xtask::vm::pcr::{Bank, Pcrs};
 use xtask::vm::shell::Shell;
 use xtask::vm::{Ending, Machine, Tpm, TpmInterface};
@@ -48,25 +49,27 @@ fn production(suite: &Suite, row: &str) -> Result<()> {
             ensure!(found == expected, "PCR {index} ({bank}) is {}, not {}", hex::encode(found), hex::encode(expected));
         }
     }
-    must_be_predicted(&pcrs, &suite.image.read("raw")?, &firmware(suite)?)?;
+    must_be_predicted(suite, &pcrs, &suite.image.read("raw")?)?;
     // Somebody who presses keys gets no answer either.
     watched.vm.send("\r\rroot\r")?;
     let _ = watched.vm.console().wait_for(&["login:"], 0, QUIET);
     watched.must_not_prompt()
 }
 
-/// The firmware of the build root, which is the machines'.
-fn firmware(suite: &Suite) -> Result<Vec<u8>> {
-    let output = suite.sandbox.command("cat").arg("/usr/share/OVMF/OVMF_CODE_4M.fd").output();
+/// A file of the build root's firmware, which is the machines'.
+fn firmware(suite: &Suite, file: &str) -> Result<Vec<u8>> {
+    let output = suite.sandbox.command("cat").arg(format!("/usr/share/OVMF/{file}")).output();
     let output = output.context("Failed to read the firmware")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(output.stdout)
 }
 
-/// Every register that follows from image and firmware has the value that is predicted from these two files, in every bank.
-fn must_be_predicted(pcrs: &Pcrs, raw: &[u8], firmware: &[u8]) -> Result<()> {
-    let (image, machine) = (boot::Image::parse(raw)?, boot::Machine::with_firmware(firmware)?);
-    let predicted = boot::registers(&image, &machine, image.user_space()?, boot::Point::Running)?;
+/// Every register that follows from image and firmware has the value that is predicted from these files, in every bank.
+fn must_be_predicted(suite: &Suite, pcrs: &Pcrs, raw: &[u8]) -> Result<()> {
+    let (code, store) = (firmware(suite, "OVMF_CODE_4M.fd")?, firmware(suite, "OVMF_VARS_4M.fd")?);
+    let machine = boot::Machine::with_firmware(&code, Some(&store))?;
+    let image = boot::Image::parse(raw)?.measured()?;
+    let predicted = compose(&image, &machine, &Configuration::Stateless)?.registers(boot::Point::Running);
     for bank in pcrs.banks() {
         for register in [0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15] {
             let expected = predicted[&register].in_bank(bank);

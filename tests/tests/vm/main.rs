@@ -1,6 +1,7 @@
 //! Boots images in virtual machines, and attacks them. Run by `cargo xtask test`; one row is `cargo xtask test -- ROW`.
 
 mod boots;
+mod changes;
 mod host_inputs;
 mod predictions;
 mod root;
@@ -17,6 +18,6 @@ type Row = harness::Row<Suite>;
 
 fn main() -> ExitCode {
     let transcripts = concat!(env!("CARGO_TARGET_TMPDIR"), "/vm").into();
-    let rows = [boots::rows(), root::rows(), host_inputs::rows(), predictions::rows()].into_iter().flatten().collect();
+    let rows = [boots::rows(), root::rows(), host_inputs::rows(), predictions::rows(), changes::rows()].into_iter().flatten().collect();
     harness::run(MACHINES, Suite::from_environment(transcripts), rows)
 }

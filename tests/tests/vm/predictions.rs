@@ -1,89 +1,89 @@
-//! What is predicted from files is what machines measure: every event of the firmware's log in order, and every register.
-
-use std::fs;
-use std::path::{Path, PathBuf};
+//! What is predicted from documents is what machines measure: every event of the firmware's log and of user space's in order, every register at every point in time, on every machine without
+//! confidential hardware. The registers are the emulator's, so that no code of the guest is believed.
 
 use anyhow::{Context, Result, ensure};
+use cairn_tests::machine::{self, KnownMachine};
 use cairn_tests::settled::settled;
 use cairn_tests::suite::Suite;
 use cairn_tests::watch::Watched;
-use measurements::boot::{self, Image, Machine, Point};
-use measurements::machine::MachineReference;
+use measurements::boot::Point;
+use measurements::compose::{Composition, Configuration, compose};
+use measurements::document::image::ImageReference;
+use measurements::explain::release::Releases;
+use measurements::explain::{self, text};
+use measurements::parse::cel;
 use measurements::parse::tcg_log::{Log, LogEvent, NO_ACTION};
-use measurements::{Bank, Event, explain};
-use xtask::config::read_toml;
-use xtask::record::{LOG, MachineConfig};
+use measurements::tpm::Value;
+use measurements::{Bank, Event};
+use xtask::machine::record::LOG;
+use xtask::vm::pcr::Pcrs;
 use xtask::vm::shell::Shell;
 
 use crate::Row;
 
+/// Where user space writes what it measures.
+const USER_SPACE_LOG: &str = "/run/log/systemd/tpm2-measure.log";
+/// `explain` tells every machine from these.
+const TOLD_APART: [&str; 5] = [
+    "q35-ovmf-2022.11-2cpus-2gib",
+    "q35-ovmf-2025.02-1cpu-1gib",
+    "q35-ovmf-2025.02-2cpus-1gib",
+    "q35-ovmf-2025.02-2cpus-1gib-tis",
+    "q35-ovmf-2026.08-2cpus-2gib",
+];
+
 pub fn rows() -> Vec<Row> {
-    vec![
-        Row::new("every_event_of_a_machine_with_two_cpus_is_predicted", |suite, row| {
-            predicted(suite, row, "2cpus-1gib")
-        }),
-        Row::new("every_event_of_a_machine_with_one_cpu_is_predicted", |suite, row| predicted(suite, row, "1cpu-1gib")),
-        Row::new("every_event_of_a_machine_with_more_memory_is_predicted", |suite, row| {
-            predicted(suite, row, "2cpus-2gib")
-        }),
-    ]
+    machine::with_tpm().iter().map(|(row, name)| Row::new(row, |suite, row| predicted(suite, row, name))).collect()
 }
 
-fn file(shape: &str, suffix: &str) -> Result<PathBuf> {
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are not in a checkout")?;
-    Ok(checkout.join(format!("measurements/machines/q35-ovmf-2025.02-{shape}.{suffix}")))
-}
+fn predicted(suite: &Suite, row: &str, name: &str) -> Result<()> {
+    let known = KnownMachine::get(name)?;
+    let reference = ImageReference::parse(&suite.debug.read("reference.json")?)?;
+    let image = reference.measured()?;
+    let composition = compose(&image, &known.reference.machine()?, &Configuration::Stateless)?;
 
-/// Boots the debug image, which shows the log that the guest saw; the registers are the emulator's.
-fn predicted(suite: &Suite, row: &str, shape: &str) -> Result<()> {
-    let config: MachineConfig = read_toml(&file(shape, "toml")?)?;
-    let path = file(shape, "machine.json")?;
-    let reference =
-        MachineReference::parse(&fs::read(&path).with_context(|| format!("Failed to read {}", path.display()))?)?;
-    let (image, machine) = (Image::parse(&suite.debug.read("raw")?)?, Machine::try_from(&reference)?);
-    let user_space = image.user_space()?;
-
-    let real = xtask::vm::Machine { accelerator: suite.accelerator(), ..config.machine(&suite.debug.file("raw")) };
-    let mut watched = Watched::start(suite, row, &real)?;
+    let mut watched = Watched::start(suite, row, &known.real(suite, &suite.debug.file("raw"))?)?;
     watched.must_run()?;
     let pcrs = settled(&watched, &suite.debug.read("efi")?)?;
-    let log = Log::parse(&Shell::log_in(&mut watched.vm)?.read_file(LOG)?)?;
+    let states = watched.vm.pcr_states()?;
+    let mut shell = Shell::log_in(&mut watched.vm)?;
+    let log = Log::parse(&shell.read_file(LOG)?)?;
+    let user_space = cel::parse(&shell.read_file(USER_SPACE_LOG)?)?;
 
-    same_events(&boot::events(&image, &machine, user_space, Point::Firmware)?, &log)?;
-    explained(&image, &log, shape)?;
-    let registers = boot::registers(&image, &machine, user_space, Point::Running)?;
-    for (register, value) in &registers {
-        for bank in Bank::ALL {
-            let expected =
-                value.in_bank(bank).with_context(|| format!("PCR {register} is not predicted: {value:?}"))?;
-            let found = pcrs.get(bank, usize::from(*register)).context("a bank is missing")?;
+    same_events(composition.events(Point::Firmware), &log)?;
+    same_user_space(&composition, &user_space)?;
+    same_registers(&composition, Point::Running, &pcrs)?;
+    for point in [Point::Firmware, Point::Initrd] {
+        let failures: Vec<String> = states
+            .iter()
+            .filter_map(|state| same_registers(&composition, point, state).err())
+            .map(|error| error.to_string())
+            .collect();
+        let last = failures.last().cloned().unwrap_or_default();
+        ensure!(failures.len() < states.len(), "the TPM never held what is predicted for {point:?}: {last}");
+    }
+    explained(&reference, &log, name)
+}
+
+/// `explain` agrees with the machine's own reference, and says of other machines that the machine is not theirs.
+fn explained(reference: &ImageReference, log: &Log, name: &str) -> Result<()> {
+    for other in TOLD_APART.into_iter().chain([name]) {
+        let machine = KnownMachine::get(other)?.reference.machine()?;
+        let composition = compose(&reference.measured()?, &machine, &Configuration::Stateless)?;
+        let text = text(&explain::log(composition.events(Point::Firmware), log, &Releases::default()));
+        if other == name {
+            ensure!(text.starts_with("MATCH: all "), "against {other}: {text}");
+        } else {
             ensure!(
-                found == expected,
-                "PCR {register} ({bank}) is {}, not {}",
-                hex::encode(found),
-                hex::encode(expected)
+                text.contains("MISMATCH") && text.contains("whose     the machine"),
+                "the log of {name} against {other}: {text}"
             );
         }
     }
     Ok(())
 }
 
-/// `explain` agrees with the machine's own reference, and says of every other shape that the machine's tables are not its.
-fn explained(image: &Image, log: &Log, shape: &str) -> Result<()> {
-    for other in ["1cpu-1gib", "2cpus-1gib", "2cpus-2gib"] {
-        let reference = MachineReference::parse(&fs::read(file(other, "machine.json")?)?)?;
-        let predicted = boot::events(image, &Machine::try_from(&reference)?, image.user_space()?, Point::Firmware)?;
-        let text = explain::text(&explain::explain(&predicted, log));
-        let expected = if other == shape {
-            "MATCH: all "
-        } else {
-            "PCR 1\ncause     it is not this one: ACPI DATA of the machine"
-        };
-        ensure!(text.contains(expected), "against {other}: {text}");
-    }
-    Ok(())
-}
-
+/// Every event in its place, with its digests in all banks and, where they are known, its data.
 fn same_events(predicted: &[Event], log: &Log) -> Result<()> {
     let logged: Vec<&LogEvent> = log.events.iter().filter(|event| event.kind != NO_ACTION).collect();
     for (index, (event, logged)) in predicted.iter().zip(&logged).enumerate() {
@@ -103,5 +103,41 @@ fn same_events(predicted: &[Event], log: &Log) -> Result<()> {
         }
     }
     ensure!(predicted.len() == logged.len(), "{} events are predicted, the log has {}", predicted.len(), logged.len());
+    Ok(())
+}
+
+/// What agent and systemd measured; the kernel's own aggregate (PCR 10) is in no log of theirs.
+fn same_user_space(composition: &Composition, records: &[cel::Record]) -> Result<()> {
+    let firmware = composition.events(Point::Firmware).len();
+    let predicted: Vec<&Event> =
+        composition.events(Point::Running)[firmware..].iter().filter(|event| event.register != 10).collect();
+    for (event, record) in predicted.iter().zip(records) {
+        ensure!(record.register == u32::from(event.register), "{}: PCR {}", event.input, record.register);
+        for (bank, digest) in &record.digests {
+            ensure!(event.digest(*bank) == Some(digest), "{}: the {bank} digest differs", event.input);
+        }
+        ensure!(record.digests.len() == Bank::ALL.len(), "{}: a bank is missing", event.input);
+    }
+    ensure!(predicted.len() == records.len(), "{} events are predicted, {} logged", predicted.len(), records.len());
+    Ok(())
+}
+
+/// Every register, in every bank.
+fn same_registers(composition: &Composition, point: Point, pcrs: &Pcrs) -> Result<()> {
+    let registers = composition.registers(point);
+    ensure!(registers.len() == 16, "{} registers are predicted", registers.len());
+    for (register, value) in &registers {
+        ensure!(matches!(value, Value::Exact(_)), "PCR {register} is not predicted: {value:?}");
+        for bank in Bank::ALL {
+            let (expected, found) = (value.in_bank(bank), pcrs.get(bank, usize::from(*register)));
+            let shown = |value: Option<&[u8]>| value.map(hex::encode).unwrap_or_default();
+            ensure!(
+                found.is_some() && found == expected,
+                "PCR {register} ({bank}) is {}, not {}",
+                shown(found),
+                shown(expected)
+            );
+        }
+    }
     Ok(())
 }

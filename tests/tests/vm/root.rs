@@ -22,7 +22,7 @@ enum End {
 
 type Change = fn(&Suite, &Disk) -> Result<()>;
 
-const ROWS: [(&str, End, Change); 11] = [
+const ROWS: [(&str, End, Change); 10] = [
     ("a_flipped_byte_in_the_first_data_block", End::Code("ROOT_VERIFY_FAILED"), |suite, disk| {
         disk.flip(data(suite)? + 1100)
     }),
@@ -69,13 +69,6 @@ const ROWS: [(&str, End, Change); 11] = [
         remove(disk, &[suite.image.partition("root-verity")?.index])
     }),
     ("a_truncated_image", End::Code("ROOT_TRUNCATED"), |suite, disk| disk.truncate(data(suite)? + (8 << 20))),
-    (
-        "a_cluster_configuration_that_this_version_cannot_honour",
-        End::Code("CONFIGURATION_UNSUPPORTED"),
-        |suite, disk| {
-            disk.write_at(suite.image.partition("configuration")?.start, b"{\"schema\":\"cairn.cluster/1\"}\n")
-        },
-    ),
 ];
 
 pub fn rows() -> Vec<Row> {

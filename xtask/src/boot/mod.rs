@@ -86,6 +86,7 @@ pub fn run(args: &BootArgs, build_root: &Path, images: &Path) -> Result<ExitCode
         network: args.network,
         accelerator,
         extra: args.qemu.clone(),
+        ..Machine::with_disk(&image)
     };
     let how = match accelerator {
         Accelerator::Kvm => "KVM",

@@ -11,6 +11,7 @@ use super::document::{IMAGE_SCHEMA, ImageDocument, PackagesDocument, PartitionDo
 use super::initrd;
 use super::kernel::Kernel;
 use super::outputs::{Built, Staging};
+use super::reference;
 use super::root_tree::EROFS;
 use super::stage::{Key, Made, Stages};
 use super::tools::Tools;
@@ -39,7 +40,8 @@ pub fn make(inputs: &Inputs, stages: &Stages, parts: &Parts, out: &Path) -> Resu
     let erofs = parts.root.join(EROFS);
     let salt = inputs.seed.salt("verity salt");
     let (hashes, tree) = make_verity(inputs, stages, parts, &erofs, &salt)?;
-    let initrd = initrd::make(inputs, stages, parts, &tree, &salt)?.join(initrd::INITRD);
+    let made = initrd::make(inputs, stages, parts, &tree, &salt)?;
+    let initrd = made.join(initrd::INITRD);
 
     let staging = Staging::begin(out, &inputs.base_name(), stages.progress())?;
     let table = stages.time("disk", || {
@@ -55,6 +57,8 @@ pub fn make(inputs: &Inputs, stages: &Stages, parts: &Parts, out: &Path) -> Resu
             staging.copy("initrd", &initrd)?;
             staging.write("packages.json", &packages_document(inputs)?)?;
             let document = image_document(inputs, parts, &tree, table, &staging)?;
+            staging.write("reference.json", &reference::make(&document, &staging, initrd::files(&made)?)?)?;
+            let document = ImageDocument { outputs: staging.describe()?, ..document };
             staging.write("image.json", &canonical(&document)?)?;
             let outputs = staging.describe()?;
             let base = inputs.base_name();

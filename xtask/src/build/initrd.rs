@@ -10,15 +10,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use cairn_image::verity::Tree;
 use cairn_image::{cpio, elf, modules};
+use measurements::document::image::InitrdFile;
 use serde::Serialize;
 
 use super::Inputs;
 use super::document::canonical;
 use super::image::Parts;
 use super::stage::{Key, Made, Stages};
+use crate::digest::Sha256Digest;
 
 /// Name of the output.
 pub const INITRD: &str = "initrd";
+/// The list of its files.
+const FILES: &str = "files.json";
 /// Where Debian's shared libraries are.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
@@ -55,7 +59,7 @@ struct BootRoot {
 pub fn make(inputs: &Inputs, stages: &Stages, parts: &Parts, tree: &Tree, salt: &[u8; 32]) -> Result<Made> {
     let boot = boot_document(inputs, tree, salt)?;
     let settings = &inputs.image.initrd;
-    let key = Key::new("initrd", 1)
+    let key = Key::new("initrd", 2)
         .digest("agent", &parts.agent.key)
         .digest("kernel", &parts.kernel.made.key)
         .digest("build-root", &parts.tools.made.key)
@@ -76,10 +80,23 @@ pub fn make(inputs: &Inputs, stages: &Stages, parts: &Parts, tree: &Tree, salt: 
         archive.file("init", 0o755, read(&parts.agent.join("init"))?)?;
         add_libraries(&mut archive, parts, &settings.libraries)?;
         add_modules(&mut archive, parts, &settings.modules)?;
+        let files: Vec<InitrdFile> = archive.contents().map(described).collect();
+        let list = output.join(FILES);
+        fs::write(&list, serde_json::to_vec(&files).context("Failed to list the initrd")?)
+            .with_context(|| format!("Failed to write {}", list.display()))?;
         let compressed = cpio::compress_zstd(&archive.finish()?, settings.compression)?;
         let path = output.join(INITRD);
         fs::write(&path, compressed).with_context(|| format!("Failed to write {}", path.display()))
     })
+}
+
+fn described((path, content): (&str, &[u8])) -> InitrdFile {
+    InitrdFile { path: path.to_owned(), sha256: Sha256Digest::of(content).to_string() }
+}
+
+/// The files of an initrd that was made here.
+pub fn files(made: &Made) -> Result<Vec<InitrdFile>> {
+    serde_json::from_slice(&read(&made.join(FILES))?).context("Failed to read the list of the initrd's files")
 }
 
 fn boot_document(inputs: &Inputs, tree: &Tree, salt: &[u8; 32]) -> Result<Vec<u8>> {

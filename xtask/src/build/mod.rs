@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod mkosi;
 pub mod outputs;
 pub mod package_tree;
+mod reference;
 pub mod root_tree;
 pub mod sources;
 pub mod stage;

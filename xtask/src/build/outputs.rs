@@ -17,8 +17,8 @@ use crate::progress::{Progress, megabytes};
 use crate::store::{Guard, lock_file};
 
 /// Suffixes of the files of an image, in the order in which people see them.
-pub const SUFFIXES: [&str; 8] =
-    ["raw", "efi", "root.erofs", "root.verity", "roothash", "initrd", "packages.json", "image.json"];
+pub const SUFFIXES: [&str; 9] =
+    ["raw", "efi", "root.erofs", "root.verity", "roothash", "initrd", "packages.json", "reference.json", "image.json"];
 
 /// A folder that outputs are being made in.
 pub struct Staging {

@@ -41,10 +41,18 @@ pub struct Packages {
     pub suite: String,
     /// Metapackage whose dependency is the kernel image.
     pub kernel: String,
-    /// Newer suite that the confidential firmwares come from.
-    pub firmware_suite: String,
-    /// Firmware packages.
-    pub firmware: Vec<String>,
+    /// Firmware of machine references, beside that of the build root.
+    pub firmware: Vec<Firmware>,
+}
+
+/// Firmware packages of one suite.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Firmware {
+    /// The suite.
+    pub suite: String,
+    /// Names of packages.
+    pub packages: Vec<String>,
 }
 
 /// What the initrd holds beside the agent.

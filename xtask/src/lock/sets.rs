@@ -18,8 +18,8 @@ pub const ROOT: &str = "root";
 pub const BUILD_ROOT: &str = "build-root";
 /// The kernel package, which is unpacked and never installed.
 pub const KERNEL: &str = "kernel";
-/// Firmware images, which are unpacked and never installed.
-pub const FIRMWARE: &str = "firmware";
+/// What the names of sets of firmware begin with; their suite follows. They are unpacked and never installed.
+pub const FIRMWARE: &str = "firmware-";
 /// What only `cargo xtask bench` needs: the peer's initrd.
 pub const BENCH: &str = "bench";
 
@@ -55,12 +55,14 @@ pub fn read(checkout: &Path) -> Result<BTreeMap<String, PackageSet>> {
     sets.insert(BENCH.into(), closure(mkosi_conf::packages(&checkout.join("xtask/bench/mkosi.conf"))?));
     let alone = |suite: &str, packages: Vec<String>| PackageSet { suite: suite.into(), closure: false, packages };
     sets.insert(KERNEL.into(), alone(&suite, vec![image.packages.kernel.clone()]));
-    sets.insert(FIRMWARE.into(), alone(&image.packages.firmware_suite, image.packages.firmware.clone()));
+    for firmware in &image.packages.firmware {
+        sets.insert(format!("{FIRMWARE}{}", firmware.suite), alone(&firmware.suite, firmware.packages.clone()));
+    }
     Ok(sets)
 }
 
 fn is_reserved(name: &str) -> bool {
-    [ROOT, BUILD_ROOT, KERNEL, FIRMWARE, BENCH].contains(&name)
+    [ROOT, BUILD_ROOT, KERNEL, BENCH].contains(&name) || name.starts_with(FIRMWARE)
 }
 
 /// A digest over the sets: a lock carries it, so that a changed `mkosi.conf` is noticed.

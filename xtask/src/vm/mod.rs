@@ -6,6 +6,7 @@
 pub mod console;
 mod ending;
 mod error;
+mod fw_cfg;
 pub mod pcr;
 mod qemu;
 pub mod shell;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 pub use console::{Console, Sink};
 pub use ending::Ending;
 pub use error::VmError;
+pub use fw_cfg::FwCfg;
 pub use qemu::Accelerator;
 pub use tpm::{Tpm, TpmInterface};
 
@@ -39,10 +41,23 @@ pub struct Machine {
     pub disks: Vec<PathBuf>,
     /// Whether it has a network card (user-mode; it reaches what the sandbox reaches).
     pub network: bool,
+    /// Its firmware; that of the build root if none is named.
+    pub firmware: Option<FirmwareFiles>,
+    /// Whether the files that QEMU hands to the firmware can be read ([`Vm::fw_cfg`]).
+    pub open_fw_cfg: bool,
     /// How instructions are executed.
     pub accelerator: Accelerator,
     /// Further arguments of QEMU, for example `-smbios` and `-fw_cfg`.
     pub extra: Vec<String>,
+}
+
+/// The two parts of an OVMF in flash.
+#[derive(Clone, Debug)]
+pub struct FirmwareFiles {
+    /// Its code.
+    pub code: PathBuf,
+    /// The variable store that a machine begins with.
+    pub variables: PathBuf,
 }
 
 impl Machine {
@@ -54,6 +69,8 @@ impl Machine {
             tpm: Some(Tpm::default()),
             disks: vec![image.to_owned()],
             network: false,
+            firmware: None,
+            open_fw_cfg: false,
             accelerator: Accelerator::Emulation,
             extra: vec![],
         }
@@ -135,6 +152,17 @@ impl Vm {
             // The console closes when QEMU ends: no need to look often before.
             self.console.wait_closed(Duration::from_millis(100).min(deadline - Instant::now()));
         }
+    }
+
+    /// The files that QEMU hands to the firmware, of a machine with `open_fw_cfg`.
+    pub fn fw_cfg(&self) -> Result<FwCfg, VmError> {
+        FwCfg::connect(&self.folder.path().join(fw_cfg::SOCKET)).map_err(VmError::FwCfg)
+    }
+
+    /// Every state that the TPM's registers were in, from power-on to now.
+    pub fn pcr_states(&self) -> Result<Vec<Pcrs>, VmError> {
+        let emulator = self.emulator.as_ref().ok_or(VmError::NoTpm)?;
+        emulator.states()
     }
 
     /// The TPM's registers, replayed from the commands that the emulator has executed so far.

@@ -55,7 +55,14 @@ impl Pcrs {
 
     /// Replays what swtpm logged.
     pub(super) fn replay(log: &str, banks: &[Bank]) -> Result<Self, ReplayError> {
+        let states = Self::states(log, banks)?;
+        Ok(states.into_iter().next_back().unwrap_or_else(|| Self::at_reset(banks)))
+    }
+
+    /// Every state that the registers were in, in order.
+    pub(super) fn states(log: &str, banks: &[Bank]) -> Result<Vec<Self>, ReplayError> {
         let mut pcrs = Self::at_reset(banks);
+        let mut states = vec![pcrs.clone()];
         let mut pending = None;
         for message in messages(log)? {
             match message {
@@ -67,8 +74,11 @@ impl Pcrs {
                     }
                 }
             }
+            if states.last() != Some(&pcrs) {
+                states.push(pcrs.clone());
+            }
         }
-        Ok(pcrs)
+        Ok(states)
     }
 
     /// swtpm's control commands (swtpm_ioctls(3)).

@@ -3,14 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Machine, Tpm, VmError, tpm};
+use super::{FirmwareFiles, Machine, Tpm, VmError, fw_cfg, tpm};
 use crate::sandbox::Sandbox;
 
 /// Where the machine's own folder is inside the sandbox. QEMU refuses `/tmp` itself for overlays.
 pub(super) const FOLDER: &str = "/tmp/vm";
 
+/// The build root's firmware.
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// Where another firmware is shown.
+const OTHER_FIRMWARE: &str = "/tmp/firmware/code.fd";
+const OTHER_VARIABLES: &str = "/tmp/firmware/variables.fd";
 
 /// How instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +60,13 @@ pub(super) fn command(inside: &Sandbox, machine: &Machine) -> Result<Command, Vm
         let path = disk.canonicalize().map_err(|source| VmError::Disk { path: disk.clone(), source })?;
         inside = inside.bind_read_only(&path, guest_disk(index));
     }
+    let mut variables = VARIABLES;
+    if let Some(FirmwareFiles { code, variables: store }) = &machine.firmware {
+        inside = inside.bind_read_only(code, OTHER_FIRMWARE).bind_read_only(store, OTHER_VARIABLES);
+        variables = OTHER_VARIABLES;
+    }
     // The firmware writes its variables: a private copy. QEMU is started by a shell that makes it, so that no path of the build root is opened from outside.
-    let script = format!("cp {VARIABLES} {FOLDER}/variables.fd && exec qemu-system-x86_64 \"$@\"");
+    let script = format!("cp {variables} {FOLDER}/variables.fd && exec qemu-system-x86_64 \"$@\"");
     let mut command = inside.command("sh");
     command.args(["-c", &script, "sh"]).args(arguments(machine));
     Ok(command)
@@ -68,7 +77,8 @@ fn arguments(machine: &Machine) -> Vec<String> {
     let mut add = |name: &str, value: String| words.extend([name.to_owned(), value]);
     add("-m", machine.memory_mib.to_string());
     add("-smp", machine.cpus.to_string());
-    add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={FIRMWARE}"));
+    let code = if machine.firmware.is_some() { OTHER_FIRMWARE } else { FIRMWARE };
+    add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
     add("-drive", format!("if=pflash,unit=1,format=raw,file={FOLDER}/variables.fd"));
     add("-display", "none".into());
     add("-chardev", "stdio,id=console,signal=off".into());
@@ -76,7 +86,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
     for index in 0..machine.disks.len() {
         let file = guest_disk(index);
         add("-drive", format!("if=none,id=disk{index},format=raw,snapshot=on,file={}", file.display()));
-        add("-device", format!("virtio-blk-pci,drive=disk{index},serial=disk{index},bootindex={index}"));
+        add("-device", format!("virtio-blk-pci,id=device{index},drive=disk{index},serial=disk{index},bootindex={index}"));
     }
     if let Some(Tpm { interface, .. }) = &machine.tpm {
         add("-chardev", format!("socket,id=tpm,path={FOLDER}/{}", tpm::SOCKET));
@@ -86,6 +96,10 @@ fn arguments(machine: &Machine) -> Vec<String> {
     if machine.network {
         add("-netdev", "user,id=net0".into());
         add("-device", "virtio-net-pci,netdev=net0,romfile=".into());
+    }
+    if machine.open_fw_cfg {
+        add("-qtest", format!("unix:{FOLDER}/{},server=on,wait=off", fw_cfg::SOCKET));
+        add("-qtest-log", "none".into());
     }
     words.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(String::from));
     words.extend(machine.extra.iter().cloned());

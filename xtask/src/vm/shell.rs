@@ -8,6 +8,8 @@ use super::Vm;
 use super::console::Found;
 
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// From power-on to the login, where instructions are emulated on a busy host.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Lines of the console in an error.
 const LINES: usize = 25;
 
@@ -22,7 +24,7 @@ impl<'a> Shell<'a> {
     /// Logs in as root, without password.
     pub fn log_in(vm: &'a mut Vm) -> Result<Self> {
         let mut shell = Self { vm, read: 0 };
-        shell.expect("login: ")?;
+        shell.expect_within("login: ", BOOT_TIMEOUT)?;
         shell.vm.send("root\n")?;
         shell.expect("# ")?;
         // A plain shell without line editing, echo and prompt: what appears from now on is output.
@@ -54,11 +56,15 @@ impl<'a> Shell<'a> {
     }
 
     fn expect(&mut self, text: &str) -> Result<()> {
-        match self.vm.console().wait_for(&[text], self.read, TIMEOUT) {
+        self.expect_within(text, TIMEOUT)
+    }
+
+    fn expect_within(&mut self, text: &str, timeout: Duration) -> Result<()> {
+        match self.vm.console().wait_for(&[text], self.read, timeout) {
             Found::Text(_, end) => self.read = end,
             Found::Closed => bail!("the machine ended before its console showed {text:?}; {}", self.last_lines()),
             Found::Timeout => {
-                bail!("the console did not show {text:?} within {} s; {}", TIMEOUT.as_secs(), self.last_lines())
+                bail!("the console did not show {text:?} within {} s; {}", timeout.as_secs(), self.last_lines())
             }
         }
         Ok(())

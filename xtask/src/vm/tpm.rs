@@ -90,6 +90,12 @@ impl Emulator {
         Ok(())
     }
 
+    /// Every state that the registers were in so far.
+    pub(super) fn states(&self) -> Result<Vec<Pcrs>, VmError> {
+        let log = fs::read_to_string(&self.log).map_err(VmError::Log)?;
+        Ok(Pcrs::states(&log, &self.banks)?)
+    }
+
     /// The registers after all commands so far.
     pub(super) fn pcrs(&self) -> Result<Pcrs, VmError> {
         let log = fs::read_to_string(&self.log).map_err(VmError::Log)?;

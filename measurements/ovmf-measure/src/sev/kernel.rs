@@ -33,6 +33,11 @@ impl KernelHashes {
         Self { kernel: digest(kernel), initrd: digest(initrd), command_line: terminated }
     }
 
+    /// Of a file with this SHA-256 that is started alone, as a unified kernel image is: no initrd and no command line.
+    pub fn of_image(kernel: [u8; 32]) -> Self {
+        Self { kernel, ..Self::new(&[], &[], &[]) }
+    }
+
     /// The table as it lies in memory.
     pub fn table(&self) -> [u8; PADDED] {
         let mut table = Vec::with_capacity(PADDED);

@@ -9,7 +9,7 @@ mod vmsa;
 pub use cpu::{CpuSignature, MODELS};
 pub use kernel::KernelHashes;
 pub use plain::{sev, sev_es};
-pub use snp::{LaunchDigest, Memory};
+pub use snp::{LaunchDigest, Layout, Memory, Range, RangeKind};
 pub use vmsa::{Vcpu, Vmm};
 
 /// More virtual CPUs than any VMM offers.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha384};
 use super::check_cpus;
 use super::kernel::KernelHashes;
 use super::vmsa::{Vcpu, Vmm};
-use crate::firmware::SevSectionKind;
+use crate::firmware::{HashTableArea, SevSectionKind, check_range};
 use crate::{Error, Firmware, PAGE};
 
 /// The address that KVM gives the save areas.
@@ -91,6 +91,129 @@ fn page_digests(image: &[u8]) -> Vec<[u8; 48]> {
     digests
 }
 
+/// How a range of guest memory is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeKind {
+    /// As zeros.
+    Zero,
+    /// Not its content.
+    Unmeasured,
+    /// As the page of secrets.
+    Secrets,
+    /// As the page of CPUID values.
+    Cpuid,
+    /// As the page that holds the hash table, or zeros without one.
+    KernelHashes,
+}
+
+/// A range of guest memory behind the firmware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Guest physical address.
+    pub address: u64,
+    /// How it is measured.
+    pub kind: RangeKind,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// All that a launch digest takes from a firmware image, without the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The digest after the firmware's own pages.
+    pub firmware: LaunchDigest,
+    /// Where the hash table of direct kernel boot goes: base and size.
+    pub hash_table: Option<[u32; 2]>,
+    /// What is measured behind the firmware, in the order of measuring.
+    pub ranges: Vec<Range>,
+    /// Where all CPUs but the first begin.
+    pub reset_eip: Option<u32>,
+}
+
+impl Layout {
+    /// Hashes the image and reads its metadata.
+    ///
+    /// # Errors
+    /// What [`Firmware::sev_sections`] refuses.
+    pub fn of(firmware: &Firmware, vmm: Vmm) -> Result<Self, Error> {
+        Self::after_firmware(LaunchDigest::of_firmware(firmware), firmware, vmm)
+    }
+
+    /// The same, where the digest of the image is known already.
+    ///
+    /// # Errors
+    /// As [`Layout::of`].
+    pub fn after_firmware(digest: LaunchDigest, firmware: &Firmware, vmm: Vmm) -> Result<Self, Error> {
+        let sections = firmware.sev_sections()?;
+        // EC2 loads the CPUID page after everything else.
+        let is_late = |kind| matches!(vmm, Vmm::Ec2 | Vmm::Ec2RdxZero) && kind == SevSectionKind::Cpuid;
+        let early = sections.iter().filter(|section| !is_late(section.kind));
+        let ordered = early.chain(sections.iter().filter(|section| is_late(section.kind)));
+        let ranges = ordered.map(|section| {
+            let kind = match section.kind {
+                SevSectionKind::SecMemory if vmm == Vmm::Gce => RangeKind::Unmeasured,
+                SevSectionKind::Secrets => RangeKind::Secrets,
+                SevSectionKind::Cpuid => RangeKind::Cpuid,
+                SevSectionKind::KernelHashes => RangeKind::KernelHashes,
+                // QEMU loads what it does not know as zeros.
+                SevSectionKind::SecMemory | SevSectionKind::SvsmCaa | SevSectionKind::Unknown(_) => RangeKind::Zero,
+            };
+            Range { address: section.address, kind, size: section.size }
+        });
+        Ok(Self {
+            firmware: digest,
+            hash_table: firmware.hash_table().map(|area| [area.base, area.size]),
+            ranges: ranges.collect(),
+            reset_eip: firmware.reset_eip().ok(),
+        })
+    }
+
+    /// That no range is larger than a firmware's can be, where the ranges do not come from a firmware image.
+    ///
+    /// # Errors
+    /// [`Error::Section`].
+    pub fn check(&self) -> Result<(), Error> {
+        let check = |(index, range): (usize, &Range)| check_range("SEV", index, range.address, range.size);
+        self.ranges.iter().enumerate().try_for_each(check)
+    }
+
+    /// The guest with these hashes of a kernel, or without.
+    ///
+    /// # Errors
+    /// [`Error::NoKernelHashes`], [`Error::HashArea`].
+    pub fn memory(&self, hashes: Option<&KernelHashes>) -> Result<Memory, Error> {
+        let page = match (hashes, self.hash_table) {
+            (None, _) => None,
+            (Some(hashes), Some([base, size])) => {
+                Some(Sha384::digest(hashes.page(HashTableArea { base, size })?).into())
+            }
+            (Some(_), None) => return Err(Error::NoKernelHashes),
+        };
+        let (mut digest, mut hashed) = (self.firmware, false);
+        for Range { address, kind, size } in &self.ranges {
+            let blank = match (kind, &page) {
+                (RangeKind::KernelHashes, Some(contents)) => {
+                    if *size != PAGE as u64 {
+                        return Err(Error::HashArea("it is not exactly one page"));
+                    }
+                    digest.add(Page::Normal, contents, *address);
+                    hashed = true;
+                    continue;
+                }
+                (RangeKind::Zero | RangeKind::KernelHashes, _) => Page::Zero,
+                (RangeKind::Unmeasured, _) => Page::Unmeasured,
+                (RangeKind::Secrets, _) => Page::Secrets,
+                (RangeKind::Cpuid, _) => Page::Cpuid,
+            };
+            digest.add_blank(blank, *address, *size);
+        }
+        if page.is_some() && !hashed {
+            return Err(Error::NoKernelHashes);
+        }
+        Ok(Memory { digest, reset_eip: self.reset_eip })
+    }
+}
+
 /// An SNP guest up to its CPUs: firmware and metadata are measured once, whatever the number of CPUs.
 #[derive(Clone, Debug)]
 pub struct Memory {
@@ -102,9 +225,9 @@ impl Memory {
     /// Measures the firmware and the ranges of its metadata.
     ///
     /// # Errors
-    /// What [`Firmware::sev_sections`] refuses; [`Error::NoKernelHashes`], [`Error::HashArea`].
+    /// As [`Layout::of`] and [`Layout::memory`].
     pub fn measure(firmware: &Firmware, hashes: Option<&KernelHashes>, vmm: Vmm) -> Result<Self, Error> {
-        Self::after_firmware(LaunchDigest::of_firmware(firmware), firmware, hashes, vmm)
+        Layout::of(firmware, vmm)?.memory(hashes)
     }
 
     /// The same, where the digest of the image is known already.
@@ -112,45 +235,12 @@ impl Memory {
     /// # Errors
     /// As [`Memory::measure`].
     pub fn after_firmware(
-        mut digest: LaunchDigest,
+        digest: LaunchDigest,
         firmware: &Firmware,
         hashes: Option<&KernelHashes>,
         vmm: Vmm,
     ) -> Result<Self, Error> {
-        let sections = firmware.sev_sections()?;
-        let hash_page = match hashes {
-            Some(hashes) => Some(hashes.page(firmware.hash_table().ok_or(Error::NoKernelHashes)?)?),
-            None => None,
-        };
-        let mut hashed = false;
-        // EC2 loads the CPUID page after everything else.
-        let is_late = |kind| matches!(vmm, Vmm::Ec2 | Vmm::Ec2RdxZero) && kind == SevSectionKind::Cpuid;
-        let early = sections.iter().filter(|section| !is_late(section.kind));
-        for section in early.chain(sections.iter().filter(|section| is_late(section.kind))) {
-            let (address, size) = (section.address, section.size);
-            match section.kind {
-                SevSectionKind::SecMemory if vmm == Vmm::Gce => digest.add_blank(Page::Unmeasured, address, size),
-                SevSectionKind::Secrets => digest.add_blank(Page::Secrets, address, size),
-                SevSectionKind::Cpuid => digest.add_blank(Page::Cpuid, address, size),
-                SevSectionKind::KernelHashes if hash_page.is_some() => {
-                    if size != PAGE as u64 {
-                        return Err(Error::HashArea("it is not exactly one page"));
-                    }
-                    let contents = hash_page.map(|page| Sha384::digest(page).into()).unwrap_or([0; 48]);
-                    digest.add(Page::Normal, &contents, address);
-                    hashed = true;
-                }
-                // QEMU loads what it does not know as zeros.
-                SevSectionKind::SecMemory
-                | SevSectionKind::SvsmCaa
-                | SevSectionKind::KernelHashes
-                | SevSectionKind::Unknown(_) => digest.add_blank(Page::Zero, address, size),
-            }
-        }
-        if hash_page.is_some() && !hashed {
-            return Err(Error::NoKernelHashes);
-        }
-        Ok(Self { digest, reset_eip: firmware.reset_eip().ok() })
+        Layout::after_firmware(digest, firmware, vmm)?.memory(hashes)
     }
 
     /// The launch digest with `cpus` virtual CPUs.

@@ -1,0 +1,173 @@
+//! From an image, a machine and a configuration to everything that will be measured: events in order, registers at three points in time, launch digests. Broker, `explain` and tests call this and nothing else.
+//!
+//! The order is that of the firmware (TCG PC Client Platform Firmware Profile, section 3.3.4): what the machine measures, the attempt to boot, seven separators, what the image brings, the end of boot
+//! services; then the kernel's aggregate, and user space.
+
+use std::collections::BTreeMap;
+
+use ovmf_measure::sev::{KernelHashes, LaunchDigest, Layout, Vcpu};
+use sha2::{Digest, Sha256};
+
+use crate::boot::{BootMethod, Machine, Measured, Point};
+use crate::event::{ByBank, Digests, by_bank, kind};
+use crate::tpm::{self, Value, pcr04, pcr05, pcr10, pcr15};
+use crate::{Event, Source};
+
+/// The configuration of a deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Configuration {
+    /// None: the node belongs to no cluster.
+    Stateless,
+    /// A `cluster.json`: its digests.
+    Cluster(ByBank),
+}
+
+impl Configuration {
+    /// The file `cluster.json` with these bytes.
+    pub fn cluster(bytes: &[u8]) -> Self {
+        Self::Cluster(by_bank(bytes))
+    }
+}
+
+/// What the launch of a confidential machine follows from, beside the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaunchParameters {
+    /// AMD SEV-SNP on QEMU.
+    SevSnp {
+        /// What follows from the firmware.
+        layout: Layout,
+        /// Its CPUs.
+        vcpu: Vcpu,
+        /// How many.
+        cpus: u32,
+    },
+    /// Intel TDX.
+    Tdx {
+        /// The measurement of its initial contents.
+        mrtd: [u8; 48],
+    },
+}
+
+/// What the launch of a confidential machine measures. Calculated; no value was confirmed on hardware.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Launch {
+    /// AMD SEV-SNP.
+    SevSnp {
+        /// MEASUREMENT of its reports.
+        digest: LaunchDigest,
+        /// HOST_DATA, which is the SHA-256 of the configuration, or zero.
+        host_data: [u8; 32],
+    },
+    /// Intel TDX. MRCONFIGID and RTMR 0 to 2 are not modelled yet.
+    Tdx {
+        /// MRTD.
+        mrtd: [u8; 48],
+    },
+}
+
+/// Why nothing can be composed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The machine cannot start such an image.
+    #[error("the launch digest: {0}")]
+    Launch(#[from] ovmf_measure::Error),
+}
+
+/// Everything that will be measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Composition {
+    events: Vec<Event>,
+    /// How many of the events have happened at each point.
+    ends: [usize; 3],
+    /// At launch, on a confidential machine.
+    pub launch: Option<Launch>,
+}
+
+/// Composes.
+///
+/// # Errors
+/// [`Error`].
+pub fn compose(image: &Measured, machine: &Machine, configuration: &Configuration) -> Result<Composition, Error> {
+    let launch = machine.launch.as_ref().map(|launch| at_launch(image, machine, launch, configuration)).transpose()?;
+    if machine.events().is_empty() {
+        return Ok(Composition { events: Vec::new(), ends: [0; 3], launch });
+    }
+    let mut events = machine.events().to_vec();
+    events.push(pcr04::attempt());
+    events.extend((0..7).map(tpm::separator));
+    events.extend(image.boot.iter().cloned());
+    events.extend(pcr05::exit_boot_services());
+    let firmware = events.len();
+
+    events.push(pcr10::boot_aggregate(&tpm::registers(&events)));
+    events.extend(image.initrd.iter().cloned());
+    if let Configuration::Cluster(digests) = configuration {
+        events.push(cluster(digests.clone()));
+    }
+    let initrd = events.len();
+
+    match configuration {
+        Configuration::Stateless => events.extend(image.running.iter().cloned()),
+        Configuration::Cluster(_) => {
+            events.push(pcr15::cap());
+            events.extend(image.running.iter().filter(|event| event.register != 15).cloned());
+        }
+    }
+    let ends = [firmware, initrd, events.len()];
+    Ok(Composition { events, ends, launch })
+}
+
+/// The agent measures the file's bytes before it understands them.
+fn cluster(digests: ByBank) -> Event {
+    Event {
+        register: 12,
+        kind: kind::USER_SPACE,
+        digests: Digests::Exact(digests),
+        data: None,
+        source: Source::Configuration,
+        input: "cluster.json, the configuration of the cluster".into(),
+    }
+}
+
+fn at_launch(
+    image: &Measured,
+    machine: &Machine,
+    launch: &LaunchParameters,
+    configuration: &Configuration,
+) -> Result<Launch, Error> {
+    match launch {
+        LaunchParameters::Tdx { mrtd } => Ok(Launch::Tdx { mrtd: *mrtd }),
+        LaunchParameters::SevSnp { layout, vcpu, cpus } => {
+            let hashes = (machine.boot == BootMethod::Kernel).then(|| KernelHashes::of_image(image.uki));
+            let digest = layout.memory(hashes.as_ref())?.with_cpus(vcpu, *cpus)?;
+            Ok(Launch::SevSnp { digest, host_data: host_data(configuration) })
+        }
+    }
+}
+
+fn host_data(configuration: &Configuration) -> [u8; 32] {
+    let Configuration::Cluster(digests) = configuration else { return [0; 32] };
+    digests.get(&crate::Bank::Sha256).and_then(|digest| digest.as_slice().try_into().ok()).unwrap_or([0; 32])
+}
+
+impl Composition {
+    /// The measurements up to a point, in order.
+    pub fn events(&self, point: Point) -> &[Event] {
+        let end = match point {
+            Point::Firmware => self.ends[0],
+            Point::Initrd => self.ends[1],
+            Point::Running => self.ends[2],
+        };
+        &self.events[..end]
+    }
+
+    /// The registers of a TPM at a point; none on a machine without one.
+    pub fn registers(&self, point: Point) -> BTreeMap<u8, Value> {
+        if self.events.is_empty() { BTreeMap::new() } else { tpm::registers(self.events(point)) }
+    }
+}
+
+/// SHA-256 of a unified kernel image, as direct kernel boot hashes it.
+pub(crate) fn image_digest(uki: &[u8]) -> [u8; 32] {
+    Sha256::digest(uki).into()
+}

@@ -1,0 +1,104 @@
+//! What an event that differs means, in words: the input behind it, whose doing it is, and the next step.
+
+use crate::event::kind;
+use crate::parse::tcg_log::LogEvent;
+use crate::{Event, Source};
+
+/// Why something is not as predicted.
+pub(super) struct Cause {
+    /// What differs, in words.
+    pub cause: String,
+    /// Whose doing it is.
+    pub whose: Source,
+    /// What to do.
+    pub next: &'static str,
+}
+
+impl Cause {
+    fn new(cause: impl Into<String>, whose: Source, next: &'static str) -> Self {
+        Self { cause: cause.into(), whose, next }
+    }
+}
+
+pub(super) const OTHER_IMAGE: &str = "compare the image that this machine boots with the release: `cairn measure` shows both; if nobody changed it on purpose, do not trust the machine";
+pub(super) const OTHER_MACHINE: &str = "compare the machine with its reference: firmware file, VMM and its version, CPUs, memory, devices; use or record the reference of this shape";
+pub(super) const FROM_OUTSIDE: &str =
+    "remove it from the disk or the machine's settings: a machine that adds to its own boot gets no keys";
+
+/// An event of the right register and type with another digest.
+pub(super) fn differs(event: &Event, logged: &LogEvent) -> Cause {
+    match (event.register, event.kind) {
+        (5, kind::GPT) => {
+            let entry = entry_that_differs(event, logged);
+            Cause::new(format!("the partition table differs: {entry}"), event.source, OTHER_IMAGE)
+        }
+        (7, _) => Cause::new(
+            format!("{} has another value", event.input),
+            event.source,
+            "Secure Boot is on or has other keys: set it as the reference says",
+        ),
+        (1, kind::BOOT_VARIABLE) => Cause::new(
+            format!("{} has another value: other boot entries, another order, or another device", event.input),
+            event.source,
+            OTHER_MACHINE,
+        ),
+        _ => {
+            let next = if event.source == Source::Image { OTHER_IMAGE } else { OTHER_MACHINE };
+            Cause::new(format!("it is not this one: {}", event.input), event.source, next)
+        }
+    }
+}
+
+/// An event that the log does not have.
+pub(super) fn missing(expected: Option<&Event>) -> Cause {
+    let (input, source) =
+        expected.map_or(("the end of the log", Source::Machine), |event| (&event.input, event.source));
+    let next = "the log may be cut short; read it again, and if it is whole, something was left out of this boot";
+    Cause::new(format!("the log does not have it: {input}"), source, next)
+}
+
+/// An event that nobody predicted.
+pub(super) fn extra(logged: &LogEvent) -> Cause {
+    match (logged.register, logged.kind) {
+        (12, kind::IPL) => {
+            let text = utf16(&logged.data);
+            let what = "something was added to the boot from outside the UKI (add-on, SMBIOS, or credential)";
+            Cause::new(format!("{what}: {text:?}"), Source::Machine, FROM_OUTSIDE)
+        }
+        (13, _) => Cause::new("a system extension was put beside the UKI", Source::Machine, FROM_OUTSIDE),
+        (4, kind::APPLICATION) => {
+            let what = "one more image was loaded: an add-on, or another boot loader";
+            Cause::new(what, Source::Machine, FROM_OUTSIDE)
+        }
+        (register, kind) => {
+            let what = format!("PCR {register} has an event of type {kind:#x} that nobody predicted");
+            Cause::new(what, Source::Machine, OTHER_MACHINE)
+        }
+    }
+}
+
+/// The first used entry of two partition tables that differs, by its number and name.
+fn entry_that_differs(event: &Event, logged: &LogEvent) -> String {
+    const HEADER: usize = 92 + 8;
+    let Some(expected) = &event.data else { return "how is not known".into() };
+    let name = |entry: &[u8]| utf16(entry.get(56..).unwrap_or_default());
+    let entries =
+        |data: &[u8]| data.get(HEADER..).unwrap_or_default().chunks(128).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let (ours, theirs) = (entries(expected), entries(&logged.data));
+    for (number, pair) in (1..).zip(ours.iter().zip(&theirs)) {
+        if pair.0 != pair.1 {
+            return format!("entry {number} ({:?}, now {:?})", name(pair.0), name(pair.1));
+        }
+    }
+    match ours.len().cmp(&theirs.len()) {
+        std::cmp::Ordering::Less => format!("there is one more entry ({:?})", name(&theirs[ours.len()])),
+        std::cmp::Ordering::Greater => format!("an entry is missing ({:?})", name(&ours[theirs.len()])),
+        std::cmp::Ordering::Equal => "only its header (disk id or size)".into(),
+    }
+}
+
+/// Text in UTF-16 up to its NUL, at most 200 characters.
+fn utf16(bytes: &[u8]) -> String {
+    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).take_while(|unit| *unit != 0);
+    char::decode_utf16(units).map(|unit| unit.unwrap_or('\u{fffd}')).take(200).collect()
+}

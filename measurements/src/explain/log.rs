@@ -1,0 +1,114 @@
+//! Walks a firmware log beside the prediction and names the first event that differs. Final registers are never compared: one differing event changes a register for good, and says nothing about the
+//! events behind it.
+
+use super::cause::{self, Cause};
+use super::release::Releases;
+use super::{Mismatch, Verdict};
+use crate::event::kind;
+use crate::parse::tcg_log::{Log, LogEvent, NO_ACTION};
+use crate::{Bank, Event, Source};
+
+/// Compares a log with a prediction of the firmware's point in time.
+pub fn log(predicted: &[Event], log: &Log, releases: &Releases) -> Verdict {
+    let Some(bank) =
+        [Bank::Sha384, Bank::Sha256, Bank::Sha512, Bank::Sha1].into_iter().find(|bank| log.banks.contains(bank))
+    else {
+        return Verdict::CannotTell("the log has no bank that is known here".into());
+    };
+    let mut unknown: Vec<u8> =
+        predicted.iter().filter(|event| event.digests.legal().is_empty()).map(|event| event.register).collect();
+    unknown.sort_unstable();
+    unknown.dedup();
+    let known = |register: u32| !unknown.iter().any(|unknown| u32::from(*unknown) == register);
+    let predicted: Vec<&Event> = predicted.iter().filter(|event| known(event.register.into())).collect();
+    // The position is that in the whole log, whatever is left out of the comparison.
+    let all = log.events.iter().filter(|event| event.kind != NO_ACTION).enumerate();
+    let logged: Vec<(usize, &LogEvent)> = all.filter(|(_, event)| known(event.register)).collect();
+    if predicted.is_empty() {
+        return Verdict::CannotTell("the prediction knows no register: give a machine".into());
+    }
+    let pairs = predicted.iter().zip(&logged);
+    let same = pairs.take_while(|(event, (_, logged))| is(event, logged, bank)).count();
+    let (event, found) = (predicted.get(same).copied(), logged.get(same).copied());
+    match (event, found) {
+        (None, None) => Verdict::Match { compared: format!("all {same} events are"), unknown },
+        _ => {
+            let mut mismatch = mismatch(event, found, predicted.get(same + 1).copied(), logged.len(), bank);
+            if let (Some(event), Some((_, logged_event))) = (event, found)
+                && (event.register, event.source, is_at(event, logged_event)) == (4, Source::Image, true)
+            {
+                mismatch.cause = format!(
+                    "it is not this one: {}; {}",
+                    event.input,
+                    section_that_differs(&predicted, &logged, bank, releases)
+                );
+            }
+            Verdict::Mismatch(Box::new(mismatch))
+        }
+    }
+}
+
+/// The stub measures each section of a UKI as its name and its content: which of them is not as predicted.
+fn section_that_differs(
+    predicted: &[&Event],
+    logged: &[(usize, &LogEvent)],
+    bank: Bank,
+    releases: &Releases,
+) -> String {
+    let ours: Vec<&&Event> = predicted.iter().filter(|event| event.register == 11 && event.kind == kind::IPL).collect();
+    let theirs: Vec<&LogEvent> = logged
+        .iter()
+        .map(|(_, event)| *event)
+        .filter(|event| event.register == 11 && event.kind == kind::IPL)
+        .collect();
+    let differs = ours.iter().zip(&theirs).find(|(event, logged)| event.digest(bank) != digest(logged, bank));
+    match differs {
+        Some((event, found)) => {
+            let found = digest(found, bank).unwrap_or_default();
+            let known = releases.recognise(event, bank, found).map(|words| format!(": {words}"));
+            format!("the first part of it that differs is the {}{}", event.input, known.unwrap_or_default())
+        }
+        None if ours.len() == theirs.len() => {
+            "every section that its stub measures is as predicted: the stub or a header differs".into()
+        }
+        None => "it has more or fewer sections".into(),
+    }
+}
+
+fn digest(event: &LogEvent, bank: Bank) -> Option<&[u8]> {
+    event.digests.iter().find(|(found, _)| *found == bank).map(|(_, digest)| digest.as_slice())
+}
+
+fn is(event: &Event, logged: &LogEvent, bank: Bank) -> bool {
+    is_at(event, logged) && digest(logged, bank).is_some_and(|digest| event.allows(bank, digest))
+}
+
+fn is_at(event: &Event, logged: &LogEvent) -> bool {
+    (u32::from(event.register), event.kind) == (logged.register, logged.kind)
+}
+
+fn mismatch(
+    expected: Option<&Event>,
+    found: Option<(usize, &LogEvent)>,
+    after: Option<&Event>,
+    length: usize,
+    bank: Bank,
+) -> Mismatch {
+    let Cause { cause, whose, next } = match (expected, found) {
+        (Some(event), Some((_, logged))) if is_at(event, logged) => cause::differs(event, logged),
+        (Some(_), Some((_, logged))) if after.is_some_and(|after| is(after, logged, bank)) => cause::missing(expected),
+        (_, Some((_, logged))) => cause::extra(logged),
+        _ => cause::missing(expected),
+    };
+    let register = found.map(|(_, logged)| logged.register).or(expected.map(|event| event.register.into()));
+    Mismatch {
+        event: Some(found.map_or(length, |(position, _)| position)),
+        register: format!("PCR {}", register.unwrap_or(0)),
+        algorithm: bank.name(),
+        expected: expected.and_then(|event| event.digest(bank)).map(hex::encode),
+        found: found.and_then(|(_, logged)| digest(logged, bank)).map(hex::encode),
+        cause,
+        whose,
+        next,
+    }
+}

@@ -1,0 +1,80 @@
+//! The machines of `measurements/machines`: their references, and real machines that are like them.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use measurements::document::machine::MachineReference;
+use xtask::checkout::Checkout;
+use xtask::machine::config::{FOLDER, MachineConfig};
+use xtask::machine::firmware::Firmware;
+use xtask::progress::Progress;
+use xtask::store::Store;
+use xtask::vm::Machine;
+
+use crate::suite::Suite;
+
+/// Machines that can be booted here, each with the name of its row.
+const WITH_TPM: [(&str, &str); 8] = [
+    ("every_event_with_ovmf_2022_11_is_predicted", "q35-ovmf-2022.11-1cpu-1gib"),
+    ("every_event_with_ovmf_2022_11_and_more_of_everything_is_predicted", "q35-ovmf-2022.11-2cpus-2gib"),
+    ("every_event_with_ovmf_2025_02_is_predicted", "q35-ovmf-2025.02-1cpu-1gib"),
+    ("every_event_with_ovmf_2025_02_and_two_cpus_is_predicted", "q35-ovmf-2025.02-2cpus-1gib"),
+    ("every_event_with_ovmf_2025_02_and_more_memory_is_predicted", "q35-ovmf-2025.02-2cpus-2gib"),
+    ("every_event_with_ovmf_2025_02_and_a_fifo_tpm_is_predicted", "q35-ovmf-2025.02-2cpus-1gib-tis"),
+    ("every_event_with_ovmf_2026_08_is_predicted", "q35-ovmf-2026.08-1cpu-1gib"),
+    ("every_event_with_ovmf_2026_08_and_more_of_everything_is_predicted", "q35-ovmf-2026.08-2cpus-2gib"),
+];
+
+/// Machines that can be booted here: name of a row, name of the machine.
+pub fn with_tpm() -> &'static [(&'static str, &'static str)] {
+    &WITH_TPM
+}
+
+/// A machine of the checkout.
+pub struct KnownMachine {
+    /// What it is made of.
+    pub config: MachineConfig,
+    /// What it measures.
+    pub reference: MachineReference,
+}
+
+impl KnownMachine {
+    /// Reads its two files.
+    pub fn get(name: &str) -> Result<Self> {
+        let path = checkout()?.join(FOLDER).join(format!("{name}.machine.json"));
+        let bytes = fs::read(&path).with_context(|| format!("Failed to read {}", path.display()))?;
+        let reference = MachineReference::parse(&bytes).with_context(|| path.display().to_string())?;
+        Ok(Self { config: MachineConfig::read(&checkout()?, name)?, reference })
+    }
+
+    /// Its firmware, out of the locked package.
+    pub fn firmware(&self) -> Result<Firmware> {
+        Firmware::get(&self.config.firmware, &checkout()?, &Store::open()?, &Progress::silent())
+    }
+
+    /// A real machine that is like it.
+    pub fn real(&self, suite: &Suite, disk: &Path) -> Result<Machine> {
+        Ok(Machine { accelerator: suite.accelerator(), ..self.config.machine(disk, &self.firmware()?)? })
+    }
+}
+
+/// The checkout that the tests are in.
+pub fn checkout() -> Result<Checkout> {
+    Ok(Checkout::at(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are not in a checkout")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_machine_with_a_tpm_has_a_row() {
+        let names = xtask::machine::config::names(checkout().unwrap().root()).unwrap();
+        for name in names {
+            let config = MachineConfig::read(&checkout().unwrap(), &name).unwrap();
+            assert_eq!(config.tpm.is_some(), WITH_TPM.iter().any(|(_, found)| *found == name), "{name}");
+            KnownMachine::get(&name).unwrap();
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! `cargo xtask record-machine`: boots a debug image in a machine of `measurements/machines/<name>.toml`, keeps what QEMU handed to its firmware, and writes `<name>.machine.json`.
+//!
+//! The firmware's log says which files to keep; the digests are calculated from them and must be what the log says, all of them and in the same order, or nothing is written. A confidential machine is
+//! not booted: its launch is calculated from its firmware.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use measurements::Event;
+use measurements::boot::firmware_events;
+use measurements::event::kind;
+use measurements::parse::tcg_log::{Log, LogEvent, NO_ACTION};
+use measurements::tpm::pcr00::Size;
+
+use super::blobs::Blobs;
+use super::config::{FOLDER, MachineConfig, TpmConfig};
+use super::firmware::Firmware;
+use super::reference;
+use crate::build::tools::Tools;
+use crate::checkout::Checkout;
+use crate::progress::Progress;
+use crate::sandbox::Sandbox;
+use crate::store::Store;
+use crate::vm::pcr::Bank;
+use crate::vm::shell::Shell;
+use crate::vm::{Accelerator, Machine, Tpm, TpmInterface, Vm};
+
+/// Where a guest's kernel shows the firmware's log.
+pub const LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
+/// Where it shows the SMBIOS table.
+const SMBIOS: &str = "/sys/firmware/dmi/tables/DMI";
+
+/// Record what a machine of a shape measures
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Example: cargo xtask record-machine q35-ovmf-2025.02-2cpus-1gib --image target/test-images/debug/cairn-debug_0.1.0.raw"
+)]
+pub struct RecordArgs {
+    /// Name of a file in measurements/machines, without .toml
+    machine: String,
+    /// A debug image; not needed for a confidential machine
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<PathBuf>,
+}
+
+impl MachineConfig {
+    /// The machine of `cargo xtask boot` in this shape.
+    pub fn machine(&self, image: &Path, firmware: &Firmware) -> Result<Machine> {
+        let tpm = self.tpm.map(|tpm| Tpm {
+            interface: match tpm {
+                TpmConfig::Crb => TpmInterface::Crb,
+                TpmConfig::Tis => TpmInterface::Tis,
+            },
+            banks: Bank::ALL.to_vec(),
+        });
+        let firmware = Some(firmware.files()?);
+        Ok(Machine { memory_mib: self.memory_mib, cpus: self.cpus, tpm, firmware, ..Machine::with_disk(image) })
+    }
+}
+
+/// Records.
+pub fn run(args: &RecordArgs, checkout: &Checkout, tools: &Tools, progress: &Progress) -> Result<PathBuf> {
+    let config = MachineConfig::read(checkout, &args.machine)?;
+    let firmware = Firmware::get(&config.firmware, checkout, &Store::open()?, progress)?;
+    let sandbox = Sandbox::new(&tools.tree);
+    let blobs = match (&config.tpm, &args.image) {
+        (None, _) => None,
+        (Some(_), None) => {
+            anyhow::bail!("a machine with a TPM is recorded from a boot: name a debug image with --image")
+        }
+        (Some(_), Some(image)) => Some(boot(&config, image, &firmware, &sandbox)?),
+    };
+    let reference = reference::make(&args.machine, &config, &firmware, blobs.as_ref(), &vmm(&sandbox)?)?;
+    let folder = checkout.join(FOLDER);
+    if let Some(blobs) = &blobs {
+        blobs.write(&folder.join(&args.machine))?;
+    }
+    let path = folder.join(format!("{}.machine.json", args.machine));
+    fs::write(&path, reference.to_bytes()?).with_context(|| format!("Failed to write {}", path.display()))?;
+    Ok(path)
+}
+
+/// What QEMU calls itself.
+fn vmm(sandbox: &Sandbox) -> Result<String> {
+    let output = sandbox.command("qemu-system-x86_64").arg("--version").output().context("Failed to start QEMU")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+fn boot(config: &MachineConfig, image: &Path, firmware: &Firmware, sandbox: &Sandbox) -> Result<Blobs> {
+    let accelerator = Accelerator::detect(sandbox);
+    let machine = Machine { accelerator, open_fw_cfg: true, ..config.machine(image, firmware)? };
+    let mut vm = Vm::start(sandbox, &machine, Box::new(|_, _| {}))?;
+    let mut shell = Shell::log_in(&mut vm)?;
+    let (log, table) = (shell.read_file(LOG)?, shell.read_file(SMBIOS)?);
+    let log = Log::parse(&log).context("The firmware's log cannot be used")?;
+    let blobs = Blobs::record(&log, &mut vm.fw_cfg()?, table)?;
+    drop(vm);
+
+    let size = Size { cpus: config.cpus, memory_mib: config.memory_mib };
+    let mut events = firmware_events(&firmware.read_code()?, firmware.read_variables()?.as_deref(), Some(size))?;
+    events.extend(blobs.events()?);
+    same(&events, &log)?;
+    Ok(blobs)
+}
+
+/// That the log has exactly these events before the separators of the firmware.
+fn same(events: &[Event], log: &Log) -> Result<()> {
+    let is_machine = |event: &&LogEvent| matches!(event.register, 0 | 1 | 7) && event.kind != NO_ACTION;
+    let is_end = |event: &&LogEvent| (event.register, event.kind) == (0, kind::SEPARATOR);
+    let logged: Vec<&LogEvent> = log.events.iter().take_while(|event| !is_end(event)).filter(is_machine).collect();
+    for (index, (event, logged)) in events.iter().zip(&logged).enumerate() {
+        let found = logged.digests.iter().all(|(bank, digest)| event.digest(*bank) == Some(digest));
+        let place = (u32::from(event.register), event.kind);
+        ensure!(
+            found && place == (logged.register, logged.kind),
+            "event {index} was calculated otherwise than the machine measures it: {} ({place:x?}); the log has {:x?}",
+            event.input,
+            (logged.register, logged.kind)
+        );
+    }
+    ensure!(events.len() == logged.len(), "{} events were calculated, the log has {}", events.len(), logged.len());
+    Ok(())
+}

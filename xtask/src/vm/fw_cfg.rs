@@ -1,0 +1,135 @@
+//! The files that QEMU hands to the firmware (QEMU, `docs/specs/fw_cfg.rst`), read from outside: QEMU's qtest protocol gives the host the guest's I/O ports, so that no code of the guest is needed or
+//! believed. Only for machines that are being recorded, whose guest does not use these ports any more.
+
+use std::io::{BufRead, BufReader, Error, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// Name of the socket in the machine's folder.
+pub(super) const SOCKET: &str = "qtest.sock";
+/// I/O ports.
+const SELECTOR: u16 = 0x510;
+const DATA: u16 = 0x511;
+/// The list of files, and an entry of it: size, key, two reserved bytes, name.
+const DIRECTORY: u16 = 0x19;
+const ENTRY: usize = 64;
+const MOST_FILES: u32 = 512;
+/// Larger files are none of those that are asked for.
+const LARGEST: u32 = 1 << 20;
+/// Bytes that are asked for before answers are read.
+const AT_ONCE: usize = 512;
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection.
+pub struct FwCfg {
+    writer: UnixStream,
+    reader: BufReader<UnixStream>,
+}
+
+impl FwCfg {
+    pub(super) fn connect(socket: &Path) -> std::io::Result<Self> {
+        let writer = UnixStream::connect(socket)?;
+        writer.set_read_timeout(Some(TIMEOUT))?;
+        let reader = BufReader::new(writer.try_clone()?);
+        Ok(Self { writer, reader })
+    }
+
+    /// The content of a file; `None` if there is none of this name.
+    pub fn read(&mut self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+        self.select(DIRECTORY)?;
+        let count = number(&self.bytes(4)?);
+        if count > MOST_FILES {
+            return Err(Error::other(format!("the list has {count} files")));
+        }
+        for _ in 0..count {
+            let entry = self.bytes(ENTRY)?;
+            let found = entry[8..].split(|byte| *byte == 0).next().unwrap_or_default();
+            if found == name.as_bytes() {
+                let (size, key) = (number(&entry[..4]), u16::from_be_bytes([entry[4], entry[5]]));
+                if size > LARGEST {
+                    return Err(Error::other(format!("{name} has {size} bytes")));
+                }
+                self.select(key)?;
+                return self.bytes(size as usize).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn select(&mut self, key: u16) -> std::io::Result<()> {
+        writeln!(self.writer, "outw {SELECTOR:#x} {key:#x}")?;
+        self.answer().map(|_| ())
+    }
+
+    fn bytes(&mut self, count: usize) -> std::io::Result<Vec<u8>> {
+        let line = format!("inb {DATA:#x}\n");
+        let mut bytes = Vec::with_capacity(count);
+        while bytes.len() < count {
+            let part = AT_ONCE.min(count - bytes.len());
+            self.writer.write_all(line.repeat(part).as_bytes())?;
+            for _ in 0..part {
+                bytes.push(self.answer()?);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// `OK`, and for a read the value.
+    fn answer(&mut self) -> std::io::Result<u8> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line)?;
+        let unexpected = || Error::other(format!("QEMU answers {line:?}"));
+        let value = line.trim_end().strip_prefix("OK").ok_or_else(unexpected)?.trim();
+        if value.is_empty() {
+            return Ok(0);
+        }
+        let digits = value.strip_prefix("0x").ok_or_else(unexpected)?;
+        u64::from_str_radix(digits, 16).ok().and_then(|value| u8::try_from(value).ok()).ok_or_else(unexpected)
+    }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// Stands for QEMU: a fake with one file.
+    fn fake(listener: UnixListener, content: &'static [u8]) {
+        let (stream, _) = listener.accept().unwrap();
+        let mut writer = stream.try_clone().unwrap();
+        let mut directory =
+            [&[0, 0, 0, 1][..], &(content.len() as u32).to_be_bytes(), &[0, 0x20, 0, 0], b"etc/file"].concat();
+        directory.resize(4 + ENTRY, 0);
+        let (mut selected, mut at) = (Vec::new(), 0);
+        for line in BufReader::new(stream).lines() {
+            let line = line.unwrap();
+            if let Some(key) = line.strip_prefix("outw 0x510 ") {
+                selected = if key == "0x19" { directory.clone() } else { content.to_vec() };
+                at = 0;
+                writeln!(writer, "OK").unwrap();
+            } else {
+                writeln!(writer, "OK 0x{:016x}", selected.get(at).copied().unwrap_or(0)).unwrap();
+                at += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_found_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join(SOCKET);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let thread = std::thread::spawn(move || fake(listener, &[7; 1000]));
+        let mut fw_cfg = FwCfg::connect(&socket).unwrap();
+        assert_eq!(fw_cfg.read("etc/file").unwrap(), Some(vec![7; 1000]));
+        assert_eq!(fw_cfg.read("etc/fil").unwrap(), None);
+        drop(fw_cfg);
+        thread.join().unwrap();
+    }
+}
