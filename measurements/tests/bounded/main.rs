@@ -159,20 +159,20 @@ fn what_leaves_the_bounds_is_reported_by_target_and_input() {
     }
     fn hanging(bytes: &[u8]) {
         while bytes == b"claims much" && !RELEASED.load(Ordering::Relaxed) {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
     let _alone = harness::alone();
     let input = |bytes: &[u8]| Input { name: String::from_utf8_lossy(bytes).into_owned(), bytes: bytes.to_vec() };
     let inputs = || vec![input(b"claims little"), input(b"claims much"), input(b"never run")];
-    let bounds = Bounds { factor: FACTOR, constant: CONSTANT, time: Duration::from_millis(300) };
+    let bounds = Bounds { factor: FACTOR, constant: CONSTANT, time: Duration::from_secs(1) };
     for (target, problem) in [
         (
             ("greedy", greedy as fn(&[u8])),
             "it had 11534336 bytes of memory at once for 11 of input; 16560 are its bound",
         ),
         (("panicking", panicking), "it panicked: a slice index is out of range"),
-        (("hanging", hanging), "it has not returned after 300ms"),
+        (("hanging", hanging), "it has not returned after 1s"),
     ] {
         let report = harness::run(target, inputs(), bounds).unwrap_err();
         assert!(report.starts_with(&format!("target {}, input claims much: {problem}", target.0)), "{report}");
