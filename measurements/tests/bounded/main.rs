@@ -36,6 +36,8 @@ const FACTOR: usize = 16;
 const CONSTANT: usize = 16 << 10;
 /// Only a hang takes longer.
 const TIME: Duration = Duration::from_secs(10);
+/// Most bytes of all files of the corpus together.
+const CORPUS: usize = 600 << 10;
 /// Inputs that take more memory are run as they are, but not mutated.
 const MUTABLE: usize = 4 << 20;
 
@@ -111,7 +113,7 @@ fn every_parser_stays_within_its_bounds_on_the_corpus_and_its_mutations() {
 }
 
 #[test]
-fn every_target_has_its_file_and_its_corpus() {
+fn every_target_has_its_file_and_a_small_corpus() {
     let _alone = harness::alone();
     let manifest = std::fs::read_to_string(fuzz_folder().join("Cargo.toml")).unwrap();
     for (name, _) in TARGETS {
@@ -119,6 +121,9 @@ fn every_target_has_its_file_and_its_corpus() {
         assert!(file.contains(&format!("targets::{name}(bytes)")), "{name}");
         assert!(manifest.contains(&format!("name = \"{name}\"\npath = \"fuzz_targets/{name}.rs\"")), "{name}");
     }
+    let files = TARGETS.iter().flat_map(|(name, _)| files(&fuzz_folder().join("corpus").join(name)));
+    let size: usize = files.map(|input| input.bytes.len()).sum();
+    assert!(size <= CORPUS, "the corpus has {size} bytes: what libFuzzer keeps belongs elsewhere, see fuzz/README.md");
     for folder in ["corpus", "fuzz_targets"] {
         let entries = fuzz_folder().join(folder).read_dir().unwrap().map(|entry| entry.unwrap().path());
         let mut names: Vec<_> = entries.map(|path| path.file_stem().unwrap().to_owned()).collect();
