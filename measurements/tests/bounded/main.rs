@@ -172,15 +172,13 @@ fn what_leaves_the_bounds_is_reported_by_target_and_input() {
     let inputs = || vec![input(b"claims little"), input(b"claims much"), input(b"never run")];
     let bounds = Bounds { factor: FACTOR, constant: CONSTANT, time: Duration::from_secs(1) };
     for (target, problem) in [
-        (
-            ("greedy", greedy as fn(&[u8])),
-            "it had 11534336 bytes of memory at once for 11 of input; 16560 are its bound",
-        ),
-        (("panicking", panicking), "it panicked: a slice index is out of range"),
-        (("hanging", hanging), "it has not returned after 1s"),
+        (("greedy", greedy as fn(&[u8])), "bytes of memory at once for 11 of input; 16560 are its bound"),
+        (("panicking", panicking), "panicked: a slice index is out of range"),
+        (("hanging", hanging), "has not returned after 1s"),
     ] {
         let report = harness::run(target, inputs(), bounds).unwrap_err();
-        assert!(report.starts_with(&format!("target {}, input claims much: {problem}", target.0)), "{report}");
+        assert!(report.starts_with(&format!("target {}, input claims much: it ", target.0)), "{report}");
+        assert!(report.contains(problem), "{report}");
         assert!(harness::run(target, vec![input(b"claims little")], bounds).is_ok(), "{}", target.0);
     }
     RELEASED.store(true, Ordering::Relaxed);
