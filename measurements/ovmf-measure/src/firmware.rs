@@ -148,11 +148,11 @@ impl<'a> Firmware<'a> {
     pub fn sev_sections(&self) -> Result<Vec<SevSection>, Error> {
         const KIND: &str = "SEV";
         let table = self.metadata(SEV_METADATA, "SEV metadata", KIND, b"ASEV", 12)?;
-        let mut sections = Vec::new();
+        let (mut sections, mut total) = (Vec::new(), 0);
         for (index, entry) in table.chunks_exact(12).enumerate() {
             let number = |at| u32_at(entry, at).unwrap_or(0);
             let (address, size) = (u64::from(number(0)), u64::from(number(4)));
-            check_range(KIND, index, address, size)?;
+            check_range(KIND, index, address, size, &mut total)?;
             sections.push(SevSection { address, size, kind: number(8).into() });
         }
         Ok(sections)
@@ -165,13 +165,13 @@ impl<'a> Firmware<'a> {
     pub fn tdx_sections(&self) -> Result<Vec<TdxSection<'a>>, Error> {
         const KIND: &str = "TDX";
         let table = self.metadata(TDX_METADATA, "TDX metadata", KIND, b"TDVF", 32)?;
-        let mut sections = Vec::new();
+        let (mut sections, mut total) = (Vec::new(), 0);
         for (index, entry) in table.chunks_exact(32).enumerate() {
             let number = |at| u32_at(entry, at).unwrap_or(0);
             let long = |at| crate::bytes::u64_at(entry, at).unwrap_or(0);
             let (address, size) = (long(8), long(16));
             let refuse = |problem| Error::Section { kind: KIND, index, address, size, problem };
-            check_range(KIND, index, address, size)?;
+            check_range(KIND, index, address, size, &mut total)?;
             let (offset, length) = (number(0) as usize, number(4) as usize);
             let data = offset.checked_add(length).and_then(|end| self.image.get(offset..end));
             let data = data.ok_or_else(|| refuse("its data lies outside the image"))?;
@@ -221,14 +221,17 @@ impl<'a> Firmware<'a> {
     }
 }
 
-/// A VMM adds whole pages, and at least one (QEMU: "invalid address / length").
-pub(crate) fn check_range(kind: &'static str, index: usize, address: u64, size: u64) -> Result<(), Error> {
+/// A VMM adds whole pages, and at least one (QEMU: "invalid address / length"). Every page is hashed: `total` bounds the work for a table.
+pub(crate) fn check_range(kind: &'static str, index: usize, address: u64, size: u64, total: &mut u64) -> Result<(), Error> {
+    *total = total.saturating_add(size);
     let problem = if size == 0 {
         "it is empty"
     } else if !address.is_multiple_of(PAGE as u64) || !size.is_multiple_of(PAGE as u64) {
         "it is not made of whole pages"
     } else if size > LARGEST as u64 || address.checked_add(size).is_none() {
         "it is too large"
+    } else if *total > LARGEST as u64 {
+        "with those before it, it has more than 1 GiB"
     } else {
         return Ok(());
     };
@@ -329,6 +332,7 @@ pub(crate) mod tests {
             ((0x1000, 0x800, 1), "it is not made of whole pages"),
             ((0x1800, 0x1000, 1), "it is not made of whole pages"),
             ((0x1000, 0xffff_f000, 1), "it is too large"),
+            ((0x1000, 0x4000_0000, 1), "with those before it, it has more than 1 GiB"),
         ] {
             let bytes = with_sections(&[(0x2000, 0x1000, 1), section]);
             let error = Firmware::parse(&bytes).unwrap().sev_sections().unwrap_err();

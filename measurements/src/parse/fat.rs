@@ -1,7 +1,7 @@
 //! Files on a FAT volume by path (Microsoft FAT File System Specification, August 2005), to find the UKI on an EFI system partition.
 //!
-//! Reads FAT12, FAT16 and FAT32 with long names; names are compared without regard to ASCII case. Bounded: a chain of clusters is followed no further than the volume has
-//! clusters, a folder no further than 4 MiB. Refused: volumes whose numbers contradict each other, chains that leave the volume or run in circles.
+//! Reads FAT12, FAT16 and FAT32 with long names; names are compared without regard to ASCII case. Bounded: a chain of clusters meets no cluster twice,
+//! a folder has at most 4 MiB. Refused: volumes whose numbers contradict each other, chains that leave the volume or run in circles.
 
 use super::bytes::At;
 
@@ -114,7 +114,7 @@ impl<'a> Fat<'a> {
         if entry.size == 0 {
             return Ok(Some(Vec::new()));
         }
-        self.chain(entry.cluster, entry.size).map(Some)
+        self.file(entry.cluster, entry.size).map(Some)
     }
 
     /// The entries of the folder at `path`, without `.` and `..`; `None` if there is no such folder.
@@ -134,34 +134,48 @@ impl<'a> Fat<'a> {
         Ok(Some(entries))
     }
 
-    /// The clusters of a file of `size` bytes.
-    fn chain(&self, first: usize, size: usize) -> Result<Vec<u8>, Error> {
-        if size > self.bytes.len() {
+    /// The content of a file of `size` bytes.
+    fn file(&self, first: usize, size: usize) -> Result<Vec<u8>, Error> {
+        if size > self.clusters * self.cluster {
             return Err(Error::Chain("a file is larger than the volume"));
         }
         let mut content = Vec::with_capacity(size);
-        let mut next = Some(first);
-        while content.len() < size {
-            let cluster = next.ok_or(Error::Chain("a file has fewer clusters than its size needs"))?;
-            content.extend(self.at(cluster)?);
-            next = self.next(cluster)?;
+        for cluster in self.chain(first) {
+            let cluster = cluster?;
+            content.extend(&cluster[..cluster.len().min(size - content.len())]);
+            if content.len() == size {
+                return Ok(content);
+            }
         }
-        content.truncate(size);
-        Ok(content)
+        Err(Error::Chain("a file has fewer clusters than its size needs"))
     }
 
     /// All clusters of a folder.
     fn folder(&self, first: usize) -> Result<Vec<u8>, Error> {
         let mut content = Vec::new();
-        let mut next = Some(first);
-        while let Some(cluster) = next {
-            content.extend(self.at(cluster)?);
+        for cluster in self.chain(first) {
+            content.extend(cluster?);
             if content.len() > LARGEST_FOLDER {
-                return Err(Error::Chain("a folder has more than 4 MiB, or runs in circles"));
+                return Err(Error::Chain("a folder has more than 4 MiB"));
             }
-            next = self.next(cluster)?;
         }
         Ok(content)
+    }
+
+    /// The clusters from `first` on, each at most once.
+    fn chain(&self, first: usize) -> impl Iterator<Item = Result<&'a [u8], Error>> {
+        let mut met = vec![false; self.clusters];
+        let mut next = Some(first);
+        std::iter::from_fn(move || {
+            let cluster = next.take()?;
+            Some(self.at(cluster).and_then(|bytes| {
+                if std::mem::replace(&mut met[cluster - 2], true) {
+                    return Err(Error::Chain("a chain of clusters runs in circles"));
+                }
+                next = self.next(cluster)?;
+                Ok(bytes)
+            }))
+        })
     }
 
     fn at(&self, cluster: usize) -> Result<&'a [u8], Error> {
@@ -252,6 +266,25 @@ mod tests {
             }
             let names: Vec<String> = fat.list("").unwrap().unwrap().into_iter().map(|entry| entry.name).collect();
             assert_eq!(names, ["EFI", "loader", "empty"]);
+        }
+    }
+
+    #[test]
+    fn chains_that_run_in_circles_are_refused() {
+        let mut bytes = volume(1 << 20, &[("file", &[7; 9000]), ("folder/file", b"x")]);
+        let entries = Fat::parse(&bytes).unwrap().list("").unwrap().unwrap();
+        for entry in &entries {
+            // Twelve bits for each cluster: this one is followed by itself.
+            let at =
+                usize::from(bytes.half(14).unwrap()) * usize::from(bytes.half(11).unwrap()) + entry.cluster * 3 / 2;
+            let (pair, odd) = (bytes.half(at).unwrap(), entry.cluster % 2 == 1);
+            let next = entry.cluster as u16;
+            let pair = if odd { pair & 0xf | next << 4 } else { pair & 0xf000 | next };
+            bytes[at..at + 2].copy_from_slice(&pair.to_le_bytes());
+        }
+        let fat = Fat::parse(&bytes).unwrap();
+        for path in ["file", "folder/file"] {
+            assert_eq!(fat.read(path), Err(Error::Chain("a chain of clusters runs in circles")), "{path}");
         }
     }
 

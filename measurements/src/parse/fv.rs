@@ -16,7 +16,8 @@ const SECTION_GUID_DEFINED: u8 = 0x02;
 const SECTION_VOLUME: u8 = 0x17;
 const FILE_VOLUME: u8 = 0x0b;
 const FILE_LARGE: u8 = 0x01;
-const LARGEST: u64 = 64 << 20;
+/// Most bytes that the compressed part may hold.
+pub const LARGEST_UNPACKED: u64 = 64 << 20;
 
 /// Why a firmware is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -150,7 +151,7 @@ fn volumes(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
 
 fn decompress(stream: &[u8]) -> Result<Vec<u8>, Error> {
     let claimed = stream.long(5).ok_or(Error::Damaged("the compressed part is cut short"))?;
-    if claimed > LARGEST {
+    if claimed > LARGEST_UNPACKED {
         return Err(Error::Lzma(format!("it claims to hold {claimed} bytes")));
     }
     let mut output = Vec::new();

@@ -53,6 +53,8 @@ pub enum Error {
 const MOST_SECTIONS: usize = 96;
 const X86_64: u16 = 0x8664;
 const PE32_PLUS: u16 = 0x20b;
+/// Where the data directory begins in the optional header.
+const DIRECTORIES: usize = 112;
 
 impl<'a> Pe<'a> {
     /// Reads headers and section table.
@@ -81,18 +83,24 @@ impl<'a> Pe<'a> {
         if bytes.half(optional) != Some(PE32_PLUS) {
             return Err(Error::Header("it is not PE32+"));
         }
+        if table < optional + DIRECTORIES {
+            return Err(Error::Header("the optional header is cut short"));
+        }
         let headers = bytes.word(optional + 60).ok_or_else(short)? as usize;
         if headers < table + 40 * count || bytes.len() < headers {
             return Err(Error::Header("the size of the headers is wrong"));
         }
         let directories = bytes.word(optional + 108).ok_or_else(short)? as usize;
-        let security = (directories > 4).then_some(optional + 112 + 4 * 8);
+        let security = (directories > 4).then_some(optional + DIRECTORIES + 4 * 8);
         if security.is_some_and(|at| at + 8 > table) {
             return Err(Error::Header("the data directory does not fit"));
         }
         let certificates = certificates(bytes, security)?;
         let sections: Vec<_> = (0..count).map(|index| section(bytes, table + 40 * index)).collect::<Result<_, _>>()?;
-        check_overlap(&sections, headers)?;
+        let end = check_overlap(&sections, headers)?;
+        if certificates.is_some_and(|(start, _)| start < end) {
+            return Err(Error::Certificates("overlaps what is hashed"));
+        }
         Ok(Self { bytes, checksum: optional + 64, security, headers, certificates, sections })
     }
 
@@ -171,7 +179,8 @@ fn section(bytes: &[u8], at: usize) -> Result<Section<'_>, Error> {
     Ok(Section { data, virtual_size, raw: (start, raw_size), name })
 }
 
-fn check_overlap(sections: &[Section], headers: usize) -> Result<(), Error> {
+/// Where the last of headers and sections ends.
+fn check_overlap(sections: &[Section], headers: usize) -> Result<usize, Error> {
     let mut order: Vec<&Section> = sections.iter().filter(|section| section.raw.1 > 0).collect();
     order.sort_by_key(|section| section.raw);
     let mut end = headers;
@@ -181,7 +190,7 @@ fn check_overlap(sections: &[Section], headers: usize) -> Result<(), Error> {
         }
         end = section.raw.0 + section.raw.1;
     }
-    Ok(())
+    Ok(end)
 }
 
 #[cfg(test)]
@@ -250,6 +259,25 @@ pub(crate) mod tests {
         assert_eq!(with(second + 20, 0x400), Error::Section(".b".into(), "it overlaps what stands before it"));
         assert_eq!(with(second + 20, 0xffff_ff00), Error::Section(".b".into(), "it lies outside the file"));
         assert_eq!(with(second + 16, u32::MAX), Error::Section(".b".into(), "it lies outside the file"));
+    }
+
+    #[test]
+    fn headers_that_end_before_the_data_directory_are_refused() {
+        let mut bytes = image(&[]);
+        // No optional header, no directory, and headers that end where it would begin.
+        bytes[0x54] = 0;
+        bytes[0x58 + 60..0x58 + 62].copy_from_slice(&0x58_u16.to_le_bytes());
+        bytes[0x58 + 108] = 0;
+        assert_eq!(Pe::parse(&bytes).unwrap_err(), Error::Header("the optional header is cut short"));
+    }
+
+    #[test]
+    fn a_certificate_table_over_a_section_is_refused() {
+        let mut bytes = image(&[(".a", b"1")]);
+        let at = 0x58 + DIRECTORIES + 32;
+        bytes[at..at + 4].copy_from_slice(&0x500_u32.to_le_bytes());
+        bytes[at + 5] = 1;
+        assert_eq!(Pe::parse(&bytes).unwrap_err(), Error::Certificates("overlaps what is hashed"));
     }
 
     #[test]

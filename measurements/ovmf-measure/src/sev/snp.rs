@@ -173,7 +173,10 @@ impl Layout {
     /// # Errors
     /// [`Error::Section`].
     pub fn check(&self) -> Result<(), Error> {
-        let check = |(index, range): (usize, &Range)| check_range("SEV", index, range.address, range.size);
+        let mut total = 0;
+        let check = |(index, range): (usize, &Range)| {
+            check_range("SEV", index, range.address, range.size, &mut total)
+        };
         self.ranges.iter().enumerate().try_for_each(check)
     }
 
