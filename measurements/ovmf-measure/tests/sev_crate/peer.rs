@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use ovmf_measure::sev::{LaunchDigest, Vmm};
 use sev::error::MeasurementError;
@@ -93,12 +94,12 @@ fn model(case: &Case) -> CpuType {
     MODELS.iter().find(|(name, _)| *name == case.model).unwrap().1
 }
 
-fn vmm(case: &Case) -> VMMType {
-    match case.vmm {
-        Vmm::Qemu => VMMType::QEMU,
-        Vmm::Ec2 | Vmm::Ec2RdxZero => VMMType::EC2,
-        Vmm::Gce => panic!("the peer has no such VMM"),
-    }
+fn vmm(case: &Case) -> Result<VMMType, MeasurementError> {
+    VMMType::from_str(match case.vmm {
+        Vmm::Qemu => "qemu",
+        Vmm::Ec2 | Vmm::Ec2RdxZero => "ec2",
+        Vmm::Gce => "gce",
+    })
 }
 
 fn snp(case: &Case, firmware: Option<LaunchDigest>) -> Result<Vec<u8>, MeasurementError> {
@@ -117,7 +118,7 @@ fn snp(case: &Case, firmware: Option<LaunchDigest>) -> Result<Vec<u8>, Measureme
         initrd_file,
         append: append(case),
         ovmf_hash_str: before.as_deref(),
-        vmm_type: Some(vmm(case)),
+        vmm_type: Some(vmm(case)?),
     })?;
     digest.try_into()
 }
@@ -135,7 +136,7 @@ fn plain(case: &Case, save_areas: bool) -> Result<Vec<u8>, MeasurementError> {
     }
     if save_areas {
         let (eip, cpus) = (ovmf.sev_es_reset_eip()?, case.cpus);
-        let vmsa = VMSA::new(eip.into(), model(case), vmm(case), Some(cpus.into()), GuestFeatures(0));
+        let vmsa = VMSA::new(eip.into(), model(case), vmm(case)?, Some(cpus.into()), GuestFeatures(0));
         vmsa.pages(cpus as usize)?.iter().for_each(|page| digest.update(page));
     }
     Ok(digest.finalize().to_vec())
