@@ -36,6 +36,11 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("Failed to read {}", path.display()))
 }
 
+/// What was calculated is not needed, but it must not be optimised away.
+fn finished<T>(result: Result<T>) -> Result<()> {
+    black_box(result).map(|_| ())
+}
+
 fn vcpu() -> Result<Vcpu> {
     let signature = CpuSignature::of_model(MODEL).context("the model is not known")?;
     Ok(Vcpu { vmm: Vmm::Qemu, signature, features: 1, legacy_fpu: false })
@@ -70,9 +75,7 @@ fn theirs(firmware: &Path, cpus: u32) -> Result<String> {
 fn digest(firmware: &Path) -> Result<Measure> {
     let (own, said) = (ours(firmware, CPUS)?.to_string(), theirs(firmware, CPUS)?);
     ensure!(own == said, "the launch digest is {own}, the crate sev says {said}");
-    let run_ours = || ours(firmware, CPUS).map(|digest| drop(black_box(digest)));
-    let run_theirs = || theirs(firmware, CPUS).map(|digest| drop(black_box(digest)));
-    let (ours, theirs) = alternate(run_ours, run_theirs)?;
+    let (ours, theirs) = alternate(|| finished(ours(firmware, CPUS)), || finished(theirs(firmware, CPUS)))?;
     Ok(Measure {
         what: format!("SNP launch digest, {CPUS} vCPUs"),
         against: "crate sev".into(),
@@ -89,8 +92,7 @@ fn table(firmware: &Path) -> Result<Measure> {
     for (count, digest) in (1..).zip(all()?) {
         ensure!(digest == ours(firmware, count)?, "the table and the single digest differ at {count} vCPUs");
     }
-    let run_one = || ours(firmware, CPUS).map(|digest| drop(black_box(digest)));
-    let (ours, theirs) = alternate(|| all().map(|digests| drop(black_box(digests))), run_one)?;
+    let (ours, theirs) = alternate(|| finished(all()), || finished(ours(firmware, CPUS)))?;
     Ok(Measure {
         what: format!("SNP launch digests, 1 to {MOST} vCPUs"),
         against: "one digest".into(),
@@ -110,5 +112,5 @@ fn pcr11(path: &Path) -> Result<Pcr11> {
     };
     let tpm::Value::Exact(banks) = predict()? else { bail!("PCR 11 of {} is not known", path.display()) };
     let values = banks.iter().map(|(bank, value)| (bank.name().to_owned(), hex::encode(value))).collect();
-    Ok(Pcr11 { milliseconds: median(ROUNDS, || predict().map(|value| drop(black_box(value))))?, values })
+    Ok(Pcr11 { milliseconds: median(ROUNDS, || finished(predict()))?, values })
 }

@@ -83,11 +83,10 @@ fn cargo(bench: &Bench, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command that must succeed; its standard output. What it says on standard error stays where the caller sees it.
+/// Runs a command that must succeed; its standard output.
 fn output_of(command: &mut Command) -> Result<String> {
-    let output = command.stderr(std::process::Stdio::inherit()).output();
-    let output = output.with_context(|| format!("Failed to start {command:?}"))?;
-    ensure!(output.status.success(), "{command:?} failed: {}", output.status);
+    let output = command.output().with_context(|| format!("Failed to start {command:?}"))?;
+    ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     String::from_utf8(output.stdout).with_context(|| format!("{command:?} wrote no text"))
 }
 
