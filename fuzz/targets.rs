@@ -5,15 +5,19 @@
 
 use std::cell::RefCell;
 
-use measurements::boot::{self, Image, Machine, Point, UserSpace};
-use measurements::machine::MachineReference;
+use measurements::boot::{Image, Machine, Point};
+use measurements::compose::{Configuration, compose};
+use measurements::document::image::ImageReference;
+use measurements::document::machine::MachineReference;
 use measurements::parse::fat::Fat;
 use measurements::parse::fv::{LARGEST_UNPACKED, Volumes};
 use measurements::parse::gpt::Gpt;
 use measurements::parse::pe::Pe;
 use measurements::parse::tcg_log::Log;
 use measurements::parse::uki::Uki;
-use measurements::{Bank, parse::cel, tpm};
+use measurements::parse::variables::Variables;
+use measurements::parse::{cel, pcrs, smbios};
+use measurements::{Bank, tpm};
 use ovmf_measure::sev::{KernelHashes, Memory, Vmm};
 use ovmf_measure::tdx::{Order, mrtd};
 use ovmf_measure::{Firmware, firmware::TdxSection};
@@ -29,11 +33,15 @@ pub const TARGETS: &[Target] = &[
     ("fat_large", fat_large),
     ("fv", fv),
     ("gpt", gpt),
+    ("image_reference", image_reference),
     ("machine", machine),
     ("ovmf", ovmf),
+    ("pcrs", pcrs),
     ("pe", pe),
+    ("smbios", smbios),
     ("tcg_log", tcg_log),
     ("uki", uki),
+    ("variables", variables),
 ];
 
 /// Largest volume that [`fat_large`] makes of its input: FAT32 begins at 65,525 clusters of one sector.
@@ -51,9 +59,9 @@ pub fn boot_image(bytes: &[u8]) {
 
 fn image(bytes: &[u8]) {
     let Some(image) = read(Image::parse(bytes)) else { return };
-    let user_space = image.user_space().unwrap_or(UserSpace::Unknown);
-    if let Some(events) = read(boot::events(&image, &Machine::unknown(), user_space, Point::Running)) {
-        assert_eq!(tpm::registers(&events).len(), tpm::REGISTERS.len());
+    let Some(measured) = read(image.measured()) else { return };
+    if let Some(composition) = read(compose(&measured, &Machine::unknown(), &Configuration::Stateless)) {
+        assert_eq!(composition.registers(Point::Running).len(), tpm::REGISTERS.len());
     }
 }
 
@@ -100,7 +108,7 @@ pub fn fat_large(bytes: &[u8]) {
 pub fn fv(bytes: &[u8]) {
     if let Some(volumes) = read(Volumes::unpack(bytes)) {
         assert!((volumes.pei.len() + volumes.dxe.len()) as u64 <= LARGEST_UNPACKED);
-        read(Machine::with_firmware(bytes));
+        read(Machine::with_firmware(bytes, None));
     }
 }
 
@@ -140,7 +148,33 @@ fn with_checksums(given: &[u8]) -> Option<Vec<u8>> {
 pub fn machine(bytes: &[u8]) {
     let Some(reference) = read(MachineReference::parse(bytes)) else { return };
     assert_eq!(reference.to_bytes().ok().as_deref(), Some(bytes));
-    assert!(Machine::try_from(&reference).is_ok());
+    assert!(reference.machine().is_ok());
+}
+
+/// An image reference.
+pub fn image_reference(bytes: &[u8]) {
+    let Some(reference) = read(ImageReference::parse(bytes)) else { return };
+    assert_eq!(reference.to_bytes().ok().as_deref(), Some(bytes));
+    assert!(reference.measured().is_ok());
+}
+
+/// Registers as a tool prints them.
+pub fn pcrs(bytes: &[u8]) {
+    for (bank, values) in read(pcrs::parse(bytes)).into_iter().flatten() {
+        assert!(values.values().all(|value| value.len() == bank.length()));
+    }
+}
+
+/// An SMBIOS table, and what of it is measured.
+pub fn smbios(bytes: &[u8]) {
+    assert!(read(smbios::measured(bytes)).is_none_or(|measured| measured.len() <= bytes.len()));
+}
+
+/// A variable store.
+pub fn variables(bytes: &[u8]) {
+    let Some(variables) = read(Variables::parse(bytes)) else { return };
+    let _ = variables.get("PK", [0; 16]);
+    assert!(variables.all.iter().all(|variable| variable.data.len() < bytes.len()));
 }
 
 /// A firmware image of a confidential virtual machine, and its launch digests.

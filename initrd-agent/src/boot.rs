@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use crate::boot_document::BootDocument;
+use crate::code::Code;
 use crate::configuration::Configuration;
 use crate::discovery;
 use crate::failure::Failure;

@@ -45,13 +45,14 @@ pub fn decide(partitions: &[Candidate]) -> Result<Configuration, Failure> {
             }
         };
         let device = partition.device.display();
-        let unsupported =
-            |what: &str| Failure::new(Code::ConfigurationUnsupported, format!("configuration partition {device} {what}"));
+        let unsupported = |what: &str| {
+            Failure::new(Code::ConfigurationUnsupported, format!("configuration partition {device} {what}"))
+        };
         if partition.bytes > LARGEST {
             return Err(unsupported("has more than 16 MiB"));
         }
-        let content =
-            read(partition).map_err(|error| unreadable(format!("reading configuration partition {device}: {error}")))?;
+        let content = read(partition)
+            .map_err(|error| unreadable(format!("reading configuration partition {device}: {error}")))?;
         if content.is_empty() {
             continue;
         }
@@ -102,7 +103,8 @@ mod tests {
     #[test]
     fn the_first_line_is_the_cluster_s_and_hints_are_not_part_of_it() {
         let folder = tempfile::tempdir().unwrap();
-        for (content, expected) in [(&b"{}\n\0\0"[..], &b"{}\n"[..]), (b"{\"a\":1}\n{\"hint\":2}\n\0", b"{\"a\":1}\n")] {
+        for (content, expected) in [(&b"{}\n\0\0"[..], &b"{}\n"[..]), (b"{\"a\":1}\n{\"hint\":2}\n\0", b"{\"a\":1}\n")]
+        {
             let found = decide(&[partition(&folder, "one", content, content.len() as u64)]).unwrap();
             assert_eq!(found, Configuration::Cluster(expected.to_vec()));
         }

@@ -5,6 +5,7 @@ pub mod difference;
 pub mod disk;
 pub mod environment;
 pub mod erofs;
+pub mod formats;
 pub mod harness;
 pub mod image;
 pub mod machine;

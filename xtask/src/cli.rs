@@ -86,8 +86,7 @@ pub struct HandedOver {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    // rustls may find two providers in the tree; this one is ours. It fails only if it was installed before.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::fetch::choose_provider();
     run(Cli::parse().command).unwrap_or_else(|error| {
         interrupt::wait_if_ending();
         eprintln!("error: {error:#}");

@@ -142,7 +142,14 @@ fn download_all(
     if gone.is_empty() { Ok(()) } else { Err(Gone(gone).into()) }
 }
 
+/// rustls may find two providers of cryptography in a program; this one is ours. A second call changes nothing.
+pub fn choose_provider() {
+    // It fails only if one was chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 fn client() -> Result<Client> {
+    choose_provider();
     let mut builder = Client::builder().connect_timeout(Duration::from_secs(20)).read_timeout(STALL);
     if let Some(proxy) = apt_proxy() {
         builder = builder

@@ -222,7 +222,13 @@ impl<'a> Firmware<'a> {
 }
 
 /// A VMM adds whole pages, and at least one (QEMU: "invalid address / length"). Every page is hashed: `total` bounds the work for a table.
-pub(crate) fn check_range(kind: &'static str, index: usize, address: u64, size: u64, total: &mut u64) -> Result<(), Error> {
+pub(crate) fn check_range(
+    kind: &'static str,
+    index: usize,
+    address: u64,
+    size: u64,
+    total: &mut u64,
+) -> Result<(), Error> {
     *total = total.saturating_add(size);
     let problem = if size == 0 {
         "it is empty"

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod images;
+
+use images::{HASH_TABLE, METADATA, RESET_BLOCK, numbers};
 use ovmf_measure::Firmware;
-use ovmf_measure::Guid;
 use ovmf_measure::sev::{CpuSignature, KernelHashes, Memory, Vcpu, Vmm, sev, sev_es};
 use serde::Deserialize;
 
@@ -25,43 +27,13 @@ struct Case {
     digest: String,
 }
 
-/// splitmix64, little-endian.
-fn noise(mut seed: u64, length: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bytes.extend((z ^ (z >> 31)).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
-
 fn image(case: &Case) -> Vec<u8> {
-    let mut image = noise(case.seed, case.pages * 4096);
-    let count = case.sections.len() as u32;
-    let mut block = b"ASEV".to_vec();
-    block
-        .extend([16 + 12 * count, 1, count].iter().chain(case.sections.iter().flatten()).flat_map(|n| n.to_le_bytes()));
-    image[..block.len()].copy_from_slice(&block);
-    let numbers = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
-    let mut table = Vec::new();
-    for (guid, entry) in [
-        (0x00f771de_1a7e_4fcb_890e_68c77e2fb44e, numbers(&[case.reset_eip])),
-        (0x7255371f_3a3b_4b04_927b_1da6efa8d454, numbers(&[case.hash_base, 1024])),
-        (0xdc886566_984a_4798_a75e_5585a7bf67cc, numbers(&[image.len() as u32])),
-    ] {
-        table.extend(&entry);
-        table.extend((entry.len() as u16 + 18).to_le_bytes());
-        table.extend(Guid::from_digits(guid).stored());
-    }
-    table.extend((table.len() as u16 + 18).to_le_bytes());
-    table.extend(Guid::from_digits(0x96b582de_1fb2_45f7_baea_a366c55a082d).stored());
-    let end = image.len() - 32;
-    image[end - table.len()..end].copy_from_slice(&table);
-    image
+    let entries = [
+        (RESET_BLOCK, numbers(&[case.reset_eip])),
+        (HASH_TABLE, numbers(&[case.hash_base, 1024])),
+        (METADATA, Vec::new()),
+    ];
+    images::image(case.seed, case.pages, &case.sections, &entries)
 }
 
 fn digest(case: &Case) -> Vec<u8> {

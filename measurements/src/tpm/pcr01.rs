@@ -8,7 +8,7 @@ use crate::{Event, Source};
 /// The files of fw_cfg that are measured, in the order in which they are.
 pub const ACPI: [&str; 4] = ["etc/table-loader", "etc/acpi/rsdp", "etc/tpm/log", "etc/acpi/tables"];
 /// What stands in the log for each of them.
-const ACPI_DATA: &[u8] = b"ACPI DATA\0";
+const ACPI_DATA: &[u8] = b"ACPI DATA";
 
 /// A file of fw_cfg as QEMU hands it over.
 pub fn acpi(name: &str, blob: &[u8]) -> Event {

@@ -5,7 +5,7 @@ use crate::{Event, Source};
 
 /// The cap of a boot without a cluster.
 pub fn stateless() -> Event {
-    Event::of(15, kind::USER_SPACE, Source::Configuration, "no cluster configuration", b"stateless")
+    Event::of(15, kind::USER_SPACE, Source::Image, "no cluster configuration", b"stateless")
 }
 
 /// The cap of a boot in a cluster: it names the broker's release message, which differs from boot to boot.

@@ -15,15 +15,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{Bounds, Input};
-use measurements::boot::{Image, UserSpace};
-use measurements::machine::MachineReference;
-use measurements::parse::cel;
+use measurements::boot::Image;
+use measurements::document::image::ImageReference;
+use measurements::document::machine::MachineReference;
 use measurements::parse::fat::Fat;
 use measurements::parse::fv::{self, LARGEST_UNPACKED, Volumes};
 use measurements::parse::gpt::Gpt;
 use measurements::parse::pe::Pe;
 use measurements::parse::tcg_log::Log;
 use measurements::parse::uki::Uki;
+use measurements::parse::variables::Variables;
+use measurements::parse::{cel, pcrs, smbios};
 use mutate::{Random, mutated};
 use ovmf_measure::Firmware;
 use targets::{LARGEST_VOLUME, TARGETS, Target};
@@ -214,7 +216,7 @@ fn valid_inputs_of_the_corpus_are_read() {
     }
     for file in ["boot_image/uki", "boot_image/disk"] {
         let image = Image::parse(&read(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
-        assert_eq!(image.user_space(), Ok(UserSpace::Stateless), "{file}");
+        assert_eq!(image.measured().unwrap().running.len(), 4, "{file}");
     }
     for file in [
         "fv/two-volumes",
@@ -235,6 +237,10 @@ fn valid_inputs_of_the_corpus_are_read() {
     assert_eq!(Log::parse(&read("tcg_log/three-events")).unwrap().events.len(), 4);
     assert_eq!(cel::parse(&read("cel/two-phases")).unwrap().len(), 2);
     assert_eq!(MachineReference::parse(&read("machine/two-events")).unwrap().events.len(), 2);
+    assert_eq!(ImageReference::parse(&read("image_reference/two-events")).unwrap().events.boot.len(), 1);
+    assert_eq!(Variables::parse(&read("variables/one-variable")).unwrap().all.len(), 1);
+    assert_eq!(pcrs::parse(&read("pcrs/two-registers")).unwrap()[&measurements::Bank::Sha256].len(), 2);
+    assert!(smbios::measured(&read("smbios/three-structures")).is_ok());
 }
 
 #[test]

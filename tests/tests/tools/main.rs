@@ -2,7 +2,10 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod explain;
 mod image;
 mod launch;
+mod references;
 mod sandbox;
+mod stubs;
 mod writers;

@@ -18,6 +18,9 @@ type Row = harness::Row<Suite>;
 
 fn main() -> ExitCode {
     let transcripts = concat!(env!("CARGO_TARGET_TMPDIR"), "/vm").into();
-    let rows = [boots::rows(), root::rows(), host_inputs::rows(), predictions::rows(), changes::rows()].into_iter().flatten().collect();
+    let rows = [boots::rows(), root::rows(), host_inputs::rows(), predictions::rows(), changes::rows()]
+        .into_iter()
+        .flatten()
+        .collect();
     harness::run(MACHINES, Suite::from_environment(transcripts), rows)
 }

@@ -1,7 +1,7 @@
 //! What is predicted from documents is what machines measure: every event of the firmware's log and of user space's in order, every register at every point in time, on every machine without
 //! confidential hardware. The registers are the emulator's, so that no code of the guest is believed.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use cairn_tests::machine::{self, KnownMachine};
 use cairn_tests::settled::settled;
 use cairn_tests::suite::Suite;
@@ -112,7 +112,7 @@ fn same_user_space(composition: &Composition, records: &[cel::Record]) -> Result
     let predicted: Vec<&Event> =
         composition.events(Point::Running)[firmware..].iter().filter(|event| event.register != 10).collect();
     for (event, record) in predicted.iter().zip(records) {
-        ensure!(record.register == u32::from(event.register), "{}: PCR {}", event.input, record.register);
+        ensure!(record.register == event.register, "{}: PCR {}", event.input, record.register);
         for (bank, digest) in &record.digests {
             ensure!(event.digest(*bank) == Some(digest), "{}: the {bank} digest differs", event.input);
         }

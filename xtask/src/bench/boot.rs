@@ -22,9 +22,9 @@ pub(super) fn measure(bench: &Bench, images: &Images) -> Result<Vec<Measure>> {
     let theirs = console_until(&sandbox, &images.theirs, "(userspace)")?;
     let theirs = initrd_time(&theirs).context("the peer's systemd names no time")?;
     Ok(vec![Measure {
-        what: "PID 1 to switch-root",
-        against: "systemd's initrd",
-        unit: "s",
+        what: "PID 1 to switch-root".into(),
+        against: "systemd's initrd".into(),
+        unit: "s".into(),
         ours: ours.parse::<f64>().context("not a number of milliseconds")? / 1000.0,
         theirs,
         goal: 1.0 / 8.0,

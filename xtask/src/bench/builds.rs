@@ -53,14 +53,21 @@ pub(super) fn measure(bench: &Bench) -> Result<(Images, Vec<Measure>)> {
     let size = |path: &Path| -> Result<f64> {
         Ok(fs::metadata(path).with_context(|| format!("Failed to inspect {}", path.display()))?.len() as f64 / 1e6)
     };
-    let time = |what, ours, theirs, goal| Measure { what, against: "mkosi", unit: "s", ours, theirs, goal };
+    let row = |what: &str, unit: &str, ours, theirs, goal| Measure {
+        what: what.into(),
+        against: "mkosi".into(),
+        unit: unit.into(),
+        ours,
+        theirs,
+        goal,
+    };
     let mut measures = vec![
-        time("image from locked packages", whole, peer, 0.8),
-        time("change below os/root", root_only, peer, 0.25),
+        row("image from locked packages", "s", whole, peer, 0.8),
+        row("change below os/root", "s", root_only, peer, 0.25),
         Measure {
-            what: "change of the agent, beside its compile",
-            against: "bound",
-            unit: "s",
+            what: "change of the agent, beside its compile".into(),
+            against: "bound".into(),
+            unit: "s".into(),
             ours: agent_only - compile,
             theirs: 10.0,
             goal: 1.0,
@@ -68,7 +75,7 @@ pub(super) fn measure(bench: &Bench) -> Result<(Images, Vec<Measure>)> {
     ];
     for (what, suffix, goal) in [("initrd", "initrd", 0.2), ("UKI", "efi", 1.0 / 3.0), ("raw image", "raw", 0.6)] {
         let (ours, theirs) = (size(&built.path(suffix))?, size(&theirs.with_extension(suffix))?);
-        measures.push(Measure { what, against: "mkosi", unit: "MB", ours, theirs, goal });
+        measures.push(row(what, "MB", ours, theirs, goal));
     }
     Ok((Images { ours: built.path("raw"), theirs }, measures))
 }

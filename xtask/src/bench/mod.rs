@@ -4,7 +4,9 @@
 
 mod boot;
 mod builds;
-mod report;
+pub mod launch;
+pub mod report;
+pub mod rounds;
 pub mod verity;
 
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use crate::build::outputs::Built;
 use crate::build::sources::Sources;
 use crate::build::stage::Stages;
 use crate::build::tools::Tools;
@@ -47,6 +50,8 @@ enum Group {
     Verity,
     /// From PID 1 to the root, against systemd's initrd
     Boot,
+    /// Launch digests and PCR 11, against the crate sev, sev-snp-measure and systemd-measure
+    Launch,
 }
 
 /// What all groups share.
@@ -58,6 +63,8 @@ struct Bench {
     tools: Tools,
     progress: Progress,
     scratch: Scratch,
+    /// An image, built before anything is measured.
+    first: Built,
 }
 
 /// Runs the benchmarks.
@@ -69,6 +76,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let mut measures: Vec<Measure> = Vec::new();
     if wanted(Group::Verity) {
         measures.extend(verity::measure(&bench)?);
+    }
+    if wanted(Group::Launch) {
+        measures.extend(launch::measure(&bench)?);
     }
     if wanted(Group::Builds) || wanted(Group::Boot) {
         // Boots need the images that builds make.
@@ -88,14 +98,14 @@ impl Bench {
     fn prepare() -> Result<Self> {
         let (checkout, store, progress) = (Checkout::find()?, Store::open()?, Progress::new(Style::Human));
         let image = ImageConfig::read(&checkout.join("os/image.toml"))?;
-        let sets = [sets::BUILD_ROOT, sets::KERNEL, sets::ROOT, sets::BENCH];
+        let sets = [sets::BUILD_ROOT, sets::KERNEL, sets::ROOT, sets::BENCH, sets::FIRMWARE];
         let sources = Sources::get(&checkout, &sets, true, &store, &progress)?;
         let tools = Tools::get(&checkout, &image, &sources, &Stages::new(&store, &progress))?;
         let target = checkout.target();
         std::fs::create_dir_all(&target).with_context(|| format!("Failed to make {}", target.display()))?;
         let scratch = Scratch::new(&target)?;
         let first = BuildArgs { out: Some(scratch.path().join("first")), locked: true, ..BuildArgs::default() };
-        build::run_in(&checkout, &store, &first, &progress)?;
-        Ok(Self { checkout, store, image, sources, tools, progress, scratch })
+        let first = build::run_in(&checkout, &store, &first, &progress)?;
+        Ok(Self { checkout, store, image, sources, tools, progress, scratch, first })
     }
 }

@@ -4,17 +4,17 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One number of ours beside a peer's.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Measure {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measure {
     /// What was measured.
-    pub what: &'static str,
+    pub what: String,
     /// Against what.
-    pub against: &'static str,
+    pub against: String,
     /// `s`, `MB`, `MiB`, `ms`.
-    pub unit: &'static str,
+    pub unit: String,
     /// Ours.
     pub ours: f64,
     /// The peer's, or the bound.
@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn a_missed_goal_is_said() {
-        let measure = |ours| Measure { what: "x", against: "y", unit: "s", ours, theirs: 2.0, goal: 0.5 };
+        let measure =
+            |ours| Measure { what: "x".into(), against: "y".into(), unit: "s".into(), ours, theirs: 2.0, goal: 0.5 };
         let text = table(&[measure(1.0), measure(1.1)]);
         let lines: Vec<&str> = text.lines().skip(2).collect();
         assert!(!lines[0].contains("missed") && lines[1].contains("0.550") && lines[1].contains("missed"), "{text}");
@@ -81,7 +82,8 @@ mod tests {
     #[test]
     fn the_document_has_ratios() {
         let folder = tempfile::tempdir().unwrap();
-        let measure = Measure { what: "x", against: "y", unit: "s", ours: 1.0, theirs: 4.0, goal: 0.5 };
+        let measure =
+            Measure { what: "x".into(), against: "y".into(), unit: "s".into(), ours: 1.0, theirs: 4.0, goal: 0.5 };
         write(&[measure], &folder.path().join("new")).unwrap();
         let text = fs::read(folder.path().join("new/bench.json")).unwrap();
         let document: serde_json::Value = serde_json::from_slice(&text).unwrap();

@@ -46,9 +46,30 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measure>> {
     fs::remove_dir_all(&folder).context("Failed to remove a folder")?;
     let at_limit = GIB as f64 / limit;
     Ok(vec![
-        Measure { what: "verity, 1 GiB", against: "veritysetup", unit: "s", ours, theirs, goal: 1.0 / 2.2 },
-        Measure { what: "verity, 1 GiB", against: "openssl's rate", unit: "s", ours, theirs: at_limit, goal: 1.25 },
-        Measure { what: "verity, memory", against: "bound", unit: "MiB", ours: peak, theirs: 64.0, goal: 1.0 },
+        Measure {
+            what: "verity, 1 GiB".into(),
+            against: "veritysetup".into(),
+            unit: "s".into(),
+            ours,
+            theirs,
+            goal: 1.0 / 2.2,
+        },
+        Measure {
+            what: "verity, 1 GiB".into(),
+            against: "openssl's rate".into(),
+            unit: "s".into(),
+            ours,
+            theirs: at_limit,
+            goal: 1.25,
+        },
+        Measure {
+            what: "verity, memory".into(),
+            against: "bound".into(),
+            unit: "MiB".into(),
+            ours: peak,
+            theirs: 64.0,
+            goal: 1.0,
+        },
     ])
 }
 

@@ -40,7 +40,7 @@ const SMBIOS: &str = "/sys/firmware/dmi/tables/DMI";
 pub struct RecordArgs {
     /// Name of a file in measurements/machines, without .toml
     machine: String,
-    /// A debug image; not needed for a confidential machine
+    /// A debug image to boot; without it, the reference is calculated anew from what was recorded before
     #[arg(long, value_name = "IMAGE")]
     image: Option<PathBuf>,
 }
@@ -64,16 +64,16 @@ impl MachineConfig {
 pub fn run(args: &RecordArgs, checkout: &Checkout, tools: &Tools, progress: &Progress) -> Result<PathBuf> {
     let config = MachineConfig::read(checkout, &args.machine)?;
     let firmware = Firmware::get(&config.firmware, checkout, &Store::open()?, progress)?;
-    let sandbox = Sandbox::new(&tools.tree);
+    let (sandbox, folder) = (Sandbox::new(&tools.tree), checkout.join(FOLDER));
     let blobs = match (&config.tpm, &args.image) {
         (None, _) => None,
         (Some(_), None) => {
-            anyhow::bail!("a machine with a TPM is recorded from a boot: name a debug image with --image")
+            let kept = Blobs::read(&folder.join(&args.machine));
+            Some(kept.context("Nothing was recorded of this machine yet: name a debug image with --image")?)
         }
         (Some(_), Some(image)) => Some(boot(&config, image, &firmware, &sandbox)?),
     };
     let reference = reference::make(&args.machine, &config, &firmware, blobs.as_ref(), &vmm(&sandbox)?)?;
-    let folder = checkout.join(FOLDER);
     if let Some(blobs) = &blobs {
         blobs.write(&folder.join(&args.machine))?;
     }
@@ -113,6 +113,7 @@ fn same(events: &[Event], log: &Log) -> Result<()> {
     let logged: Vec<&LogEvent> = log.events.iter().take_while(|event| !is_end(event)).filter(is_machine).collect();
     for (index, (event, logged)) in events.iter().zip(&logged).enumerate() {
         let found = logged.digests.iter().all(|(bank, digest)| event.digest(*bank) == Some(digest));
+        let found = found && event.data.as_ref().is_none_or(|data| *data == logged.data);
         let place = (u32::from(event.register), event.kind);
         ensure!(
             found && place == (logged.register, logged.kind),

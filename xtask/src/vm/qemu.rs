@@ -86,7 +86,10 @@ fn arguments(machine: &Machine) -> Vec<String> {
     for index in 0..machine.disks.len() {
         let file = guest_disk(index);
         add("-drive", format!("if=none,id=disk{index},format=raw,snapshot=on,file={}", file.display()));
-        add("-device", format!("virtio-blk-pci,id=device{index},drive=disk{index},serial=disk{index},bootindex={index}"));
+        add(
+            "-device",
+            format!("virtio-blk-pci,id=device{index},drive=disk{index},serial=disk{index},bootindex={index}"),
+        );
     }
     if let Some(Tpm { interface, .. }) = &machine.tpm {
         add("-chardev", format!("socket,id=tpm,path={FOLDER}/{}", tpm::SOCKET));

@@ -174,9 +174,7 @@ impl Layout {
     /// [`Error::Section`].
     pub fn check(&self) -> Result<(), Error> {
         let mut total = 0;
-        let check = |(index, range): (usize, &Range)| {
-            check_range("SEV", index, range.address, range.size, &mut total)
-        };
+        let check = |(index, range): (usize, &Range)| check_range("SEV", index, range.address, range.size, &mut total);
         self.ranges.iter().enumerate().try_for_each(check)
     }
 

@@ -1,29 +1,79 @@
 //! Documents and logs in JSON: machine references, and systemd's records of user space.
 
+use measurements::boot::BootMethod;
+use measurements::document::image::{FileReference, ImageEvents, ImageReference, InitrdFile, Toolchain};
+use measurements::document::machine::{
+    ConfigurationCover, Covers, FirmwareReference, ImageCover, MachineReference, SCHEMA, Shape,
+};
+use measurements::document::{EventRecord, Known};
 use measurements::event::kind;
-use measurements::machine::{FirmwareReference, Known, MachineEvent, MachineReference, SCHEMA, Shape};
 use measurements::{Event, Source};
 
 use super::{File, file};
 
 pub fn files() -> Vec<File> {
-    [machines(), records()].concat()
+    [machines(), images(), records()].concat()
+}
+
+fn event(register: u8, input: &str) -> EventRecord {
+    let event = Event::of(register, kind::CONFIG_FLAGS, Source::Machine, input, input.as_bytes());
+    EventRecord::new(&event.with_data(input), Known::Recorded, 64)
 }
 
 fn reference(inputs: &[&str]) -> String {
-    let event = |input: &&str| {
-        let event = Event::of(1, kind::CONFIG_FLAGS, Source::Machine, *input, input.as_bytes());
-        MachineEvent::new(&event, Known::Recorded).unwrap()
-    };
     let reference = MachineReference {
-        events: inputs.iter().map(event).collect(),
-        firmware: FirmwareReference { sha256: "00".repeat(32), version: "1".into() },
+        boot: BootMethod::Disk,
+        covers: Covers { configuration: ConfigurationCover::Pcr12, image: ImageCover::Tpm },
+        events: inputs.iter().map(|input| event(1, input)).collect(),
+        firmware: FirmwareReference { package: "ovmf 1".into(), sha256: "00".repeat(32) },
+        launch: None,
         name: "test".into(),
         schema: SCHEMA.into(),
-        shape: Shape { cpus: 2, memory_mib: 1024, tpm: "crb".into() },
+        shape: Shape { cpus: 2, memory_mib: 1024, tpm: (!inputs.is_empty()).then(|| "crb".into()) },
         vmm: "QEMU 10".into(),
     };
     String::from_utf8(reference.to_bytes().unwrap()).unwrap()
+}
+
+fn image() -> String {
+    let digest = || "00".repeat(32);
+    let file = || FileReference { sha256: digest(), size: 1 };
+    let reference = ImageReference {
+        command_line: "quiet".into(),
+        debug: false,
+        dirty: false,
+        epoch: 1,
+        events: ImageEvents { boot: vec![event(4, "UKI")], initrd: vec![event(11, "phase")], running: vec![] },
+        id: "cairn".into(),
+        initrd: vec![InitrdFile { path: "init".into(), sha256: digest() }],
+        lock: digest(),
+        locked: true,
+        raw: file(),
+        revision: "1".into(),
+        root_hash: digest(),
+        schema: measurements::document::image::SCHEMA.into(),
+        toolchain: Toolchain { commit: "1".into(), rustc: "1".into() },
+        uki: file(),
+        variant: "production".into(),
+        version: "1".into(),
+    };
+    String::from_utf8(reference.to_bytes().unwrap()).unwrap()
+}
+
+fn images() -> Vec<File> {
+    let good = image();
+    let with = |from: &str, to: &str| {
+        assert!(good.contains(from), "{from}");
+        good.replacen(from, to, 1)
+    };
+    vec![
+        file("image_reference", "two-events", good.clone()),
+        file("image_reference", "register-16", with("\"pcr\":4", "\"pcr\":16")),
+        file("image_reference", "size-that-is-no-integer", with("\"size\":1", "\"size\":1.5")),
+        file("image_reference", "size-beyond-2-to-53", with("\"size\":1", "\"size\":9007199254740993")),
+        file("image_reference", "unknown-event", with("\"recorded\"", "\"unknown\"")),
+        file("image_reference", "cut", &good.as_bytes()[..300]),
+    ]
 }
 
 fn machines() -> Vec<File> {

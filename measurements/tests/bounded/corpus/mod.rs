@@ -6,6 +6,7 @@ mod gpt;
 mod json;
 mod ovmf;
 mod pe;
+mod stores;
 mod tcg_log;
 
 /// Target, name of the file, content.
@@ -13,8 +14,16 @@ pub type File = (&'static str, String, Vec<u8>);
 
 /// All files.
 pub fn all() -> Vec<File> {
-    let formats =
-        [fat::files(), fv::files(), gpt::files(), json::files(), ovmf::files(), pe::files(), tcg_log::files()];
+    let formats = [
+        fat::files(),
+        fv::files(),
+        gpt::files(),
+        json::files(),
+        ovmf::files(),
+        pe::files(),
+        stores::files(),
+        tcg_log::files(),
+    ];
     formats.into_iter().flatten().collect()
 }
 

@@ -1,0 +1,174 @@
+//! `cairn explain` as people use it: its verdicts, its exit codes and its words, on files.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cairn_tests::environment::{variable, xtask};
+use cairn_tests::formats::Schema;
+use cairn_tests::image::Image;
+use cairn_tests::machine::{KnownMachine, checkout};
+use measurements::Bank;
+use measurements::boot::Point;
+use measurements::compose::{Composition, Configuration, Launch, compose};
+use measurements::document::image::ImageReference;
+use xtask::machine::config::FOLDER;
+
+const MACHINE: &str = "q35-ovmf-2025.02-2cpus-1gib";
+const OTHER: &str = "q35-ovmf-2026.08-2cpus-2gib";
+/// Where a report has its measurement (SEV Secure Nested Paging Firmware ABI, table 23).
+const MEASUREMENT: usize = 0x90;
+const HOST_DATA: usize = 0xc0;
+
+struct Bench {
+    folder: tempfile::TempDir,
+    reference: PathBuf,
+    debug: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let file = |name: &str| Image::open(&variable(name).unwrap()).unwrap().file("reference.json");
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, reference: file("CAIRN_IMAGE_DIR"), debug: file("CAIRN_DEBUG_IMAGE_DIR") }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Exit code and output of `cargo xtask explain` for the production image.
+    fn explain(&self, machine: &str, evidence: &str, file: &Path, more: &[&str]) -> (i32, String) {
+        let mut command = Command::new(xtask().unwrap());
+        command.current_dir(checkout().unwrap().root()).args(["explain", "--reference"]).arg(&self.reference);
+        command.arg("--machine").arg(machine_file(machine)).arg(evidence).arg(file).args(more);
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn machine_file(name: &str) -> PathBuf {
+    checkout().unwrap().join(FOLDER).join(format!("{name}.machine.json"))
+}
+
+fn composition(reference: &Path, machine: &str) -> Composition {
+    let reference = ImageReference::parse(&std::fs::read(reference).unwrap()).unwrap();
+    let machine = KnownMachine::get(machine).unwrap().reference.machine().unwrap();
+    compose(&reference.measured().unwrap(), &machine, &Configuration::Stateless).unwrap()
+}
+
+/// As `tpm2_pcrread` prints registers.
+fn pcrread(composition: &Composition, point: Point) -> String {
+    let mut text = "  sha256:\n".to_owned();
+    for (register, value) in composition.registers(point) {
+        text += &format!("    {register:2}: 0x{}\n", hex::encode_upper(value.in_bank(Bank::Sha256).unwrap()));
+    }
+    text
+}
+
+#[test]
+fn registers_without_a_log_match_at_their_point_in_time_or_are_those_of_a_neighbour() {
+    let bench = Bench::new();
+    let own = composition(&bench.reference, MACHINE);
+    for (point, words) in [(Point::Running, "in the running system"), (Point::Initrd, "in the initrd")] {
+        let file = bench.write("pcrs", pcrread(&own, point).as_bytes());
+        let (code, text) = bench.explain(MACHINE, "--pcrs", &file, &[]);
+        assert_eq!(code, 0, "{text}");
+        assert!(text.starts_with("MATCH: 16 registers (sha256) are") && text.contains(words), "{text}");
+    }
+    let rows = [
+        (composition(&bench.reference, OTHER), machine_file(OTHER), "PCR 0", "the machine q35-ovmf-2026.08-2cpus-2gib"),
+        (composition(&bench.debug, MACHINE), bench.debug.clone(), "PCR 4", "the image of "),
+    ];
+    for (found, also, register, words) in rows {
+        let file = bench.write("pcrs", pcrread(&found, Point::Running).as_bytes());
+        let (code, text) = bench.explain(MACHINE, "--pcrs", &file, &["--also", also.to_str().unwrap()]);
+        assert_eq!(code, 3, "{text}");
+        assert!(text.contains(words) && text.contains("in the running system"), "{words}: {text}");
+        let (code, text) = bench.explain(MACHINE, "--pcrs", &file, &[]);
+        assert_eq!(code, 3);
+        assert!(!text.contains("all are those of"), "{register}: {text}");
+    }
+}
+
+#[test]
+fn a_report_matches_or_is_that_of_a_neighbour() {
+    let bench = Bench::new();
+    let recorded = checkout().unwrap().join("measurements/tests/recorded/snp-report.bin");
+    let recorded = std::fs::read(recorded).unwrap();
+    let report = |measurement: &[u8], host_data: u8| {
+        let mut report = recorded.clone();
+        report[MEASUREMENT..MEASUREMENT + 48].copy_from_slice(measurement);
+        report[HOST_DATA..HOST_DATA + 32].fill(host_data);
+        report
+    };
+    let digest = |reference: &Path, change: &dyn Fn(&mut measurements::document::machine::MachineReference)| {
+        let mut machine = KnownMachine::get("qemu-snp-kernel").unwrap().reference;
+        change(&mut machine);
+        let reference = ImageReference::parse(&std::fs::read(reference).unwrap()).unwrap();
+        let machine = machine.machine().unwrap();
+        match compose(&reference.measured().unwrap(), &machine, &Configuration::Stateless).unwrap().launch {
+            Some(Launch::SevSnp { digest, .. }) => digest.0,
+            other => panic!("{other:?}"),
+        }
+    };
+    let own = digest(&bench.reference, &|_| ());
+    let eight = digest(&bench.reference, &|machine| machine.shape.cpus = 8);
+    let features = digest(&bench.reference, &|machine| {
+        if let Some(measurements::document::machine::LaunchReference::SevSnp(snp)) = &mut machine.launch {
+            snp.features = 0x21;
+        }
+    });
+    let debug = digest(&bench.debug, &|_| ());
+    let rows: [(&[u8], u8, i32, &[&str]); 6] = [
+        (&own, 0, 0, &["MATCH"]),
+        (&own, 1, 3, &["MISMATCH at HOST_DATA", "whose     the cluster's configuration"]),
+        (&eight, 0, 3, &["MISMATCH at MEASUREMENT", "it matches with 8 vCPUs", "whose     the machine"]),
+        (&features, 0, 3, &["it matches with the guest features 0x21"]),
+        (&debug, 0, 3, &["it matches with the image of ", "whose     the image"]),
+        (&[7; 48], 0, 3, &["no neighbour has it", "1 to 256 CPUs"]),
+    ];
+    for (measurement, host_data, expected, words) in rows {
+        let file = bench.write("report", &report(measurement, host_data));
+        let also = ["--also", bench.debug.to_str().unwrap()];
+        let (code, text) = bench.explain("qemu-snp-kernel", "--snp-report", &file, &also);
+        assert_eq!(code, expected, "{text}");
+        for words in words {
+            assert!(text.contains(words), "{words:?}: {text}");
+        }
+    }
+    let file = bench.write("report", &report(&own, 0));
+    let (code, text) = bench.explain(MACHINE, "--snp-report", &file, &[]);
+    assert_eq!(code, 4, "{text}");
+}
+
+#[test]
+fn a_log_of_another_machine_does_not_match_and_json_keeps_to_its_schema() {
+    let bench = Bench::new();
+    let log = checkout().unwrap().join("measurements/tests/recorded/tpm-gcp-uki-eventlog.bin");
+    let (code, text) = bench.explain(MACHINE, "--event-log", &log, &[]);
+    assert_eq!(code, 3, "{text}");
+    assert!(text.starts_with("MISMATCH at event 0, PCR 0") && text.contains("version of the firmware"), "{text}");
+    let (_, text) = bench.explain(MACHINE, "--event-log", &log, &["--json"]);
+    Schema::get("verdict").unwrap().check(&serde_json::from_str(&text).unwrap()).unwrap();
+}
+
+#[test]
+fn evidence_that_cannot_be_used_is_refused_with_what_to_give() {
+    let bench = Bench::new();
+    let file = bench.write("evidence", b"hello");
+    for (evidence, words) in [
+        ("--pcrs", "tpm2_pcrread"),
+        ("--snp-report", "is no attestation report of SEV-SNP"),
+        ("--event-log", "cannot be used"),
+    ] {
+        let (code, text) = bench.explain(MACHINE, evidence, &file, &[]);
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains(words) && text.contains("evidence"), "{evidence}: {text}");
+    }
+    let (code, text) = bench.explain("q35-that-is-not-there", "--pcrs", &file, &[]);
+    assert_eq!(code, 1);
+    assert!(text.contains("q35-that-is-not-there.machine.json"), "{text}");
+}
