@@ -128,7 +128,7 @@ impl Expected {
         let log = Log::parse(&read(path)?).with_context(|| unusable(path))?;
         let composition = self.compose(&self.image.measured, &self.machine)?;
         let releases = Releases { own: self.image.reference.clone(), others: self.neighbours.releases.clone() };
-        Ok(explain::log(composition.events(Point::Firmware), &log, &releases))
+        Ok(explain::log(composition.sequences(Point::Firmware), &log, &releases))
     }
 
     fn explain_registers(&self, path: &Path) -> Result<Verdict> {

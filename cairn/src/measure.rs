@@ -115,19 +115,26 @@ fn table(composition: &Composition, bank: Bank, point: Point) -> String {
         text += &format!("{register:3}  {shown}\n");
     }
     for (name, value) in launch(composition) {
-        text += &format!("{name}  {value}  calculated\n");
+        text += &match value {
+            Ok(value) => format!("{name}  {value}  calculated\n"),
+            Err(reason) => format!("{name}  depends on more than the firmware: {reason}\n"),
+        };
     }
     text
 }
 
-/// What is measured at launch, by the names that reports have for it.
-fn launch(composition: &Composition) -> Vec<(&'static str, String)> {
+/// What is measured at launch, by the names that reports have for it; or why it cannot be known.
+fn launch(composition: &Composition) -> Vec<(&'static str, Result<String, &'static str>)> {
+    const NOT_MODELLED: &str = "runtime measurements of a trust domain are not modelled yet";
     match &composition.launch {
         None => Vec::new(),
         Some(Launch::SevSnp { digest, host_data }) => {
-            vec![("MEASUREMENT", digest.to_string()), ("HOST_DATA", hex::encode(host_data))]
+            vec![("MEASUREMENT", Ok(digest.to_string())), ("HOST_DATA", Ok(hex::encode(host_data)))]
         }
-        Some(Launch::Tdx { mrtd }) => vec![("MRTD", hex::encode(mrtd))],
+        Some(Launch::Tdx { mrtd }) => {
+            let runtime = ["RTMR0", "RTMR1", "RTMR2", "RTMR3"].map(|name| (name, Err(NOT_MODELLED)));
+            [("MRTD", Ok(hex::encode(mrtd)))].into_iter().chain(runtime).collect()
+        }
     }
 }
 
@@ -141,7 +148,10 @@ fn document(composition: &Composition, point: Point) -> String {
     });
     let mut document = json!({"schema": "cairn.registers/1", "registers": registers.collect::<Vec<_>>()});
     for (name, value) in launch(composition) {
-        document["launch"][name] = json!({"known": "calculated", "value": value});
+        document["launch"][name] = match value {
+            Ok(value) => json!({"tag": "exact", "known": "calculated", "value": value}),
+            Err(reason) => json!({"tag": "host-dependent", "reason": reason}),
+        };
     }
     format!("{document}\n")
 }

@@ -10,6 +10,7 @@ use crate::parse::gpt::{self, Gpt};
 use crate::parse::uki::{self, Uki};
 use crate::parse::variables::{self, Variables};
 use crate::tpm::pcr00::Size;
+use crate::tpm::pcr05::Exit;
 use crate::tpm::{self, pcr00, pcr04, pcr05, pcr07, pcr09, pcr11, pcr15};
 use crate::{Event, Source};
 
@@ -64,13 +65,15 @@ pub enum BootMethod {
 pub struct Machine {
     pub(crate) events: Vec<Event>,
     pub(crate) boot: BootMethod,
+    /// All ways in which boot services may end.
+    pub(crate) exits: Vec<Exit>,
     pub(crate) launch: Option<LaunchParameters>,
 }
 
 impl Machine {
-    /// With a TPM, these measurements before the first image, and a disk.
+    /// With a TPM, these measurements before the first image, and a disk; how its boot services end is not known.
     pub fn with_events(events: Vec<Event>) -> Self {
-        Self { events, boot: BootMethod::Disk, launch: None }
+        Self { events, boot: BootMethod::Disk, exits: Exit::ALL.into(), launch: None }
     }
 
     /// Nothing is known of it.

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::boot::{BootMethod, Machine, Measured, Point};
 use crate::event::{ByBank, Digests, by_bank, kind};
+use crate::tpm::pcr05::Exit;
 use crate::tpm::{self, Value, pcr04, pcr05, pcr10, pcr15};
 use crate::{Event, Source};
 
@@ -76,11 +77,18 @@ pub enum Error {
 /// Everything that will be measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Composition {
+    /// All legal sequences; none on a machine without a TPM.
+    sequences: Vec<Sequence>,
+    /// At launch, on a confidential machine.
+    pub launch: Option<Launch>,
+}
+
+/// Measurements in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sequence {
     events: Vec<Event>,
     /// How many of the events have happened at each point.
     ends: [usize; 3],
-    /// At launch, on a confidential machine.
-    pub launch: Option<Launch>,
 }
 
 /// Composes.
@@ -89,14 +97,17 @@ pub struct Composition {
 /// [`Error`].
 pub fn compose(image: &Measured, machine: &Machine, configuration: &Configuration) -> Result<Composition, Error> {
     let launch = machine.launch.as_ref().map(|launch| at_launch(image, machine, launch, configuration)).transpose()?;
-    if machine.events().is_empty() {
-        return Ok(Composition { events: Vec::new(), ends: [0; 3], launch });
-    }
+    let exits: &[Exit] = if machine.events().is_empty() { &[] } else { &machine.exits };
+    let sequences = exits.iter().map(|exit| sequence(image, machine, configuration, *exit)).collect();
+    Ok(Composition { sequences, launch })
+}
+
+fn sequence(image: &Measured, machine: &Machine, configuration: &Configuration, exit: Exit) -> Sequence {
     let mut events = machine.events().to_vec();
     events.push(pcr04::attempt());
     events.extend((0..7).map(tpm::separator));
     events.extend(image.boot.iter().cloned());
-    events.extend(pcr05::exit_boot_services());
+    events.extend(pcr05::exit_boot_services(exit));
     let firmware = events.len();
 
     events.push(pcr10::boot_aggregate(&tpm::registers(&events)));
@@ -114,7 +125,7 @@ pub fn compose(image: &Measured, machine: &Machine, configuration: &Configuratio
         }
     }
     let ends = [firmware, initrd, events.len()];
-    Ok(Composition { events, ends, launch })
+    Sequence { events, ends }
 }
 
 /// The agent measures the file's bytes before it understands them.
@@ -150,9 +161,8 @@ fn host_data(configuration: &Configuration) -> [u8; 32] {
     digests.get(&crate::Bank::Sha256).and_then(|digest| digest.as_slice().try_into().ok()).unwrap_or([0; 32])
 }
 
-impl Composition {
-    /// The measurements up to a point, in order.
-    pub fn events(&self, point: Point) -> &[Event] {
+impl Sequence {
+    fn until(&self, point: Point) -> &[Event] {
         let end = match point {
             Point::Firmware => self.ends[0],
             Point::Initrd => self.ends[1],
@@ -160,10 +170,26 @@ impl Composition {
         };
         &self.events[..end]
     }
+}
+
+impl Composition {
+    /// The measurements up to a point, in order; where several sequences are legal, the first of them.
+    pub fn events(&self, point: Point) -> &[Event] {
+        self.sequences(point).next().unwrap_or_default()
+    }
+
+    /// All legal sequences of measurements up to a point.
+    pub fn sequences(&self, point: Point) -> impl Iterator<Item = &[Event]> {
+        self.sequences.iter().map(move |sequence| sequence.until(point))
+    }
 
     /// The registers of a TPM at a point; none on a machine without one.
     pub fn registers(&self, point: Point) -> BTreeMap<u8, Value> {
-        if self.events.is_empty() { BTreeMap::new() } else { tpm::registers(self.events(point)) }
+        let merge = |merged: BTreeMap<u8, Value>, other: BTreeMap<u8, Value>| {
+            let pairs = merged.into_iter().zip(other.into_values());
+            pairs.map(|((register, one), other)| (register, one.or(other))).collect()
+        };
+        self.sequences(point).map(tpm::registers).reduce(merge).unwrap_or_default()
     }
 }
 

@@ -75,9 +75,23 @@ impl Digests {
     }
 }
 
-/// The digests of `bytes` in every bank.
+/// The digests of `bytes` in every bank; of long input, all banks at once.
 pub fn by_bank(bytes: &[u8]) -> ByBank {
-    Bank::ALL.into_iter().map(|bank| (bank, bank.digest(bytes))).collect()
+    in_every_bank(bytes.len(), |bank| bank.digest(bytes))
+}
+
+/// What `digest` gives for every bank: on a thread each, where `length` bytes are worth it.
+pub(crate) fn in_every_bank(length: usize, digest: impl Fn(Bank) -> Vec<u8> + Sync) -> ByBank {
+    const LONG: usize = 1 << 18;
+    if length < LONG {
+        return Bank::ALL.into_iter().map(|bank| (bank, digest(bank))).collect();
+    }
+    std::thread::scope(|scope| {
+        let digest = &digest;
+        let threads = Bank::ALL.map(|bank| (bank, scope.spawn(move || digest(bank))));
+        // A thread that could not finish leaves its bank to this one.
+        threads.into_iter().map(|(bank, thread)| (bank, thread.join().unwrap_or_else(|_| digest(bank)))).collect()
+    })
 }
 
 /// One measurement.

@@ -15,6 +15,7 @@ use crate::parse::pe::tests::image as pe;
 use crate::parse::tcg_log::{Log, LogEvent};
 use crate::parse::variables::Variables;
 use crate::parse::variables::tests::flash;
+use crate::tpm::pcr05::Exit;
 use crate::tpm::{Value, pcr07, separator};
 use crate::{Bank, Event, Source};
 
@@ -31,6 +32,7 @@ struct Parts {
     boot_variables: Vec<&'static [u8]>,
     other_file: Option<&'static [u8]>,
     cluster: Option<&'static [u8]>,
+    exit: Exit,
 }
 
 impl Parts {
@@ -59,6 +61,7 @@ impl Parts {
             boot_variables: vec![b"order", b"first", b"second"],
             other_file: None,
             cluster: None,
+            exit: Exit::AtOnce,
         }
     }
 
@@ -117,7 +120,7 @@ impl Parts {
             let name = if number == 0 { "BootOrder".to_owned() } else { format!("Boot{number:04}") };
             events.push(event(1, kind::BOOT_VARIABLE, &format!("variable {name} of the firmware"), variable));
         }
-        Machine::with_events(events)
+        Machine { exits: vec![self.exit], ..Machine::with_events(events) }
     }
 
     fn composition(&self) -> Composition {
@@ -163,7 +166,7 @@ fn log(events: &[Event]) -> Log {
 type Row = (&'static str, fn(&mut Parts), &'static [u8], &'static str);
 
 /// PCR 10 sums up 0 to 9, and moves with any of them.
-const ROWS: [Row; 30] = [
+const ROWS: [Row; 31] = [
     (
         "a word more",
         |parts| parts.set(".cmdline", b"console=ttyS0 quiet debug"),
@@ -236,6 +239,12 @@ const ROWS: [Row; 30] = [
     ("memory", |parts| parts.tables[3] = b"other tables", &[1, 10], "ACPI DATA of the machine, number 3"),
     ("CPUs", |parts| parts.tables = [b"l2", b"r2", b"log", b"t2"], &[1, 10], "ACPI DATA of the machine, number 0"),
     ("another interface of the TPM", |parts| parts.tables = [b"l3", b"r3", b"log", b"t3"], &[1, 10], "ACPI DATA"),
+    (
+        "boot services that end later",
+        |parts| parts.exit = Exit::AtSecondAttempt,
+        &[5, 10],
+        "action \"Exit Boot Services Returned with Success\"",
+    ),
     ("the cluster's configuration", |parts| parts.cluster = Some(b"{}\n"), &[12], "MATCH"),
     ("boot order", |parts| parts.boot_variables[0] = b"other order", &[1, 10], "variable BootOrder"),
     ("a boot entry more", |parts| parts.boot_variables.push(b"third"), &[1, 10], "that nobody predicted"),
@@ -252,7 +261,7 @@ fn exactly_the_registers_move_that_must_and_explain_names_the_change() {
         let after = changed.registers();
         let moved: Vec<u8> = before.keys().copied().filter(|register| before[register] != after[register]).collect();
         assert_eq!(moved, registers, "{name}");
-        let said = text(&explain::log(&predicted, &log(&changed.events(Point::Firmware)), &Releases::default()));
+        let said = text(&explain::log([&predicted[..]], &log(&changed.events(Point::Firmware)), &Releases::default()));
         assert!(said.contains(words), "{name}: {said}");
     }
 }

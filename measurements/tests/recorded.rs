@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+
 use measurements::Bank;
-use measurements::parse::tcg_log::Log;
+use measurements::boot::{Measured, Point};
+use measurements::compose::{Configuration, compose};
+use measurements::document::machine::MachineReference;
+use measurements::parse::tcg_log::{Log, NO_ACTION};
 
 /// TD report body in a quote of version 4 (Intel TDX DCAP Quoting Library API, appendix 3): header, then fields up to the RTMRs.
 const RTMR: usize = 48 + 328;
@@ -36,6 +41,42 @@ fn logs_of_other_machines_are_read_to_their_end() {
         for event in actions {
             for (bank, digest) in &event.digests {
                 assert_eq!(digest, &bank.digest(&event.data), "{name}: {}", String::from_utf8_lossy(&event.data));
+            }
+        }
+    }
+}
+
+/// The machines whose recorded boot is kept: each with another firmware.
+const MACHINES: [&str; 3] = ["q35-ovmf-2022.11-1cpu-1gib", "q35-ovmf-2025.02-2cpus-1gib", "q35-ovmf-2026.08-1cpu-1gib"];
+
+#[test]
+fn the_logs_of_our_own_machines_begin_as_their_references_say_and_replay_to_what_is_composed() {
+    for name in MACHINES {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("machines");
+        let log = std::fs::read(folder.join(name).join("log")).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (log, reference) = (Log::parse(&log).unwrap(), std::fs::read(folder.join(format!("{name}.machine.json"))));
+        let machine = MachineReference::parse(&reference.unwrap()).unwrap().machine().unwrap();
+        assert_eq!(log.banks, Bank::ALL, "{name}");
+        let logged: Vec<_> = log.events.iter().filter(|event| event.kind != NO_ACTION).collect();
+        for (event, logged) in machine.events().iter().zip(&logged) {
+            assert_eq!(
+                (u32::from(event.register), event.kind),
+                (logged.register, logged.kind),
+                "{name}: {}",
+                event.input
+            );
+            for (bank, digest) in &logged.digests {
+                assert_eq!(event.digest(*bank), Some(&digest[..]), "{name}: {} ({bank})", event.input);
+            }
+        }
+        let nothing = Measured { uki: [0; 32], boot: vec![], initrd: vec![], running: vec![] };
+        let composition = compose(&nothing, &machine, &Configuration::Stateless).unwrap();
+        // What the image adds is in 4, 5, 9 and 11.
+        for register in [0, 1, 2, 3, 6, 7, 8, 12, 13, 14] {
+            let value = &composition.registers(Point::Firmware)[&register];
+            for bank in Bank::ALL {
+                let replayed = log.replay(bank, register.into());
+                assert_eq!(value.in_bank(bank), Some(&replayed[..]), "{name}: PCR {register} ({bank})");
             }
         }
     }

@@ -1,12 +1,16 @@
 //! What predictions cost in this process, for `cargo xtask bench --only launch`, which starts it and prints its rows: it is compiled as releases are, and the crate `sev`
 //! is linked here so that neither `xtask` nor a release knows it.
 //!
-//! Arguments: firmware file, UKI, folder of machine references. Both sides read their files, and both must say the same.
+//! Arguments: firmware file, UKI, image reference, folder of machine references. Both sides read their files, and both must say the same.
 
 use std::hint::black_box;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use measurements::boot::Point;
+use measurements::compose::{Configuration, compose};
+use measurements::document::image::ImageReference;
+use measurements::document::machine::MachineReference;
 use measurements::parse::uki::Uki;
 use measurements::tpm::{self, pcr11};
 use ovmf_measure::Firmware;
@@ -21,11 +25,13 @@ use xtask::bench::rounds::{ROUNDS, alternate, median};
 fn main() -> Result<()> {
     // Cargo adds an option of its own.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let [firmware, uki, _machines] = &arguments[..] else { bail!("usage: launch FIRMWARE UKI MACHINES") };
+    let [firmware, uki, reference, machines] = &arguments[..] else {
+        bail!("usage: launch FIRMWARE UKI REFERENCE MACHINES")
+    };
     let measures = vec![
         digest(Path::new(firmware))?,
         table(Path::new(firmware))?,
-        // Every register for one image on each of `_machines` gets its row here.
+        predictions(Path::new(reference), Path::new(machines))?,
     ];
     let document = InProcess { measures, pcr11: pcr11(Path::new(uki))? };
     println!("{}", serde_json::to_string(&document).context("Failed to write JSON")?);
@@ -100,6 +106,40 @@ fn table(firmware: &Path) -> Result<Measure> {
         ours,
         theirs,
         goal: 1.5,
+    })
+}
+
+/// Every register in every bank at every point in time, of one image on eight machines, from their documents.
+fn predictions(reference: &Path, machines: &Path) -> Result<Measure> {
+    const MACHINES: usize = 8;
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(machines).context("Failed to list the machines")? {
+        paths.push(entry.context("Failed to list the machines")?.path());
+    }
+    paths.retain(|path| path.to_string_lossy().ends_with(".machine.json"));
+    paths.sort();
+    paths.truncate(MACHINES);
+    ensure!(paths.len() == MACHINES, "there are only {} machines", paths.len());
+    let predict = || -> Result<usize> {
+        let image = ImageReference::parse(&read(reference)?)?.measured()?;
+        let mut registers = 0;
+        for path in &paths {
+            let machine = MachineReference::parse(&read(path)?)?.machine()?;
+            let composition = compose(&image, &machine, &Configuration::Stateless)?;
+            for point in [Point::Firmware, Point::Initrd, Point::Running] {
+                registers += composition.registers(point).len();
+            }
+        }
+        Ok(registers)
+    };
+    ensure!(predict()? > 0, "no machine has registers");
+    Ok(Measure {
+        what: format!("all registers, {MACHINES} machines"),
+        against: "bound".into(),
+        unit: "ms".into(),
+        ours: median(ROUNDS, || finished(predict()))?,
+        theirs: 100.0,
+        goal: 1.0,
     })
 }
 

@@ -12,8 +12,6 @@ use xtask::progress::Progress;
 use xtask::store::Store;
 use xtask::vm::Machine;
 
-use crate::suite::Suite;
-
 /// Machines that can be booted here, each with the name of its row.
 const WITH_TPM: [(&str, &str); 8] = [
     ("every_event_with_ovmf_2022_11_is_predicted", "q35-ovmf-2022.11-1cpu-1gib"),
@@ -54,8 +52,8 @@ impl KnownMachine {
     }
 
     /// A real machine that is like it.
-    pub fn real(&self, suite: &Suite, disk: &Path) -> Result<Machine> {
-        Ok(Machine { accelerator: suite.accelerator(), ..self.config.machine(disk, &self.firmware()?)? })
+    pub fn real(&self, disk: &Path) -> Result<Machine> {
+        self.config.machine(disk, &self.firmware()?)
     }
 }
 

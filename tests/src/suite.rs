@@ -41,11 +41,6 @@ impl Suite {
         })
     }
 
-    /// How instructions are executed.
-    pub fn accelerator(&self) -> Accelerator {
-        self.accelerator
-    }
-
     /// The machine that rows begin with: a copy of it differs only in what the row is about.
     pub fn machine(&self, disks: &[PathBuf]) -> Machine {
         let accelerator = self.accelerator;

@@ -10,6 +10,7 @@ use super::{Document, Error, EventRecord, events, read, write};
 use crate::Source;
 use crate::boot::{BootMethod, Machine};
 use crate::compose::LaunchParameters;
+use crate::tpm::pcr05::Exit;
 
 /// The schema that is read and written.
 pub const SCHEMA: &str = "cairn.machine/1";
@@ -24,6 +25,9 @@ pub struct MachineReference {
     pub covers: Covers,
     /// What is measured into a TPM before the first image is loaded: registers 0, 1 and 7, in order. Empty without a TPM.
     pub events: Vec<EventRecord>,
+    /// How boot services end, recorded from a machine of this shape; none without a TPM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_boot_services: Option<Exit>,
     /// The firmware.
     pub firmware: FirmwareReference,
     /// What is measured when a confidential machine is launched.
@@ -239,7 +243,8 @@ impl MachineReference {
         if let Some(index) = events.iter().position(|event| !matches!(event.register, 0 | 1 | 7)) {
             return Err(Error::Event(Self::NAME, index, "is not of register 0, 1 or 7"));
         }
-        if events.is_empty() != self.shape.tpm.is_none() {
+        let has_tpm = self.shape.tpm.is_some();
+        if events.is_empty() == has_tpm || self.exit_boot_services.is_some() != has_tpm {
             return Err(Error::Field(Self::NAME, "shape: a machine with a TPM, and only that, has events"));
         }
         let launch = match &self.launch {
@@ -257,7 +262,8 @@ impl MachineReference {
         if !self.covers_fit() {
             return Err(Error::Field(Self::NAME, "cover: these registers do not exist on such a machine"));
         }
-        Ok(Machine { events, boot: self.boot, launch })
+        let exits = self.exit_boot_services.into_iter().collect();
+        Ok(Machine { events, boot: self.boot, exits, launch })
     }
 
     fn covers_fit(&self) -> bool {
@@ -291,6 +297,7 @@ mod tests {
             boot: BootMethod::Disk,
             covers: Covers { configuration: ConfigurationCover::Pcr12, image: ImageCover::Tpm },
             events: vec![EventRecord::new(&event, Known::Recorded, 0)],
+            exit_boot_services: Some(Exit::AtOnce),
             firmware: FirmwareReference { package: "ovmf 1".into(), sha256: "00".repeat(32) },
             launch: None,
             name: "test".into(),

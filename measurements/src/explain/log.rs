@@ -8,8 +8,20 @@ use crate::event::kind;
 use crate::parse::tcg_log::{Log, LogEvent, NO_ACTION};
 use crate::{Bank, Event, Source};
 
-/// Compares a log with a prediction of the firmware's point in time.
-pub fn log(predicted: &[Event], log: &Log, releases: &Releases) -> Verdict {
+/// Compares a log with all legal sequences up to the firmware's point in time: if none matches, the one counts that goes along with the log for longest.
+pub fn log<'a>(legal: impl IntoIterator<Item = &'a [Event]>, log: &Log, releases: &Releases) -> Verdict {
+    let verdicts = legal.into_iter().map(|predicted| walk(predicted, log, releases));
+    let how_far = |verdict: &Verdict| match verdict {
+        Verdict::Match { .. } => (2, None),
+        Verdict::Mismatch(mismatch) => (1, mismatch.event),
+        Verdict::CannotTell(_) => (0, None),
+    };
+    // Of equals, the first.
+    let furthest = |one: Verdict, other: Verdict| if how_far(&other) > how_far(&one) { other } else { one };
+    verdicts.reduce(furthest).unwrap_or_else(|| Verdict::CannotTell("the machine has no TPM, so it has no log".into()))
+}
+
+fn walk(predicted: &[Event], log: &Log, releases: &Releases) -> Verdict {
     let Some(bank) =
         [Bank::Sha384, Bank::Sha256, Bank::Sha512, Bank::Sha1].into_iter().find(|bank| log.banks.contains(bank))
     else {

@@ -31,7 +31,7 @@ pub fn registers(expected: &Composition, found: &Registers, others: &[(String, C
     let compared: Vec<(Point, &str, Compared)> =
         POINTS.map(|(point, words)| (point, words, Compared::new(expected, point, bank, values))).into();
     if let Some((_, words, compared)) = compared.iter().find(|(_, _, compared)| compared.is_match()) {
-        let what = format!("{} registers ({bank}) are {words}", compared.same);
+        let what = format!("{words}, {} registers ({bank}) are", compared.same);
         return Verdict::Match { compared: what, unknown: compared.unknown.clone() };
     }
     let Some((point, _, closest)) = compared
@@ -56,8 +56,9 @@ pub fn registers(expected: &Composition, found: &Registers, others: &[(String, C
         expected,
         found: values.get(&register).map(hex::encode),
         cause: format!(
-            "PCR {} differ; PCR {register} follows from {input}{}",
+            "PCR {} differ{}: PCR {register} follows from {input}{}",
             names.join(", "),
+            if names.len() == 1 { "s" } else { "" },
             neighbour.unwrap_or_default()
         ),
         whose,

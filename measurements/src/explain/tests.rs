@@ -1,9 +1,16 @@
 //! Golden text: what people read.
 
+use std::collections::BTreeMap;
+
 use super::release::Releases;
 use super::{Verdict, cause::OTHER_IMAGE, text};
+use crate::boot::{Machine, Point};
+use crate::compose::{Configuration, compose};
+use crate::document::image::{FileReference, ImageEvents, ImageReference, InitrdFile, Toolchain};
+use crate::document::{EventRecord, Known};
 use crate::event::kind;
 use crate::parse::tcg_log::{Log, LogEvent};
+use crate::tpm::Value;
 use crate::tpm::{pcr05, separator};
 use crate::{Bank, Event, Source};
 
@@ -43,7 +50,7 @@ fn log(events: &[Event]) -> Log {
 fn after(change: impl FnOnce(&mut Vec<Event>)) -> String {
     let mut events = predicted();
     change(&mut events);
-    text(&super::log(&predicted(), &log(&events), &Releases::default()))
+    text(&super::log([&predicted()[..]], &log(&events), &Releases::default()))
 }
 
 #[test]
@@ -138,9 +145,116 @@ fn registers_that_nobody_predicts_are_left_out_and_named() {
     let mut predicted = predicted();
     let real = log(&predicted);
     predicted[0] = Event::unknown(0, kind::FIRMWARE_BLOB, Source::Machine, "the firmware", "give it");
-    let verdict = super::log(&predicted, &real, &Releases::default());
+    let verdict = super::log([&predicted[..]], &real, &Releases::default());
     assert_eq!(verdict, Verdict::Match { compared: "all 5 events are".into(), unknown: vec![0] });
     assert!(text(&verdict).contains("PCR 0 was not compared"));
     let none = Log { banks: vec![], ..real };
-    assert!(matches!(super::log(&predicted, &none, &Releases::default()), Verdict::CannotTell(_)));
+    assert!(matches!(super::log([&predicted[..]], &none, &Releases::default()), Verdict::CannotTell(_)));
+}
+
+/// A release whose command line, initrd and UKI follow from these.
+fn release(version: &str, command_line: &str, files: &[(&str, &str)]) -> ImageReference {
+    let initrd: Vec<u8> = files.iter().flat_map(|(path, content)| format!("{path}{content}").into_bytes()).collect();
+    let uki = format!("{command_line}{initrd:?}");
+    let content = |name: &str, bytes: &[u8]| {
+        Event::of(11, kind::IPL, Source::Image, format!("content of section {name} of the UKI"), bytes)
+    };
+    let boot = [
+        Event::of(4, kind::APPLICATION, Source::Image, "the UKI", uki.as_bytes()),
+        content(".cmdline", command_line.as_bytes()),
+        content(".initrd", &initrd),
+    ];
+    let record = |event: &Event| EventRecord::new(event, Known::Calculated, 0);
+    let file = || FileReference { sha256: "00".repeat(32), size: 1 };
+    let listed = |(path, content): &(&str, &str)| InitrdFile {
+        path: path.to_string(),
+        sha256: hex::encode(Bank::Sha256.digest(content.as_bytes())),
+    };
+    ImageReference {
+        command_line: command_line.into(),
+        debug: false,
+        dirty: false,
+        epoch: 1,
+        events: ImageEvents { boot: boot.iter().map(record).collect(), initrd: vec![], running: vec![] },
+        id: "cairn".into(),
+        initrd: files.iter().map(listed).collect(),
+        lock: "00".repeat(32),
+        locked: true,
+        raw: file(),
+        revision: "1".into(),
+        root_hash: "00".repeat(32),
+        schema: crate::document::image::SCHEMA.into(),
+        toolchain: Toolchain { commit: "1".into(), rustc: "1".into() },
+        uki: file(),
+        variant: "production".into(),
+        version: version.into(),
+    }
+}
+
+#[test]
+fn what_another_release_or_one_word_explains_is_recognised() {
+    const LINE: &str = "console=ttyS0 quiet";
+    const FILES: [(&str, &str); 2] = [("init", "agent 1"), ("lib/a.so", "a")];
+    let own = release("1", LINE, &FILES);
+    let predicted = own.measured().unwrap().boot;
+    let others = [
+        ("line.json", release("2", "console=ttyS0 debug", &FILES)),
+        ("initrd.json", release("3", LINE, &[("init", "agent 2"), ("lib/a.so", "a")])),
+        ("files.json", release("4", LINE, &[FILES[0], FILES[1], ("lib/b.so", "b")])),
+    ];
+    let others: Vec<(String, ImageReference)> =
+        others.into_iter().map(|(name, reference)| (name.to_owned(), reference)).collect();
+    let releases = Releases { own: Some(own), others: others.clone() };
+    let seen = |reference: &ImageReference| {
+        let found = log(&reference.measured().unwrap().boot);
+        text(&super::log([&predicted[..]], &found, &releases))
+    };
+    for (reference, words) in [
+        (&others[0].1, "it is that of cairn 2 (line.json), with \"debug\" and without \"quiet\""),
+        (&others[1].1, "it is that of cairn 3 (initrd.json), with other content of init"),
+        (&others[2].1, "it is that of cairn 4 (files.json), with lib/b.so"),
+        (&release("5", "console=ttyS0", &FILES), "the word \"quiet\" is missing"),
+        (&release("6", "console=ttyS0 quiet init=/bin/sh", &FILES), "the word \"init=/bin/sh\" was added"),
+    ] {
+        let text = seen(reference);
+        assert!(text.contains(words) && text.contains("MISMATCH at event 0, PCR 4"), "{words:?}: {text}");
+    }
+    let unknown = seen(&release("7", "another line", &FILES));
+    assert!(
+        unknown.contains("the first part of it that differs is the content of section .cmdline of the UKI\n"),
+        "{unknown}"
+    );
+}
+
+#[test]
+fn registers_that_nobody_knows_are_said_by_their_inputs() {
+    let machine = Machine::with_events(vec![separator(7)]);
+    let image = release("1", "x", &[]).measured().unwrap();
+    let composition = compose(&image, &machine, &Configuration::Stateless).unwrap();
+    let mut values: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
+    for (register, value) in composition.registers(Point::Firmware) {
+        let legal = match value {
+            Value::Exact(legal) => legal,
+            // The firmware may refuse once to end its services.
+            Value::OneOf(all) => all[1].clone(),
+            Value::HostDependent(reason) => panic!("{reason}"),
+        };
+        values.insert(register, legal[&Bank::Sha256].clone());
+    }
+    let found = |values: BTreeMap<u8, Vec<u8>>| BTreeMap::from([(Bank::Sha256, values)]);
+    let verdict = super::registers::registers(&composition, &found(values.clone()), &[]);
+    assert_eq!(text(&verdict), "MATCH: when the firmware handed over, 16 registers (sha256) are as predicted\n");
+    let expected = hex::encode(&values[&11]);
+    values.insert(11, vec![7; 32]);
+    let verdict = super::registers::registers(&composition, &found(values), &[]);
+    assert_eq!(
+        text(&verdict),
+        format!(
+            "MISMATCH at PCR 11\ncause     PCR 11 differs: PCR 11 follows from the sections of the UKI, and how far the boot came\n\
+             expected  sha256:{expected}\nfound     sha256:{}\nwhose     the image\nnext      {OTHER_IMAGE}\n",
+            "07".repeat(32)
+        )
+    );
+    let none = super::registers::registers(&composition, &BTreeMap::new(), &[]);
+    assert!(text(&none).starts_with("CANNOT TELL"));
 }

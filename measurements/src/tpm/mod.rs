@@ -39,6 +39,34 @@ impl Value {
         }
     }
 
+    /// What is legal where this or another value is.
+    pub fn or(self, other: Self) -> Self {
+        let legal = |value| match value {
+            Self::Exact(value) => Ok(vec![value]),
+            Self::OneOf(all) => Ok(all),
+            Self::HostDependent(reason) => Err(reason),
+        };
+        match (legal(self), legal(other)) {
+            (Err(reason), _) | (_, Err(reason)) => Self::HostDependent(reason),
+            (Ok(mut all), Ok(others)) => {
+                for other in others {
+                    if !all.contains(&other) {
+                        all.push(other);
+                    }
+                }
+                Self::of(all)
+            }
+        }
+    }
+
+    fn of(legal: Vec<ByBank>) -> Self {
+        match <[ByBank; 1]>::try_from(legal) {
+            Ok([value]) => Self::Exact(value),
+            Err(all) if all.is_empty() => Self::HostDependent("no value is legal".into()),
+            Err(all) => Self::OneOf(all),
+        }
+    }
+
     /// Whether this is a legal value in a bank; `None` where that cannot be told.
     pub fn allows(&self, bank: Bank, value: &[u8]) -> Option<bool> {
         let is = |legal: &ByBank| legal.get(&bank).is_some_and(|legal| legal == value);
@@ -72,11 +100,7 @@ pub fn value<'a>(register: u8, events: impl Iterator<Item = &'a Event>) -> Value
             return Value::HostDependent(format!("{}: more than {MOST_VALUES} values are legal", event.input));
         }
     }
-    match <[ByBank; 1]>::try_from(values) {
-        Ok([value]) => Value::Exact(value),
-        Err(values) if values.is_empty() => Value::HostDependent("no value is legal".into()),
-        Err(values) => Value::OneOf(values),
-    }
+    Value::of(values)
 }
 
 fn extended(value: &ByBank, digests: &ByBank) -> ByBank {

@@ -1,10 +1,10 @@
 //! PCR 4: "the boot manager code and boot attempts" (section 3.3.4.5): the attempt, the separator, then every image that firmware loads, as its Authenticode digest.
 
 use super::action;
-use crate::event::{Digests, kind};
+use crate::event::{Digests, in_every_bank, kind};
 use crate::parse::pe::Pe;
 use crate::parse::uki::{Error, Uki};
-use crate::{Bank, Event, Source};
+use crate::{Event, Source};
 
 /// Before the separators: a boot option is tried.
 pub fn attempt() -> Event {
@@ -29,7 +29,7 @@ pub fn kernel(uki: &Uki) -> Result<Option<Event>, Error> {
 
 /// Where the image lies in memory is part of the event's data and cannot be known.
 fn image(input: &str, pe: &Pe) -> Event {
-    let digests = Bank::ALL.into_iter().map(|bank| (bank, pe.authenticode(bank))).collect();
+    let digests = in_every_bank(pe.bytes().len(), |bank| pe.authenticode(bank));
     let (kind, source) = (kind::APPLICATION, Source::Image);
     Event { register: 4, kind, digests: Digests::Exact(digests), data: None, source, input: input.into() }
 }

@@ -101,7 +101,7 @@ impl Released {
     /// What `explain` says of a log.
     fn explained(&self, log: &Log) -> Result<String> {
         let releases = Releases { own: Some(self.reference.clone()), others: Vec::new() };
-        Ok(text(&explain::log(self.composition()?.events(Point::Firmware), log, &releases)))
+        Ok(text(&explain::log(self.composition()?.sequences(Point::Firmware), log, &releases)))
     }
 }
 
@@ -139,7 +139,7 @@ fn changed(
 ) -> Result<()> {
     let raw = std::fs::read(disk.path()).context("Failed to read the changed disk")?;
     let predicted = compose(&Image::parse(&raw)?.measured()?, &released.machine, &Configuration::Stateless)?;
-    let mut watched = Watched::start(suite, row, &released.known.real(suite, &disk.path())?)?;
+    let mut watched = Watched::start(suite, row, &released.known.real(&disk.path())?)?;
     watched.must_run()?;
     let pcrs = settled(&watched, uki)?;
     let log = Log::parse(&Shell::log_in(&mut watched.vm)?.read_file(LOG)?)?;
@@ -151,7 +151,7 @@ fn changed(
 /// The host takes the disk out of its boot order: the same entries, in the firmware's own order.
 fn boot_order(suite: &Suite, row: &str) -> Result<()> {
     let released = Released::get(suite)?;
-    let mut machine = released.known.real(suite, &suite.debug.file("raw"))?;
+    let mut machine = released.known.real(&suite.debug.file("raw"))?;
     machine.extra = vec!["-set".into(), "device.device0.bootindex=-1".into()];
     let mut watched = Watched::start(suite, row, &machine)?;
     watched.must_run()?;
@@ -165,7 +165,7 @@ fn configuration(suite: &Suite, row: &str) -> Result<()> {
     let released = Released::get(suite)?;
     let disk = Disk::copy_of(&suite.debug)?;
     disk.write_at(suite.debug.partition("configuration")?.start, CLUSTER)?;
-    let mut watched = Watched::start(suite, row, &released.known.real(suite, &disk.path())?)?;
+    let mut watched = Watched::start(suite, row, &released.known.real(&disk.path())?)?;
     match watched.verdict()? {
         Verdict::Ended(Ending::Failed { code, .. }) if code == "CONFIGURATION_UNSUPPORTED" => {}
         other => bail!("the boot ended in {other:?}{}", watched.last_lines()),

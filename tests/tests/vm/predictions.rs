@@ -42,7 +42,7 @@ fn predicted(suite: &Suite, row: &str, name: &str) -> Result<()> {
     let image = reference.measured()?;
     let composition = compose(&image, &known.reference.machine()?, &Configuration::Stateless)?;
 
-    let mut watched = Watched::start(suite, row, &known.real(suite, &suite.debug.file("raw"))?)?;
+    let mut watched = Watched::start(suite, row, &known.real(&suite.debug.file("raw"))?)?;
     watched.must_run()?;
     let pcrs = settled(&watched, &suite.debug.read("efi")?)?;
     let states = watched.vm.pcr_states()?;
@@ -70,7 +70,7 @@ fn explained(reference: &ImageReference, log: &Log, name: &str) -> Result<()> {
     for other in TOLD_APART.into_iter().chain([name]) {
         let machine = KnownMachine::get(other)?.reference.machine()?;
         let composition = compose(&reference.measured()?, &machine, &Configuration::Stateless)?;
-        let text = text(&explain::log(composition.events(Point::Firmware), log, &Releases::default()));
+        let text = text(&explain::log(composition.sequences(Point::Firmware), log, &Releases::default()));
         if other == name {
             ensure!(text.starts_with("MATCH: all "), "against {other}: {text}");
         } else {

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::Bench;
 use super::report::Measure;
 use super::rounds::{ROUNDS, alternate, median};
-use crate::deb;
-use crate::lock::sets;
+use crate::machine::config::{FOLDER, MachineConfig};
+use crate::machine::firmware::Firmware;
 use crate::sandbox::{Sandbox, WORK};
 
 /// QEMU's model of the machine.
@@ -28,8 +28,7 @@ pub const CPUS: u32 = 4;
 /// Its command line; kernel and initrd are empty files.
 pub const APPEND: &str = "console=ttyS0 loglevel=7";
 
-const PACKAGE: &str = "ovmf-amdsev";
-const FIRMWARE: &str = "usr/share/ovmf/OVMF.amdsev.fd";
+const MACHINE: &str = "qemu-snp-kernel";
 const PEER: &str = "sev-snp-measure";
 const PEER_VERSION: &str = "0.0.13";
 const SYSTEMD_MEASURE: &str = "/usr/lib/systemd/systemd-measure";
@@ -55,9 +54,9 @@ pub struct Pcr11 {
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Measure>> {
     let folder = bench.scratch.path().join("launch");
     fs::create_dir(&folder).context("Failed to make a folder")?;
-    let firmware = firmware(bench, &folder)?;
+    let firmware = firmware(bench)?;
     let uki = bench.first.path("efi");
-    let InProcess { mut measures, pcr11 } = in_process(bench, &firmware, &uki)?;
+    let InProcess { mut measures, pcr11 } = in_process(bench, &firmware, &uki, &bench.first.path("reference.json"))?;
     match as_programs(bench, &folder, &firmware)? {
         Ok(row) => measures.insert(1, row),
         Err(Skipped(reason)) => bench.progress.warn(&format!("skipped: {PEER} as a program: {reason}")),
@@ -66,15 +65,10 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measure>> {
     Ok(measures)
 }
 
-/// The firmware out of its locked package.
-fn firmware(bench: &Bench, folder: &Path) -> Result<PathBuf> {
-    let packages = bench.sources.set(sets::FIRMWARE)?;
-    let package = packages.iter().find(|package| package.name == PACKAGE);
-    let package = package.with_context(|| format!("The lock's set {} has no {PACKAGE}", sets::FIRMWARE))?;
-    let unpacked = folder.join("firmware");
-    fs::create_dir(&unpacked).context("Failed to make a folder")?;
-    deb::unpack(&bench.store.package(&package.sha256), &unpacked)?;
-    Ok(unpacked.join(FIRMWARE))
+/// The firmware of the confidential machine.
+fn firmware(bench: &Bench) -> Result<PathBuf> {
+    let config = MachineConfig::read(&bench.checkout, MACHINE)?;
+    Ok(Firmware::get(&config.firmware, &bench.checkout, &bench.store, &bench.progress)?.code)
 }
 
 fn cargo(bench: &Bench, arguments: &[&str]) -> Command {
@@ -90,11 +84,11 @@ fn output_of(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{command:?} wrote no text"))
 }
 
-fn in_process(bench: &Bench, firmware: &Path, uki: &Path) -> Result<InProcess> {
+fn in_process(bench: &Bench, firmware: &Path, uki: &Path, reference: &Path) -> Result<InProcess> {
     bench.progress.note("bench: launch digests in process, compiled as a release ...");
     let mut command =
         cargo(bench, &["bench", "--quiet", "-p", "cairn-tests", "--features", "end-to-end", "--bench", "launch", "--"]);
-    command.args([firmware, uki]).arg(bench.checkout.join("measurements/machines"));
+    command.args([firmware, uki, reference]).arg(bench.checkout.join(FOLDER));
     serde_json::from_str(&output_of(&mut command)?).context("Failed to read what the bench says")
 }
 

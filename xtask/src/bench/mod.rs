@@ -98,7 +98,7 @@ impl Bench {
     fn prepare() -> Result<Self> {
         let (checkout, store, progress) = (Checkout::find()?, Store::open()?, Progress::new(Style::Human));
         let image = ImageConfig::read(&checkout.join("os/image.toml"))?;
-        let sets = [sets::BUILD_ROOT, sets::KERNEL, sets::ROOT, sets::BENCH, sets::FIRMWARE];
+        let sets = [sets::BUILD_ROOT, sets::KERNEL, sets::ROOT, sets::BENCH];
         let sources = Sources::get(&checkout, &sets, true, &store, &progress)?;
         let tools = Tools::get(&checkout, &image, &sources, &Stages::new(&store, &progress))?;
         let target = checkout.target();

@@ -7,11 +7,13 @@ use anyhow::{Context, Result, bail, ensure};
 use measurements::event::kind;
 use measurements::parse::tcg_log::Log;
 use measurements::tpm::pcr01;
+use measurements::tpm::pcr05::{self, Exit};
 
 use crate::vm::FwCfg;
 
 const SMBIOS: &str = "smbios";
 const BOOT: &str = "boot-variables";
+const LOG: &str = "log";
 /// The TPM's own log area, which QEMU hands over empty.
 const TPM_LOG: usize = 0x1_0000;
 
@@ -24,6 +26,10 @@ pub struct Blobs {
     pub smbios: Option<Vec<u8>>,
     /// Boot variables in the order of measuring: name and value.
     pub boot: Vec<(String, Vec<u8>)>,
+    /// How boot services ended.
+    pub exit: Exit,
+    /// The firmware's log of the recorded boot.
+    pub log: Vec<u8>,
 }
 
 /// The file name of a file of fw_cfg; none for the TPM's log area, which is always the same.
@@ -33,7 +39,8 @@ fn file_name(fw_cfg: &str) -> Option<&str> {
 
 impl Blobs {
     /// Takes what the log says was measured, from where it comes from; `table` is the SMBIOS table as the guest sees it.
-    pub fn record(log: &Log, fw_cfg: &mut FwCfg, table: Vec<u8>) -> Result<Self> {
+    pub fn record(bytes: Vec<u8>, fw_cfg: &mut FwCfg, table: Vec<u8>) -> Result<Self> {
+        let log = Log::parse(&bytes).context("The firmware's log cannot be used")?;
         let measured = |kind| log.events.iter().any(|event| (event.register, event.kind) == (1, kind));
         let mut acpi = Vec::new();
         if measured(kind::CONFIG_FLAGS) {
@@ -45,7 +52,8 @@ impl Blobs {
         }
         let variables = log.events.iter().filter(|event| (event.register, event.kind) == (1, kind::BOOT_VARIABLE));
         let boot = variables.map(|event| variable(&event.data).context("a boot variable of the log is damaged"));
-        Ok(Self { acpi, smbios: measured(kind::HANDOFF_TABLES).then_some(table), boot: boot.collect::<Result<_>>()? })
+        let smbios = measured(kind::HANDOFF_TABLES).then_some(table);
+        Ok(Self { acpi, smbios, boot: boot.collect::<Result<_>>()?, exit: exit(&log)?, log: bytes })
     }
 
     /// Reads a machine's folder.
@@ -66,7 +74,9 @@ impl Blobs {
             let (name, value) = line.split_once(' ').with_context(|| format!("{}: {line:?}", path.display()))?;
             Ok((name.to_owned(), hex::decode(value).with_context(|| format!("{}: {line:?}", path.display()))?))
         });
-        Ok(Self { acpi, smbios, boot: boot.collect::<Result<_>>()? })
+        let bytes = read(&folder.join(LOG))?;
+        let log = Log::parse(&bytes).with_context(|| format!("{}: its log", folder.display()))?;
+        Ok(Self { acpi, smbios, boot: boot.collect::<Result<_>>()?, exit: exit(&log)?, log: bytes })
     }
 
     /// Writes a machine's folder anew.
@@ -88,7 +98,8 @@ impl Blobs {
             write(SMBIOS, table)?;
         }
         let lines: String = self.boot.iter().map(|(name, value)| format!("{name} {}\n", hex::encode(value))).collect();
-        write(BOOT, lines.as_bytes())
+        write(BOOT, lines.as_bytes())?;
+        write(LOG, &self.log)
     }
 
     /// The events of PCR 1, in order.
@@ -101,6 +112,16 @@ impl Blobs {
         events.extend(self.smbios.as_deref().map(pcr01::smbios).transpose()?);
         events.extend(self.boot.iter().map(|(name, value)| pcr01::boot_variable(name, value)));
         Ok(events)
+    }
+}
+
+/// How boot services ended.
+fn exit(log: &Log) -> Result<Exit> {
+    let failures = log.events.iter().filter(|event| event.data == pcr05::FAILURE.as_bytes()).count();
+    match failures {
+        0 => Ok(Exit::AtOnce),
+        1 => Ok(Exit::AtSecondAttempt),
+        _ => bail!("the firmware refused {failures} times to end boot services, and Linux asks twice"),
     }
 }
 

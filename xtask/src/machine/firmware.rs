@@ -81,3 +81,19 @@ fn find<'a>(config: &FirmwareConfig, lock: &'a Lock) -> Result<&'a Package> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Sha256Digest;
+    use crate::lock::VERSION;
+
+    #[test]
+    fn a_firmware_that_is_not_locked_says_how_to_lock_it() {
+        let lock = Lock { version: VERSION, inputs: Sha256Digest::of(b""), suites: vec![], packages: vec![] };
+        let (package, suite) = ("ovmf-riscv64".to_owned(), "forky".to_owned());
+        let config = FirmwareConfig { package, suite, code: "code.fd".into(), variables: None };
+        let error = find(&config, &lock).unwrap_err().to_string();
+        assert!(error.contains("ovmf-riscv64 of forky") && error.contains("cargo xtask lock"), "{error}");
+    }
+}

@@ -46,7 +46,7 @@ pub struct RecordArgs {
 }
 
 impl MachineConfig {
-    /// The machine of `cargo xtask boot` in this shape.
+    /// The machine of `cargo xtask boot` in this shape. Its CPU is always emulated: some firmware measures what a host's own CPU is like.
     pub fn machine(&self, image: &Path, firmware: &Firmware) -> Result<Machine> {
         let tpm = self.tpm.map(|tpm| Tpm {
             interface: match tpm {
@@ -56,7 +56,9 @@ impl MachineConfig {
             banks: Bank::ALL.to_vec(),
         });
         let firmware = Some(firmware.files()?);
-        Ok(Machine { memory_mib: self.memory_mib, cpus: self.cpus, tpm, firmware, ..Machine::with_disk(image) })
+        let accelerator = Accelerator::Emulation;
+        let (memory_mib, cpus) = (self.memory_mib, self.cpus);
+        Ok(Machine { memory_mib, cpus, tpm, firmware, accelerator, ..Machine::with_disk(image) })
     }
 }
 
@@ -71,38 +73,40 @@ pub fn run(args: &RecordArgs, checkout: &Checkout, tools: &Tools, progress: &Pro
             let kept = Blobs::read(&folder.join(&args.machine));
             Some(kept.context("Nothing was recorded of this machine yet: name a debug image with --image")?)
         }
-        (Some(_), Some(image)) => Some(boot(&config, image, &firmware, &sandbox)?),
+        (Some(_), Some(image)) => {
+            let blobs = boot(&config, image, &firmware, &sandbox)?;
+            blobs.write(&folder.join(&args.machine))?;
+            Some(blobs)
+        }
     };
-    let reference = reference::make(&args.machine, &config, &firmware, blobs.as_ref(), &vmm(&sandbox)?)?;
-    if let Some(blobs) = &blobs {
-        blobs.write(&folder.join(&args.machine))?;
-    }
+    let reference = reference::make(&args.machine, &config, &firmware, blobs.as_ref(), &vmm(&sandbox, &config)?)?;
     let path = folder.join(format!("{}.machine.json", args.machine));
     fs::write(&path, reference.to_bytes()?).with_context(|| format!("Failed to write {}", path.display()))?;
     Ok(path)
 }
 
-/// What QEMU calls itself.
-fn vmm(sandbox: &Sandbox) -> Result<String> {
+/// What QEMU calls itself, and how it runs this machine.
+fn vmm(sandbox: &Sandbox, config: &MachineConfig) -> Result<String> {
     let output = sandbox.command("qemu-system-x86_64").arg("--version").output().context("Failed to start QEMU")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    let version = text.lines().next().unwrap_or_default();
+    let cpu = if config.tpm.is_some() { ", emulated CPU" } else { "" };
+    Ok(format!("{version}{cpu}"))
 }
 
+/// What was handed to the firmware, and the firmware's log, which agree.
 fn boot(config: &MachineConfig, image: &Path, firmware: &Firmware, sandbox: &Sandbox) -> Result<Blobs> {
-    let accelerator = Accelerator::detect(sandbox);
-    let machine = Machine { accelerator, open_fw_cfg: true, ..config.machine(image, firmware)? };
+    let machine = Machine { open_fw_cfg: true, ..config.machine(image, firmware)? };
     let mut vm = Vm::start(sandbox, &machine, Box::new(|_, _| {}))?;
     let mut shell = Shell::log_in(&mut vm)?;
-    let (log, table) = (shell.read_file(LOG)?, shell.read_file(SMBIOS)?);
-    let log = Log::parse(&log).context("The firmware's log cannot be used")?;
-    let blobs = Blobs::record(&log, &mut vm.fw_cfg()?, table)?;
+    let (bytes, table) = (shell.read_file(LOG)?, shell.read_file(SMBIOS)?);
+    let blobs = Blobs::record(bytes, &mut vm.fw_cfg()?, table)?;
     drop(vm);
 
     let size = Size { cpus: config.cpus, memory_mib: config.memory_mib };
     let mut events = firmware_events(&firmware.read_code()?, firmware.read_variables()?.as_deref(), Some(size))?;
     events.extend(blobs.events()?);
-    same(&events, &log)?;
+    same(&events, &Log::parse(&blobs.log)?)?;
     Ok(blobs)
 }
 

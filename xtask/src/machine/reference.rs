@@ -38,6 +38,7 @@ pub fn make(
     Ok(MachineReference {
         boot: config.boot,
         covers: covers(config),
+        exit_boot_services: blobs.map(|blobs| blobs.exit),
         events: events.iter().map(|event| EventRecord::new(event, Known::Calculated, MOST_DATA)).collect(),
         firmware: FirmwareReference { package: firmware.package.clone(), sha256: Sha256Digest::of(&code).to_string() },
         launch,

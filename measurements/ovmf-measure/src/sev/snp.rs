@@ -81,14 +81,22 @@ fn page_digests(image: &[u8]) -> Vec<[u8; 48]> {
     let share = pages.len().div_ceil(threads).max(16);
     std::thread::scope(|scope| {
         for (pages, digests) in pages.chunks(share).zip(digests.chunks_mut(share)) {
-            scope.spawn(move || {
-                for (page, digest) in pages.iter().zip(digests) {
-                    *digest = Sha384::digest(page).into();
-                }
-            });
+            scope.spawn(move || hash_pages(pages, digests));
         }
     });
     digests
+}
+
+/// Much of a firmware image is filled with one byte: a page like the one before it needs no hashing.
+fn hash_pages(pages: &[&[u8]], digests: &mut [[u8; 48]]) {
+    let mut last: Option<(&[u8], [u8; 48])> = None;
+    for (page, digest) in pages.iter().zip(digests) {
+        *digest = match last {
+            Some((same, digest)) if same == *page => digest,
+            _ => Sha384::digest(page).into(),
+        };
+        last = Some((page, *digest));
+    }
 }
 
 /// How a range of guest memory is measured.

@@ -7,6 +7,7 @@ use measurements::document::machine::{
 };
 use measurements::document::{EventRecord, Known};
 use measurements::event::kind;
+use measurements::tpm::pcr05::Exit;
 use measurements::{Event, Source};
 
 use super::{File, file};
@@ -25,6 +26,7 @@ fn reference(inputs: &[&str]) -> String {
         boot: BootMethod::Disk,
         covers: Covers { configuration: ConfigurationCover::Pcr12, image: ImageCover::Tpm },
         events: inputs.iter().map(|input| event(1, input)).collect(),
+        exit_boot_services: (!inputs.is_empty()).then_some(Exit::AtOnce),
         firmware: FirmwareReference { package: "ovmf 1".into(), sha256: "00".repeat(32) },
         launch: None,
         name: "test".into(),
