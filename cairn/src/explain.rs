@@ -10,8 +10,8 @@ use measurements::compose::{Composition, Configuration, compose};
 use measurements::document::image::ImageReference;
 use measurements::document::machine::MachineReference;
 use measurements::explain::launch::{Report, launch};
+use measurements::explain::neighbours;
 use measurements::explain::registers::registers;
-use measurements::explain::release::Releases;
 use measurements::explain::{self, Verdict, text};
 use measurements::parse::pcrs;
 use measurements::parse::tcg_log::Log;
@@ -103,9 +103,8 @@ impl Neighbours {
             let (bytes, name) = (read(path)?, path.display().to_string());
             match MachineReference::parse(&bytes) {
                 Ok(reference) => {
-                    neighbours
-                        .machines
-                        .push((reference.name.clone(), reference.machine().with_context(|| unusable(path))?));
+                    let machine = reference.machine().with_context(|| unusable(path))?;
+                    neighbours.machines.push((described(&reference), machine));
                 }
                 Err(measurements::document::Error::Schema { .. }) => {
                     let reference = ImageReference::parse(&bytes).with_context(|| unusable(path))?;
@@ -119,6 +118,13 @@ impl Neighbours {
     }
 }
 
+/// Name and shape of a machine.
+fn described(reference: &MachineReference) -> String {
+    let MachineReference { name, shape, firmware, .. } = reference;
+    let tpm = shape.tpm.as_ref().map(|tpm| format!(", TPM by {tpm}")).unwrap_or_default();
+    format!("{name} ({} CPUs, {} MiB{tpm}, {})", shape.cpus, shape.memory_mib, firmware.package)
+}
+
 impl Expected {
     fn compose(&self, image: &Measured, machine: &Machine) -> Result<Composition> {
         compose(image, machine, &self.configuration).context("Nothing can be predicted for this machine")
@@ -127,8 +133,12 @@ impl Expected {
     fn explain_log(&self, path: &Path) -> Result<Verdict> {
         let log = Log::parse(&read(path)?).with_context(|| unusable(path))?;
         let composition = self.compose(&self.image.measured, &self.machine)?;
-        let releases = Releases { own: self.image.reference.clone(), others: self.neighbours.releases.clone() };
-        Ok(explain::log(composition.sequences(Point::Firmware), &log, &releases))
+        let neighbours = neighbours::Neighbours {
+            own: self.image.reference.clone(),
+            others: self.neighbours.releases.clone(),
+            machines: self.neighbours.machines.clone(),
+        };
+        Ok(explain::log(composition.sequences(Point::Firmware), &log, &neighbours))
     }
 
     fn explain_registers(&self, path: &Path) -> Result<Verdict> {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::boot::{Image, Machine, Point};
 use crate::compose::{Composition, Configuration, compose};
 use crate::event::kind;
-use crate::explain::release::Releases;
+use crate::explain::neighbours::Neighbours;
 use crate::explain::{self, text};
 use crate::parse::pe::tests::image as pe;
 use crate::parse::tcg_log::{Log, LogEvent};
@@ -261,7 +261,8 @@ fn exactly_the_registers_move_that_must_and_explain_names_the_change() {
         let after = changed.registers();
         let moved: Vec<u8> = before.keys().copied().filter(|register| before[register] != after[register]).collect();
         assert_eq!(moved, registers, "{name}");
-        let said = text(&explain::log([&predicted[..]], &log(&changed.events(Point::Firmware)), &Releases::default()));
+        let said =
+            text(&explain::log([&predicted[..]], &log(&changed.events(Point::Firmware)), &Neighbours::default()));
         assert!(said.contains(words), "{name}: {said}");
     }
 }

@@ -1,4 +1,4 @@
-//! What predictions cost in this process, for `cargo xtask bench --only launch`, which starts it and prints its rows: it is compiled as releases are, and the crate `sev`
+//! What predictions cost in this process, for `cargo xtask bench --only launch`, which starts it and prints its rows: it is compiled as neighbours are, and the crate `sev`
 //! is linked here so that neither `xtask` nor a release knows it.
 //!
 //! Arguments: firmware file, UKI, image reference, folder of machine references. Both sides read their files, and both must say the same.

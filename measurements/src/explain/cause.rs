@@ -87,7 +87,10 @@ fn entry_that_differs(event: &Event, logged: &LogEvent) -> String {
     let (ours, theirs) = (entries(expected), entries(&logged.data));
     for (number, pair) in (1..).zip(ours.iter().zip(&theirs)) {
         if pair.0 != pair.1 {
-            return format!("entry {number} ({:?}, now {:?})", name(pair.0), name(pair.1));
+            return match field_that_differs(pair.0, pair.1) {
+                Some(field) => format!("{field} of entry {number} ({:?})", name(pair.0)),
+                None => format!("entry {number} ({:?}, now {:?})", name(pair.0), name(pair.1)),
+            };
         }
     }
     match ours.len().cmp(&theirs.len()) {
@@ -95,6 +98,18 @@ fn entry_that_differs(event: &Event, logged: &LogEvent) -> String {
         std::cmp::Ordering::Greater => format!("an entry is missing ({:?})", name(&ours[theirs.len()])),
         std::cmp::Ordering::Equal => "only its header (disk id or size)".into(),
     }
+}
+
+/// The first field of an entry that differs (UEFI 2.10, section 5.3.3), unless that is its name.
+fn field_that_differs(ours: &[u8], theirs: &[u8]) -> Option<&'static str> {
+    const FIELDS: [(&str, std::ops::Range<usize>); 5] = [
+        ("the type", 0..16),
+        ("the id", 16..32),
+        ("the first block", 32..40),
+        ("the last block", 40..48),
+        ("an attribute", 48..56),
+    ];
+    FIELDS.into_iter().find(|(_, range)| ours.get(range.clone()) != theirs.get(range.clone())).map(|(name, _)| name)
 }
 
 /// Text in UTF-16 up to its NUL, at most 200 characters.

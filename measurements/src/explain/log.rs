@@ -2,15 +2,15 @@
 //! events behind it.
 
 use super::cause::{self, Cause};
-use super::release::Releases;
+use super::neighbours::Neighbours;
 use super::{Mismatch, Verdict};
 use crate::event::kind;
 use crate::parse::tcg_log::{Log, LogEvent, NO_ACTION};
 use crate::{Bank, Event, Source};
 
 /// Compares a log with all legal sequences up to the firmware's point in time: if none matches, the one counts that goes along with the log for longest.
-pub fn log<'a>(legal: impl IntoIterator<Item = &'a [Event]>, log: &Log, releases: &Releases) -> Verdict {
-    let verdicts = legal.into_iter().map(|predicted| walk(predicted, log, releases));
+pub fn log<'a>(legal: impl IntoIterator<Item = &'a [Event]>, log: &Log, neighbours: &Neighbours) -> Verdict {
+    let verdicts = legal.into_iter().map(|predicted| walk(predicted, log, neighbours));
     let how_far = |verdict: &Verdict| match verdict {
         Verdict::Match { .. } => (2, None),
         Verdict::Mismatch(mismatch) => (1, mismatch.event),
@@ -21,7 +21,7 @@ pub fn log<'a>(legal: impl IntoIterator<Item = &'a [Event]>, log: &Log, releases
     verdicts.reduce(furthest).unwrap_or_else(|| Verdict::CannotTell("the machine has no TPM, so it has no log".into()))
 }
 
-fn walk(predicted: &[Event], log: &Log, releases: &Releases) -> Verdict {
+fn walk(predicted: &[Event], log: &Log, neighbours: &Neighbours) -> Verdict {
     let Some(bank) =
         [Bank::Sha384, Bank::Sha256, Bank::Sha512, Bank::Sha1].into_iter().find(|bank| log.banks.contains(bank))
     else {
@@ -46,18 +46,35 @@ fn walk(predicted: &[Event], log: &Log, releases: &Releases) -> Verdict {
         (None, None) => Verdict::Match { compared: format!("all {same} events are"), unknown },
         _ => {
             let mut mismatch = mismatch(event, found, predicted.get(same + 1).copied(), logged.len(), bank);
-            if let (Some(event), Some((_, logged_event))) = (event, found)
-                && (event.register, event.source, is_at(event, logged_event)) == (4, Source::Image, true)
+            if let (Some(event), Some((_, found))) = (event, found)
+                && is_at(event, found)
             {
-                mismatch.cause = format!(
-                    "it is not this one: {}; {}",
-                    event.input,
-                    section_that_differs(&predicted, &logged, bank, releases)
-                );
+                mismatch.cause += &more(event, found, (&predicted, &logged), bank, neighbours);
+            }
+            if mismatch.whose == Source::Machine
+                && let Some(name) = neighbours.machine(log, bank)
+            {
+                mismatch.cause += &format!("; what the firmware measured is that of the machine {name}");
             }
             Verdict::Mismatch(Box::new(mismatch))
         }
     }
+}
+
+/// What else is known of an event that differs.
+fn more(
+    event: &Event,
+    found: &LogEvent,
+    (predicted, logged): (&[&Event], &[(usize, &LogEvent)]),
+    bank: Bank,
+    neighbours: &Neighbours,
+) -> String {
+    let known = neighbours.recognise(event, bank, digest(found, bank).unwrap_or_default());
+    let known = known.map(|words| format!("; {words}")).unwrap_or_default();
+    if (event.register, event.source) == (4, Source::Image) {
+        return format!("; {}{known}", section_that_differs(predicted, logged, bank, neighbours));
+    }
+    known
 }
 
 /// The stub measures each section of a UKI as its name and its content: which of them is not as predicted.
@@ -65,7 +82,7 @@ fn section_that_differs(
     predicted: &[&Event],
     logged: &[(usize, &LogEvent)],
     bank: Bank,
-    releases: &Releases,
+    neighbours: &Neighbours,
 ) -> String {
     let ours: Vec<&&Event> = predicted.iter().filter(|event| event.register == 11 && event.kind == kind::IPL).collect();
     let theirs: Vec<&LogEvent> = logged
@@ -77,7 +94,7 @@ fn section_that_differs(
     match differs {
         Some((event, found)) => {
             let found = digest(found, bank).unwrap_or_default();
-            let known = releases.recognise(event, bank, found).map(|words| format!(": {words}"));
+            let known = neighbours.recognise(event, bank, found).map(|words| format!(": {words}"));
             format!("the first part of it that differs is the {}{}", event.input, known.unwrap_or_default())
         }
         None if ours.len() == theirs.len() => {

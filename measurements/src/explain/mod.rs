@@ -6,8 +6,8 @@
 mod cause;
 pub mod launch;
 mod log;
+pub mod neighbours;
 pub mod registers;
-pub mod release;
 #[cfg(test)]
 mod tests;
 

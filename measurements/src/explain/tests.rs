@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::release::Releases;
+use super::neighbours::Neighbours;
 use super::{Verdict, cause::OTHER_IMAGE, text};
 use crate::boot::{Machine, Point};
 use crate::compose::{Configuration, compose};
@@ -50,7 +50,7 @@ fn log(events: &[Event]) -> Log {
 fn after(change: impl FnOnce(&mut Vec<Event>)) -> String {
     let mut events = predicted();
     change(&mut events);
-    text(&super::log([&predicted()[..]], &log(&events), &Releases::default()))
+    text(&super::log([&predicted()[..]], &log(&events), &Neighbours::default()))
 }
 
 #[test]
@@ -145,11 +145,11 @@ fn registers_that_nobody_predicts_are_left_out_and_named() {
     let mut predicted = predicted();
     let real = log(&predicted);
     predicted[0] = Event::unknown(0, kind::FIRMWARE_BLOB, Source::Machine, "the firmware", "give it");
-    let verdict = super::log([&predicted[..]], &real, &Releases::default());
+    let verdict = super::log([&predicted[..]], &real, &Neighbours::default());
     assert_eq!(verdict, Verdict::Match { compared: "all 5 events are".into(), unknown: vec![0] });
     assert!(text(&verdict).contains("PCR 0 was not compared"));
     let none = Log { banks: vec![], ..real };
-    assert!(matches!(super::log([&predicted[..]], &none, &Releases::default()), Verdict::CannotTell(_)));
+    assert!(matches!(super::log([&predicted[..]], &none, &Neighbours::default()), Verdict::CannotTell(_)));
 }
 
 /// A release whose command line, initrd and UKI follow from these.
@@ -204,10 +204,10 @@ fn what_another_release_or_one_word_explains_is_recognised() {
     ];
     let others: Vec<(String, ImageReference)> =
         others.into_iter().map(|(name, reference)| (name.to_owned(), reference)).collect();
-    let releases = Releases { own: Some(own), others: others.clone() };
+    let neighbours = Neighbours { own: Some(own), others: others.clone(), machines: Vec::new() };
     let seen = |reference: &ImageReference| {
         let found = log(&reference.measured().unwrap().boot);
-        text(&super::log([&predicted[..]], &found, &releases))
+        text(&super::log([&predicted[..]], &found, &neighbours))
     };
     for (reference, words) in [
         (&others[0].1, "it is that of cairn 2 (line.json), with \"debug\" and without \"quiet\""),

@@ -79,7 +79,12 @@ fn registers_without_a_log_match_at_their_point_in_time_or_are_those_of_a_neighb
         assert_eq!(text, format!("MATCH: {words}, 16 registers (sha256) are as predicted\n"));
     }
     let rows = [
-        (composition(&bench.reference, OTHER), machine_file(OTHER), "PCR 0", "the machine q35-ovmf-2026.08-2cpus-2gib"),
+        (
+            composition(&bench.reference, OTHER),
+            machine_file(OTHER),
+            "PCR 0",
+            "the machine q35-ovmf-2026.08-2cpus-2gib (",
+        ),
         (composition(&bench.debug, MACHINE), bench.debug.clone(), "PCR 4", "the image of "),
     ];
     for (found, also, register, words) in rows {
@@ -142,6 +147,24 @@ fn a_report_matches_or_is_that_of_a_neighbour() {
     let file = bench.write("report", &report(&own, 0));
     let (code, text) = bench.explain(MACHINE, "--snp-report", &file, &[]);
     assert_eq!(code, 4, "{text}");
+}
+
+#[test]
+fn the_machine_that_a_log_is_of_is_named_with_its_shape() {
+    let bench = Bench::new();
+    let folder = checkout().unwrap().join(FOLDER);
+    for (other, shape) in [
+        ("q35-ovmf-2025.02-1cpu-1gib", "(1 CPUs, 1024 MiB, TPM by crb, ovmf 2025.02"),
+        ("q35-ovmf-2025.02-2cpus-2gib", "(2 CPUs, 2048 MiB, TPM by crb, ovmf 2025.02"),
+        ("q35-ovmf-2025.02-2cpus-1gib-tis", "(2 CPUs, 1024 MiB, TPM by tis, ovmf 2025.02"),
+        ("q35-ovmf-2026.08-2cpus-2gib", "(2 CPUs, 2048 MiB, TPM by crb, ovmf-generic 2026.08"),
+    ] {
+        let log = folder.join(other).join("log");
+        let also = machine_file(other);
+        let (code, text) = bench.explain(MACHINE, "--event-log", &log, &["--also", also.to_str().unwrap()]);
+        let words = format!("what the firmware measured is that of the machine {other} {shape}");
+        assert!(code == 3 && text.contains(&words), "{words}: {text}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use measurements::Bank;
 use measurements::boot::{Image, Machine, Measured, Point};
 use measurements::compose::{Composition, Configuration, compose};
 use measurements::document::image::ImageReference;
-use measurements::explain::release::Releases;
+use measurements::explain::neighbours::Neighbours;
 use measurements::explain::{self, text};
 use measurements::parse::tcg_log::Log;
 use xtask::machine::record::LOG;
@@ -100,8 +100,8 @@ impl Released {
 
     /// What `explain` says of a log.
     fn explained(&self, log: &Log) -> Result<String> {
-        let releases = Releases { own: Some(self.reference.clone()), others: Vec::new() };
-        Ok(text(&explain::log(self.composition()?.sequences(Point::Firmware), log, &releases)))
+        let neighbours = Neighbours { own: Some(self.reference.clone()), ..Neighbours::default() };
+        Ok(text(&explain::log(self.composition()?.sequences(Point::Firmware), log, &neighbours)))
     }
 }
 

@@ -9,7 +9,7 @@ use cairn_tests::watch::Watched;
 use measurements::boot::Point;
 use measurements::compose::{Composition, Configuration, compose};
 use measurements::document::image::ImageReference;
-use measurements::explain::release::Releases;
+use measurements::explain::neighbours::Neighbours;
 use measurements::explain::{self, text};
 use measurements::parse::cel;
 use measurements::parse::tcg_log::{Log, LogEvent, NO_ACTION};
@@ -70,7 +70,7 @@ fn explained(reference: &ImageReference, log: &Log, name: &str) -> Result<()> {
     for other in TOLD_APART.into_iter().chain([name]) {
         let machine = KnownMachine::get(other)?.reference.machine()?;
         let composition = compose(&reference.measured()?, &machine, &Configuration::Stateless)?;
-        let text = text(&explain::log(composition.sequences(Point::Firmware), log, &Releases::default()));
+        let text = text(&explain::log(composition.sequences(Point::Firmware), log, &Neighbours::default()));
         if other == name {
             ensure!(text.starts_with("MATCH: all "), "against {other}: {text}");
         } else {

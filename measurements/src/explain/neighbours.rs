@@ -1,9 +1,11 @@
-//! What references know of an image beyond its digests: words of the command line and files of the initrd. A digest that differs is recognised when it is that of another release, or of a command line
-//! that differs by one word.
+//! What references know beyond digests: words of the command line, files of the initrd, shapes of machines. A digest that differs is recognised when it is that of another release or machine, or of a
+//! command line that differs by one word.
 
 use std::collections::BTreeMap;
 
+use crate::boot::Machine;
 use crate::document::image::{ImageReference, InitrdFile};
+use crate::parse::tcg_log::{Log, LogEvent, NO_ACTION};
 use crate::{Bank, Event};
 
 /// Files that are named one by one.
@@ -38,16 +40,34 @@ const WORDS: [&str; 24] = [
     "console=ttyS0",
 ];
 
-/// The release that was expected, and others that a machine may have booted.
+/// The release that was expected, and what the machine may be or may have booted instead, each with a name for people.
 #[derive(Clone, Debug, Default)]
-pub struct Releases {
+pub struct Neighbours {
     /// The reference of the expected image.
     pub own: Option<ImageReference>,
-    /// Other references, each with a name for people.
+    /// Other releases.
     pub others: Vec<(String, ImageReference)>,
+    /// Other machines.
+    pub machines: Vec<(String, Machine)>,
 }
 
-impl Releases {
+impl Neighbours {
+    /// The machine whose measurements the log begins with.
+    pub(super) fn machine(&self, log: &Log, bank: Bank) -> Option<&str> {
+        let is = |machine: &Machine| {
+            let logged = log.events.iter().filter(|event| event.kind != NO_ACTION);
+            let same = |(event, logged): (&Event, &LogEvent)| {
+                let digest = logged.digests.iter().find(|(found, _)| *found == bank);
+                u32::from(event.register) == logged.register
+                    && digest.is_some_and(|(_, digest)| event.allows(bank, digest))
+            };
+            !machine.events().is_empty()
+                && log.events.len() > machine.events().len()
+                && machine.events().iter().zip(logged).all(same)
+        };
+        self.machines.iter().find(|(_, machine)| is(machine)).map(|(name, _)| name.as_str())
+    }
+
     /// What is known of a digest that was found in the place of `event`.
     pub(super) fn recognise(&self, event: &Event, bank: Bank, found: &[u8]) -> Option<String> {
         let own = self.own.as_ref()?;
