@@ -122,7 +122,8 @@ impl Neighbours {
 fn described(reference: &MachineReference) -> String {
     let MachineReference { name, shape, firmware, .. } = reference;
     let tpm = shape.tpm.as_ref().map(|tpm| format!(", TPM by {tpm}")).unwrap_or_default();
-    format!("{name} ({} CPUs, {} MiB{tpm}, {})", shape.cpus, shape.memory_mib, firmware.package)
+    let cpus = if shape.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", shape.cpus) };
+    format!("{name} ({cpus}, {} MiB{tpm}, {})", shape.memory_mib, firmware.package)
 }
 
 impl Expected {

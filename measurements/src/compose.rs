@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use ovmf_measure::sev::{KernelHashes, LaunchDigest, Layout, Vcpu};
 use sha2::{Digest, Sha256};
 
+use crate::Event;
 use crate::boot::{BootMethod, Machine, Measured, Point};
-use crate::event::{ByBank, Digests, by_bank, kind};
+use crate::event::{ByBank, by_bank};
 use crate::tpm::pcr05::Exit;
-use crate::tpm::{self, Value, pcr04, pcr05, pcr10, pcr15};
-use crate::{Event, Source};
+use crate::tpm::{self, Value, pcr04, pcr05, pcr10, pcr12, pcr15};
 
 /// The configuration of a deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ fn sequence(image: &Measured, machine: &Machine, configuration: &Configuration, 
     events.push(pcr10::boot_aggregate(&tpm::registers(&events)));
     events.extend(image.initrd.iter().cloned());
     if let Configuration::Cluster(digests) = configuration {
-        events.push(cluster(digests.clone()));
+        events.push(pcr12::cluster(digests.clone()));
     }
     let initrd = events.len();
 
@@ -126,18 +126,6 @@ fn sequence(image: &Measured, machine: &Machine, configuration: &Configuration, 
     }
     let ends = [firmware, initrd, events.len()];
     Sequence { events, ends }
-}
-
-/// The agent measures the file's bytes before it understands them.
-fn cluster(digests: ByBank) -> Event {
-    Event {
-        register: 12,
-        kind: kind::USER_SPACE,
-        digests: Digests::Exact(digests),
-        data: None,
-        source: Source::Configuration,
-        input: "cluster.json, the configuration of the cluster".into(),
-    }
 }
 
 fn at_launch(

@@ -9,6 +9,7 @@ pub mod pcr07;
 pub mod pcr09;
 pub mod pcr10;
 pub mod pcr11;
+pub mod pcr12;
 pub mod pcr15;
 
 use std::collections::BTreeMap;

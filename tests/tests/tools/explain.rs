@@ -154,7 +154,7 @@ fn the_machine_that_a_log_is_of_is_named_with_its_shape() {
     let bench = Bench::new();
     let folder = checkout().unwrap().join(FOLDER);
     for (other, shape) in [
-        ("q35-ovmf-2025.02-1cpu-1gib", "(1 CPUs, 1024 MiB, TPM by crb, ovmf 2025.02"),
+        ("q35-ovmf-2025.02-1cpu-1gib", "(1 CPU, 1024 MiB, TPM by crb, ovmf 2025.02"),
         ("q35-ovmf-2025.02-2cpus-2gib", "(2 CPUs, 2048 MiB, TPM by crb, ovmf 2025.02"),
         ("q35-ovmf-2025.02-2cpus-1gib-tis", "(2 CPUs, 1024 MiB, TPM by tis, ovmf 2025.02"),
         ("q35-ovmf-2026.08-2cpus-2gib", "(2 CPUs, 2048 MiB, TPM by crb, ovmf-generic 2026.08"),
