@@ -8,7 +8,7 @@ use measurements::Bank;
 use measurements::boot::{Measured, Point};
 use measurements::compose::{Configuration, compose};
 use measurements::document::machine::MachineReference;
-use measurements::parse::tcg_log::{Log, NO_ACTION};
+use measurements::parse::tcg_log::{Log, LogEvent, NO_ACTION};
 
 /// TD report body in a quote of version 4 (Intel TDX DCAP Quoting Library API, appendix 3): header, then fields up to the RTMRs.
 const RTMR: usize = 48 + 328;
@@ -69,6 +69,10 @@ fn the_logs_of_our_own_machines_begin_as_their_references_say_and_replay_to_what
                 assert_eq!(event.digest(*bank), Some(&digest[..]), "{name}: {} ({bank})", event.input);
             }
         }
+        for (event, logged) in machine.events().iter().zip(&logged) {
+            assert!(event.data.as_ref().is_none_or(|data| *data == logged.data), "{name}: data of {}", event.input);
+        }
+        same_data_of_an_image(name, &logged);
         let nothing = Measured { uki: [0; 32], boot: vec![], initrd: vec![], running: vec![] };
         let composition = compose(&nothing, &machine, &Configuration::Stateless).unwrap();
         // What the image adds is in 4, 5, 9 and 11.
@@ -80,4 +84,15 @@ fn the_logs_of_our_own_machines_begin_as_their_references_say_and_replay_to_what
             }
         }
     }
+}
+
+/// What a stub and a kernel say in the log does not depend on the image.
+fn same_data_of_an_image(name: &str, logged: &[&LogEvent]) {
+    let sections = [".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat"];
+    let units = |section: &str| section.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let expected: Vec<Vec<u8>> = sections.iter().flat_map(|section| [units(section), units(section)]).collect();
+    let of = |register: u32| logged.iter().filter(move |event| event.register == register).map(|event| &event.data);
+    assert_eq!(of(11).cloned().collect::<Vec<_>>(), expected, "{name}");
+    let tags: Vec<&str> = of(9).map(|data| std::str::from_utf8(&data[8..]).unwrap()).collect();
+    assert_eq!(tags, ["LOADED_IMAGE::LoadOptions\0", "Linux initrd\0"], "{name}");
 }

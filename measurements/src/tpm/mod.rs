@@ -118,6 +118,21 @@ pub fn separator(register: u8) -> Event {
     Event::of(register, kind::SEPARATOR, Source::Machine, "separator of the firmware", &BYTES).with_data(BYTES)
 }
 
+/// EFI_GLOBAL_VARIABLE, as stored.
+pub(crate) const GLOBAL: [u8; 16] =
+    [0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c];
+
+/// UEFI_VARIABLE_DATA: GUID, lengths of name and value, name in UTF-16 without NUL, value (section 10.4.6).
+pub(crate) fn variable_data(name: &str, guid: [u8; 16], value: &[u8]) -> Vec<u8> {
+    let units: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut bytes = guid.to_vec();
+    bytes.extend((name.encode_utf16().count() as u64).to_le_bytes());
+    bytes.extend((value.len() as u64).to_le_bytes());
+    bytes.extend(units);
+    bytes.extend(value);
+    bytes
+}
+
 /// EV_EFI_ACTION: the words themselves, without a NUL (section 10.4.4).
 pub(crate) fn action(register: u8, words: &str) -> Event {
     Event::of(register, kind::ACTION, Source::Machine, format!("action {words:?} of the firmware"), words.as_bytes())

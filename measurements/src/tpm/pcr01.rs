@@ -3,6 +3,7 @@
 
 use crate::event::kind;
 use crate::parse::smbios;
+use crate::tpm::{GLOBAL, variable_data};
 use crate::{Event, Source};
 
 /// The files of fw_cfg that are measured, in the order in which they are.
@@ -25,7 +26,8 @@ pub fn smbios(table: &[u8]) -> Result<Event, smbios::Error> {
     Ok(Event::of(1, kind::HANDOFF_TABLES, Source::Machine, "SMBIOS table of the machine", &measured))
 }
 
-/// A boot variable: its value alone is measured, whatever else is in the log.
-pub fn boot_variable(name: &str, data: &[u8]) -> Event {
-    Event::of(1, kind::BOOT_VARIABLE, Source::Machine, format!("variable {name} of the firmware"), data)
+/// A boot variable: its value alone is measured; the log has the whole variable (UEFI_VARIABLE_DATA, section 10.4.6).
+pub fn boot_variable(name: &str, value: &[u8]) -> Event {
+    let input = format!("variable {name} of the firmware");
+    Event::of(1, kind::BOOT_VARIABLE, Source::Machine, input, value).with_data(variable_data(name, GLOBAL, value))
 }

@@ -2,11 +2,9 @@
 
 use crate::event::kind;
 use crate::parse::variables::Variables;
+use crate::tpm::{GLOBAL, variable_data};
 use crate::{Event, Source};
 
-/// EFI_GLOBAL_VARIABLE, as stored.
-const GLOBAL: [u8; 16] =
-    [0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c];
 /// EFI_IMAGE_SECURITY_DATABASE_GUID, as stored.
 const DATABASE: [u8; 16] =
     [0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f];
@@ -31,7 +29,7 @@ pub fn events(state: Option<SecureBootOff>, store: &Variables) -> Result<Vec<Eve
     if store.get("PK", GLOBAL).is_some_and(|key| !key.is_empty()) {
         return Err("its variable store has a platform key: Secure Boot is on, which is not modelled yet");
     }
-    let secure_boot = |data: &[u8]| bytes("SecureBoot", GLOBAL, data);
+    let secure_boot = |data: &[u8]| variable_data("SecureBoot", GLOBAL, data);
     let first = match state {
         Some(SecureBootOff::NotBuilt) => variable("SecureBoot", &secure_boot(&[])),
         Some(SecureBootOff::Disabled) => variable("SecureBoot", &secure_boot(&[0])),
@@ -40,7 +38,8 @@ pub fn events(state: Option<SecureBootOff>, store: &Variables) -> Result<Vec<Eve
             Event::one_of(7, kind::VARIABLE, Source::Machine, input("SecureBoot"), &[&absent, &off])
         }
     };
-    let keys = KEYS.map(|(name, guid)| variable(name, &bytes(name, guid, store.get(name, guid).unwrap_or_default())));
+    let keys =
+        KEYS.map(|(name, guid)| variable(name, &variable_data(name, guid, store.get(name, guid).unwrap_or_default())));
     Ok([first].into_iter().chain(keys).collect())
 }
 
@@ -50,17 +49,6 @@ fn input(name: &str) -> String {
 
 fn variable(name: &str, bytes: &[u8]) -> Event {
     Event::of(7, kind::VARIABLE, Source::Machine, input(name), bytes).with_data(bytes)
-}
-
-/// UEFI_VARIABLE_DATA (section 10.4.6).
-fn bytes(name: &str, guid: [u8; 16], data: &[u8]) -> Vec<u8> {
-    let units: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let mut bytes = guid.to_vec();
-    bytes.extend((name.encode_utf16().count() as u64).to_le_bytes());
-    bytes.extend((data.len() as u64).to_le_bytes());
-    bytes.extend(units);
-    bytes.extend(data);
-    bytes
 }
 
 #[cfg(test)]

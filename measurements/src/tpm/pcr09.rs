@@ -22,7 +22,15 @@ pub fn load_options(uki: &Uki) -> Event {
         return Event::unknown(9, kind::TAG, Source::Image, input, reason);
     }
     let bytes: Vec<u8> = words.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
-    Event::of(9, kind::TAG, Source::Image, input, &bytes)
+    Event::of(9, kind::TAG, Source::Image, input, &bytes).with_data(tagged(0x8f3b_22ed, "LOADED_IMAGE::LoadOptions"))
+}
+
+/// EV_EVENT_TAG: id, length, and here a text with its NUL (section 10.4.2.1).
+fn tagged(id: u32, text: &str) -> Vec<u8> {
+    let mut data = id.to_le_bytes().to_vec();
+    data.extend((text.len() as u32 + 1).to_le_bytes());
+    data.extend(text.bytes().chain([0]));
+    data
 }
 
 /// The initrd as the stub serves it.
@@ -38,7 +46,7 @@ pub fn initrd(uki: &Uki) -> Event {
         initrd.resize(initrd.len().next_multiple_of(4), 0);
         initrd.extend(archive(".extra", "os-release", os_release));
     }
-    Event::of(9, kind::TAG, Source::Image, input, &initrd)
+    Event::of(9, kind::TAG, Source::Image, input, &initrd).with_data(tagged(0x8f3b_22ec, "Linux initrd"))
 }
 
 /// As the stub reads it: no blanks around it, control characters are blanks.
@@ -86,6 +94,12 @@ mod tests {
         {
             assert_eq!(command_line(section), expected);
         }
+    }
+
+    #[test]
+    fn tags_are_as_linux_writes_them() {
+        let data = tagged(0x8f3b_22ec, "Linux initrd");
+        assert_eq!(data, b"\xec\x22\x3b\x8f\x0d\0\0\0Linux initrd\0");
     }
 
     #[test]

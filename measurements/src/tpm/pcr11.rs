@@ -5,15 +5,20 @@ use crate::event::kind;
 use crate::parse::uki::Uki;
 use crate::{Event, Source};
 
+/// The version of systemd-stub whose log was observed.
+const LOGS_NAMES: u32 = 257;
+
 /// The phase that the agent enters first.
 pub const ENTER_INITRD: &str = "enter-initrd";
 /// The phases of a boot after that.
 pub const LATER: [&str; 3] = ["leave-initrd", "sysinit", "ready"];
 
-/// Two events for each section.
+/// Two events for each section; both have the section's name in the log, in UTF-16 with its NUL.
 pub fn sections(uki: &Uki) -> Vec<Event> {
     let event = |name: &str, what: &str, bytes: &[u8]| {
-        Event::of(11, kind::IPL, Source::Image, format!("{what} of section {name} of the UKI"), bytes)
+        let event = Event::of(11, kind::IPL, Source::Image, format!("{what} of section {name} of the UKI"), bytes);
+        let text = name.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        if uki.stub.version == LOGS_NAMES { event.with_data(text) } else { event }
     };
     let pair = |(name, data): (&str, &[u8])| {
         [event(name, "name", format!("{name}\0").as_bytes()), event(name, "content", data)]
