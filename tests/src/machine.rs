@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use measurements::document::machine::MachineReference;
 use xtask::checkout::Checkout;
-use xtask::machine::config::{FOLDER, MachineConfig};
+use xtask::machine::config::{FOLDER, FirmwareConfig, MachineConfig};
 use xtask::machine::firmware::Firmware;
 use xtask::progress::Progress;
 use xtask::store::Store;
@@ -55,6 +55,13 @@ impl KnownMachine {
     pub fn real(&self, disk: &Path) -> Result<Machine> {
         self.config.machine(disk, &self.firmware()?)
     }
+}
+
+/// A file of a locked package of a suite.
+pub fn locked_file(package: &str, suite: &str, file: &str) -> Result<Vec<u8>> {
+    let (package, suite) = (package.to_owned(), suite.to_owned());
+    let config = FirmwareConfig { package, suite, code: file.into(), variables: None };
+    Firmware::get(&config, &checkout()?, &Store::open()?, &Progress::silent())?.read_code()
 }
 
 /// The checkout that the tests are in.

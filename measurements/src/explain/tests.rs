@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::launch::{Report, launch};
 use super::neighbours::Neighbours;
 use super::{Verdict, cause::OTHER_IMAGE, text};
-use crate::boot::{Machine, Point};
-use crate::compose::{Configuration, compose};
+use crate::boot::{BootMethod, Machine, Point};
+use crate::compose::{Configuration, LaunchParameters, compose};
 use crate::document::image::{FileReference, ImageEvents, ImageReference, InitrdFile, Toolchain};
 use crate::document::{EventRecord, Known};
 use crate::event::kind;
@@ -257,4 +258,41 @@ fn registers_that_nobody_knows_are_said_by_their_inputs() {
     );
     let none = super::registers::registers(&composition, &BTreeMap::new(), &[]);
     assert!(text(&none).starts_with("CANNOT TELL"));
+}
+
+#[test]
+fn a_launch_digest_is_explained_by_its_neighbours() {
+    use ovmf_measure::sev::{CpuSignature, KernelHashes, LaunchDigest, Layout, Range, RangeKind, Vcpu, Vmm};
+    let layout = Layout {
+        firmware: LaunchDigest([1; 48]),
+        hash_table: Some([0x1000, 1024]),
+        ranges: vec![Range { address: 0x1000, kind: RangeKind::KernelHashes, size: 0x1000 }],
+        reset_eip: Some(0x80_b004),
+    };
+    let signature = CpuSignature::of_model("EPYC-Milan").unwrap();
+    let vcpu = Vcpu { vmm: Vmm::Qemu, signature, features: 1, legacy_fpu: false };
+    let parameters = LaunchParameters::SevSnp { layout: layout.clone(), vcpu, cpus: 4 };
+    let machine = Machine { boot: BootMethod::Kernel, launch: Some(parameters), ..Machine::with_events(vec![]) };
+    let image = release("1", "x", &[]).measured().unwrap();
+    let said = |measurement, host_data| {
+        let report = Report { measurement, host_data: [host_data; 32] };
+        text(&launch(&image, &machine, &Configuration::Stateless, &report, &[], &[]))
+    };
+    let memory = layout.memory(Some(&KernelHashes::of_image(image.uki))).unwrap();
+    let (four, eight) = (memory.with_cpus(&vcpu, 4).unwrap(), memory.with_cpus(&vcpu, 8).unwrap());
+    assert_eq!(said(four, 0), "MATCH: MEASUREMENT and HOST_DATA are as predicted\n");
+    assert_eq!(
+        said(eight, 0),
+        format!(
+            "MISMATCH at MEASUREMENT\ncause     it matches with 8 vCPUs\nexpected  sha384:{four}\nfound     sha384:{eight}\n\
+             whose     the machine, or whoever runs it\nnext      start the machine as its reference says, or use the \
+             reference of what it is; nothing but a matching digest proves what runs\n"
+        )
+    );
+    let no_hashes = layout.memory(None).unwrap().with_cpus(&vcpu, 4).unwrap();
+    assert!(said(no_hashes, 0).contains("it matches with no kernel hashes\n"));
+    let legacy = memory.with_cpus(&Vcpu { legacy_fpu: true, ..vcpu }, 2).unwrap();
+    assert!(said(legacy, 0).contains("it matches with 2 vCPUs, a host kernel that leaves MXCSR and FCW at 0\n"));
+    assert!(said(four, 1).starts_with("MISMATCH at HOST_DATA\n"));
+    assert!(said(LaunchDigest([9; 48]), 0).contains("no neighbour has it"));
 }

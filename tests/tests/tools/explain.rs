@@ -19,13 +19,14 @@ const OTHER: &str = "q35-ovmf-2026.08-2cpus-2gib";
 const MEASUREMENT: usize = 0x90;
 const HOST_DATA: usize = 0xc0;
 
-struct Bench {
+/// The references under test, and a folder for evidence.
+struct Files {
     folder: tempfile::TempDir,
     reference: PathBuf,
     debug: PathBuf,
 }
 
-impl Bench {
+impl Files {
     fn new() -> Self {
         let file = |name: &str| Image::open(&variable(name).unwrap()).unwrap().file("reference.json");
         let folder = tempfile::tempdir().unwrap();
@@ -70,29 +71,29 @@ fn pcrread(composition: &Composition, point: Point) -> String {
 
 #[test]
 fn registers_without_a_log_match_at_their_point_in_time_or_are_those_of_a_neighbour() {
-    let bench = Bench::new();
-    let own = composition(&bench.reference, MACHINE);
+    let files = Files::new();
+    let own = composition(&files.reference, MACHINE);
     for (point, words) in [(Point::Running, "in the running system"), (Point::Initrd, "in the initrd")] {
-        let file = bench.write("pcrs", pcrread(&own, point).as_bytes());
-        let (code, text) = bench.explain(MACHINE, "--pcrs", &file, &[]);
+        let file = files.write("pcrs", pcrread(&own, point).as_bytes());
+        let (code, text) = files.explain(MACHINE, "--pcrs", &file, &[]);
         assert_eq!(code, 0, "{text}");
         assert_eq!(text, format!("MATCH: {words}, 16 registers (sha256) are as predicted\n"));
     }
     let rows = [
         (
-            composition(&bench.reference, OTHER),
+            composition(&files.reference, OTHER),
             machine_file(OTHER),
             "PCR 0",
             "the machine q35-ovmf-2026.08-2cpus-2gib (",
         ),
-        (composition(&bench.debug, MACHINE), bench.debug.clone(), "PCR 4", "the image of "),
+        (composition(&files.debug, MACHINE), files.debug.clone(), "PCR 4", "the image of "),
     ];
     for (found, also, register, words) in rows {
-        let file = bench.write("pcrs", pcrread(&found, Point::Running).as_bytes());
-        let (code, text) = bench.explain(MACHINE, "--pcrs", &file, &["--also", also.to_str().unwrap()]);
+        let file = files.write("pcrs", pcrread(&found, Point::Running).as_bytes());
+        let (code, text) = files.explain(MACHINE, "--pcrs", &file, &["--also", also.to_str().unwrap()]);
         assert_eq!(code, 3, "{text}");
         assert!(text.contains(words) && text.contains("in the running system"), "{words}: {text}");
-        let (code, text) = bench.explain(MACHINE, "--pcrs", &file, &[]);
+        let (code, text) = files.explain(MACHINE, "--pcrs", &file, &[]);
         assert_eq!(code, 3);
         assert!(!text.contains("all are those of"), "{register}: {text}");
     }
@@ -100,7 +101,7 @@ fn registers_without_a_log_match_at_their_point_in_time_or_are_those_of_a_neighb
 
 #[test]
 fn a_report_matches_or_is_that_of_a_neighbour() {
-    let bench = Bench::new();
+    let files = Files::new();
     let recorded = checkout().unwrap().join("measurements/tests/recorded/snp-report.bin");
     let recorded = std::fs::read(recorded).unwrap();
     let report = |measurement: &[u8], host_data: u8| {
@@ -119,14 +120,14 @@ fn a_report_matches_or_is_that_of_a_neighbour() {
             other => panic!("{other:?}"),
         }
     };
-    let own = digest(&bench.reference, &|_| ());
-    let eight = digest(&bench.reference, &|machine| machine.shape.cpus = 8);
-    let features = digest(&bench.reference, &|machine| {
+    let own = digest(&files.reference, &|_| ());
+    let eight = digest(&files.reference, &|machine| machine.shape.cpus = 8);
+    let features = digest(&files.reference, &|machine| {
         if let Some(measurements::document::machine::LaunchReference::SevSnp(snp)) = &mut machine.launch {
             snp.features = 0x21;
         }
     });
-    let debug = digest(&bench.debug, &|_| ());
+    let debug = digest(&files.debug, &|_| ());
     let rows: [(&[u8], u8, i32, &[&str]); 6] = [
         (&own, 0, 0, &["MATCH"]),
         (&own, 1, 3, &["MISMATCH at HOST_DATA", "whose     the cluster's configuration"]),
@@ -136,22 +137,22 @@ fn a_report_matches_or_is_that_of_a_neighbour() {
         (&[7; 48], 0, 3, &["no neighbour has it", "1 to 256 CPUs"]),
     ];
     for (measurement, host_data, expected, words) in rows {
-        let file = bench.write("report", &report(measurement, host_data));
-        let also = ["--also", bench.debug.to_str().unwrap()];
-        let (code, text) = bench.explain("qemu-snp-kernel", "--snp-report", &file, &also);
+        let file = files.write("report", &report(measurement, host_data));
+        let also = ["--also", files.debug.to_str().unwrap()];
+        let (code, text) = files.explain("qemu-snp-kernel", "--snp-report", &file, &also);
         assert_eq!(code, expected, "{text}");
         for words in words {
             assert!(text.contains(words), "{words:?}: {text}");
         }
     }
-    let file = bench.write("report", &report(&own, 0));
-    let (code, text) = bench.explain(MACHINE, "--snp-report", &file, &[]);
+    let file = files.write("report", &report(&own, 0));
+    let (code, text) = files.explain(MACHINE, "--snp-report", &file, &[]);
     assert_eq!(code, 4, "{text}");
 }
 
 #[test]
 fn the_machine_that_a_log_is_of_is_named_with_its_shape() {
-    let bench = Bench::new();
+    let files = Files::new();
     let folder = checkout().unwrap().join(FOLDER);
     for (other, shape) in [
         ("q35-ovmf-2025.02-1cpu-1gib", "(1 CPU, 1024 MiB, TPM by crb, ovmf 2025.02"),
@@ -161,7 +162,7 @@ fn the_machine_that_a_log_is_of_is_named_with_its_shape() {
     ] {
         let log = folder.join(other).join("log");
         let also = machine_file(other);
-        let (code, text) = bench.explain(MACHINE, "--event-log", &log, &["--also", also.to_str().unwrap()]);
+        let (code, text) = files.explain(MACHINE, "--event-log", &log, &["--also", also.to_str().unwrap()]);
         let words = format!("what the firmware measured is that of the machine {other} {shape}");
         assert!(code == 3 && text.contains(&words), "{words}: {text}");
     }
@@ -169,29 +170,29 @@ fn the_machine_that_a_log_is_of_is_named_with_its_shape() {
 
 #[test]
 fn a_log_of_another_machine_does_not_match_and_json_keeps_to_its_schema() {
-    let bench = Bench::new();
+    let files = Files::new();
     let log = checkout().unwrap().join("measurements/tests/recorded/tpm-gcp-uki-eventlog.bin");
-    let (code, text) = bench.explain(MACHINE, "--event-log", &log, &[]);
+    let (code, text) = files.explain(MACHINE, "--event-log", &log, &[]);
     assert_eq!(code, 3, "{text}");
     assert!(text.starts_with("MISMATCH at event 0, PCR 0") && text.contains("version of the firmware"), "{text}");
-    let (_, text) = bench.explain(MACHINE, "--event-log", &log, &["--json"]);
+    let (_, text) = files.explain(MACHINE, "--event-log", &log, &["--json"]);
     Schema::get("verdict").unwrap().check(&serde_json::from_str(&text).unwrap()).unwrap();
 }
 
 #[test]
 fn evidence_that_cannot_be_used_is_refused_with_what_to_give() {
-    let bench = Bench::new();
-    let file = bench.write("evidence", b"hello");
+    let files = Files::new();
+    let file = files.write("evidence", b"hello");
     for (evidence, words) in [
         ("--pcrs", "tpm2_pcrread"),
         ("--snp-report", "is no attestation report of SEV-SNP"),
         ("--event-log", "cannot be used"),
     ] {
-        let (code, text) = bench.explain(MACHINE, evidence, &file, &[]);
+        let (code, text) = files.explain(MACHINE, evidence, &file, &[]);
         assert_eq!(code, 1, "{text}");
         assert!(text.contains(words) && text.contains("evidence"), "{evidence}: {text}");
     }
-    let (code, text) = bench.explain("q35-that-is-not-there", "--pcrs", &file, &[]);
+    let (code, text) = files.explain("q35-that-is-not-there", "--pcrs", &file, &[]);
     assert_eq!(code, 1);
     assert!(text.contains("q35-that-is-not-there.machine.json"), "{text}");
 }

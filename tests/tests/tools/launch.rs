@@ -1,26 +1,15 @@
 //! Launch digests of the confidential firmwares that are locked. The expected values were calculated by `sev-snp-measure` 0.0.13 and by the crate `sev` 8.0.0, which agree (SNP, SEV), and by an independent
 //! script (TDX). They hold for one build of the firmware: when the lock moves to another, the test says so.
 
-use std::path::Path;
-use std::process::Command;
-
-use cairn_tests::environment::{output_of, xtask};
+use cairn_tests::machine::locked_file;
 use ovmf_measure::Firmware;
 use ovmf_measure::sev::{CpuSignature, KernelHashes, Memory, Vcpu, Vmm, sev, sev_es};
 use ovmf_measure::tdx::{Order, mrtd};
 use xtask::digest::Sha256Digest;
-use xtask::lock::Lock;
-use xtask::store::Store;
 
-/// A file out of a locked package.
+/// A file of a package of the suite that has the confidential firmwares.
 fn firmware(package: &str, file: &str) -> Vec<u8> {
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    output_of(Command::new(xtask().unwrap()).arg("fetch").current_dir(checkout)).unwrap();
-    let lock = Lock::read(&checkout.join("os/packages.lock")).unwrap();
-    let package = lock.packages.iter().find(|locked| locked.name == package).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    xtask::deb::unpack(&Store::open().unwrap().package(&package.sha256), folder.path()).unwrap();
-    std::fs::read(folder.path().join(file)).unwrap()
+    locked_file(package, "forky", file).unwrap()
 }
 
 fn vcpu(vmm: Vmm, model: &str, features: u64) -> Vcpu {

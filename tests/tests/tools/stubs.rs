@@ -3,25 +3,18 @@
 
 use cairn_tests::environment::{output_of, sandbox, variable};
 use cairn_tests::image::Image;
-use cairn_tests::machine::checkout;
+use cairn_tests::machine::locked_file;
 use cairn_tests::pe;
 use measurements::boot::Image as Measurable;
 use measurements::event::Digests;
 use measurements::{Bank, Event};
-use xtask::machine::config::FirmwareConfig;
-use xtask::machine::firmware::Firmware;
-use xtask::progress::Progress;
 use xtask::sandbox::WORK;
-use xtask::store::Store;
 
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
 /// The stub of a suite's systemd.
 fn stub(suite: &str) -> Vec<u8> {
-    let config =
-        FirmwareConfig { package: "systemd-boot-efi".into(), suite: suite.into(), code: STUB.into(), variables: None };
-    let silent = Progress::silent();
-    Firmware::get(&config, &checkout().unwrap(), &Store::open().unwrap(), &silent).unwrap().read_code().unwrap()
+    locked_file("systemd-boot-efi", suite, STUB).unwrap()
 }
 
 /// What ukify makes of the image's kernel, a small initrd and a stub.
