@@ -1,0 +1,123 @@
+//! What evidence is bound to, so that it proves nothing in another conversation: the transcript of the messages and of the TLS connection, the key that a secret is sealed to, and what it is asked for
+//! (docs of the protocol KRP/1, "binder").
+//!
+//! Every field has its length before it, so that no two different sets of fields give the same bytes.
+
+use sha2::{Digest, Sha256, Sha512};
+
+/// SHA-256 over the two messages that began a conversation and the exporter of the TLS connection that carried them (RFC 8446, section 7.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transcript([u8; 32]);
+
+impl Transcript {
+    /// `hello` and `challenge` are the SHA-256 of the messages as they were sent.
+    pub fn new(hello: &[u8; 32], challenge: &[u8; 32], exporter: &[u8; 32]) -> Self {
+        let hash = Sha256::new().chain_update(b"krp1-t");
+        Self(hash.chain_update(hello).chain_update(challenge).chain_update(exporter).finalize().into())
+    }
+
+    /// The digest.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// What a disk is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A disk is made.
+    Provision,
+    /// A disk is opened.
+    Unlock,
+    /// A running system shows what it is.
+    Probe,
+}
+
+impl Purpose {
+    /// The word in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Provision => "provision",
+            Self::Unlock => "unlock",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+/// All that evidence is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding<'a> {
+    /// The conversation.
+    pub transcript: Transcript,
+    /// Public key of this boot that the secret is sealed to (RFC 9180).
+    pub hpke_key: &'a [u8],
+    /// Name of the attestation key; empty without a TPM.
+    pub ak_name: &'a [u8],
+    /// What is asked for.
+    pub purpose: Purpose,
+    /// The disk's id; empty where there is none yet.
+    pub disk_id: &'a [u8],
+    /// SHA-256 of the disk's header; empty where there is none yet.
+    pub header_digest: &'a [u8],
+}
+
+impl Binding<'_> {
+    /// `extraData` of a TPM's quote: 32 bytes, which every TPM takes.
+    pub fn extra_data(&self) -> [u8; 32] {
+        Sha256::digest(self.framed(b"krp1-q")).into()
+    }
+
+    /// Report data of a TEE's report: 64 bytes.
+    pub fn report_data(&self) -> [u8; 64] {
+        Sha512::digest(self.framed(b"krp1-r")).into()
+    }
+
+    fn framed(&self, label: &[u8]) -> Vec<u8> {
+        let purpose = self.purpose.name().as_bytes();
+        let fields = [&self.transcript.0[..], self.hpke_key, self.ak_name, purpose, self.disk_id, self.header_digest];
+        let mut bytes = label.to_vec();
+        for field in fields {
+            bytes.extend((field.len() as u64).to_be_bytes());
+            bytes.extend(field);
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binding() -> Binding<'static> {
+        Binding {
+            transcript: Transcript::new(&[1; 32], &[2; 32], &[3; 32]),
+            hpke_key: b"key",
+            ak_name: b"name",
+            purpose: Purpose::Unlock,
+            disk_id: b"disk",
+            header_digest: b"header",
+        }
+    }
+
+    #[test]
+    fn every_field_moves_the_binding() {
+        let all = [
+            binding(),
+            Binding { transcript: Transcript::new(&[1; 32], &[2; 32], &[4; 32]), ..binding() },
+            Binding { transcript: Transcript::new(&[2; 32], &[1; 32], &[3; 32]), ..binding() },
+            Binding { hpke_key: b"other", ..binding() },
+            Binding { ak_name: b"", ..binding() },
+            Binding { purpose: Purpose::Provision, ..binding() },
+            // The same bytes in a row, cut at another place.
+            Binding { disk_id: b"diskh", header_digest: b"eader", ..binding() },
+            Binding { header_digest: b"", ..binding() },
+        ];
+        for (index, one) in all.iter().enumerate() {
+            for other in &all[index + 1..] {
+                assert_ne!(one.extra_data(), other.extra_data());
+                assert_ne!(one.report_data(), other.report_data());
+            }
+        }
+        assert_eq!(binding().extra_data(), binding().extra_data());
+    }
+}

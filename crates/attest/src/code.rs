@@ -1,0 +1,133 @@
+//! Why evidence is refused. Strangers are told nothing; the operator is told the code, what was found and what to do.
+
+use std::fmt;
+
+/// One code for each reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// A structure cannot be read.
+    Malformed,
+    /// The key is none that only quotes what its TPM holds.
+    AkAttributes,
+    /// The quote is of another key.
+    AkMismatch,
+    /// It is no quote.
+    QuoteType,
+    /// The signature is wrong.
+    QuoteSignature,
+    /// The quote was made for another conversation, key, purpose or disk.
+    BinderMismatch,
+    /// Other registers were quoted.
+    PcrSelection,
+    /// Another bank was quoted.
+    PcrBank,
+    /// The values sent are not those that were quoted.
+    PcrDigest,
+    /// The log does not lead to the quoted values.
+    LogReplay,
+    /// The log has an event that nobody predicted, or lacks one.
+    LogUnexpectedEvent,
+    /// A register has another value than predicted.
+    PcrMismatch,
+    /// The boot has already been closed.
+    BootCapped,
+    /// A prediction knows too little.
+    NotPredicted,
+    /// An envelope is not signed by an expected key.
+    EnvelopeSignature,
+}
+
+impl Code {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Malformed,
+        Self::AkAttributes,
+        Self::AkMismatch,
+        Self::QuoteType,
+        Self::QuoteSignature,
+        Self::BinderMismatch,
+        Self::PcrSelection,
+        Self::PcrBank,
+        Self::PcrDigest,
+        Self::LogReplay,
+        Self::LogUnexpectedEvent,
+        Self::PcrMismatch,
+        Self::BootCapped,
+        Self::NotPredicted,
+        Self::EnvelopeSignature,
+    ];
+
+    /// As audit logs and metrics have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "MALFORMED",
+            Self::AkAttributes => "AK_ATTRIBUTES",
+            Self::AkMismatch => "AK_MISMATCH",
+            Self::QuoteType => "QUOTE_TYPE",
+            Self::QuoteSignature => "QUOTE_SIGNATURE",
+            Self::BinderMismatch => "BINDER_MISMATCH",
+            Self::PcrSelection => "PCR_SELECTION",
+            Self::PcrBank => "PCR_BANK",
+            Self::PcrDigest => "PCR_DIGEST",
+            Self::LogReplay => "LOG_REPLAY",
+            Self::LogUnexpectedEvent => "LOG_UNEXPECTED_EVENT",
+            Self::PcrMismatch => "PCR_MISMATCH",
+            Self::BootCapped => "BOOT_CAPPED",
+            Self::NotPredicted => "NOT_PREDICTED",
+            Self::EnvelopeSignature => "ENVELOPE_SIGNATURE",
+        }
+    }
+
+    /// What the operator does next.
+    pub const fn next(self) -> &'static str {
+        match self {
+            Self::Malformed => "update the node: it speaks another version, or somebody changes its messages",
+            Self::AkAttributes => "enrol the node with a restricted attestation key of its own TPM",
+            Self::AkMismatch => "the quote is of another machine: find out who sent it",
+            Self::QuoteType | Self::QuoteSignature | Self::PcrDigest => "no genuine node sends this: find out who does",
+            Self::BinderMismatch => "start the boot again; if it stays, somebody stands between node and broker",
+            Self::PcrSelection | Self::PcrBank => "enrol the node anew if its TPM has other banks now",
+            Self::LogReplay => "the log was cut or changed on its way, or the node is not genuine",
+            Self::LogUnexpectedEvent | Self::PcrMismatch => "`cairn explain` with the node's log names what differs",
+            Self::BootCapped => "boot the node again: this boot has already been given what it may have",
+            Self::NotPredicted => "use a machine reference that knows every register",
+            Self::EnvelopeSignature => "compare the keys in cluster.json with the broker's",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A refusal: its code, and what was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {found}")]
+pub struct Refusal {
+    /// The code.
+    pub code: Code,
+    /// What was found, for the operator. It holds no secret.
+    pub found: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: Code, found: impl Into<String>) -> Self {
+        Self { code, found: found.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_name_of_its_own_and_a_next_step() {
+        let names: BTreeSet<&str> = Code::ALL.into_iter().map(Code::name).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+        assert!(Code::ALL.into_iter().all(|code| !code.next().is_empty()));
+    }
+}
