@@ -1,0 +1,33 @@
+//! Where things are on a state disk. All numbers are bytes.
+
+/// Both copies of header and JSON, then the keyslot: read once, and covered by one digest.
+pub const HEADER: usize = 16 << 20;
+/// One copy of header and JSON.
+pub const METADATA: usize = 16 << 10;
+/// The binary part of a copy.
+pub const BINARY: usize = 4096;
+/// Where the keyslot's key material is.
+pub const KEYSLOT: u64 = 2 * METADATA as u64;
+/// Its length: a key of 64 bytes in 4000 stripes, in whole pages.
+pub const KEYSLOT_LENGTH: u64 = 258_048;
+/// Sectors of the mapping.
+pub const SECTOR: u64 = 4096;
+/// How sectors are encrypted.
+pub const CIPHER: &str = "aes-xts-plain64";
+/// Length of the volume key, and of the key that wraps it.
+pub const KEY: u64 = 64;
+/// The generation block is the last of the mapping.
+pub const GENERATION: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keyslot_fits_its_stripes_and_the_header() {
+        const STRIPES: u64 = 4000;
+        assert_eq!((KEY * STRIPES).next_multiple_of(SECTOR), KEYSLOT_LENGTH);
+        assert!(KEYSLOT + KEYSLOT_LENGTH < HEADER as u64);
+        assert_eq!(HEADER as u64 % SECTOR, 0);
+    }
+}
