@@ -33,13 +33,27 @@ pub enum Code {
     BootCapped,
     /// A prediction knows too little.
     NotPredicted,
+    /// A report's certificate is not of the manufacturer, or not of this chip and its firmware.
+    VcekChain,
+    /// A report's signature is wrong.
+    ReportSignature,
+    /// The guest may be debugged.
+    SnpDebug,
+    /// The guest may be migrated by an agent.
+    SnpMigratable,
+    /// The report was not made at the highest privilege.
+    SnpVmpl,
+    /// The report was signed by no key of the chip.
+    SnpSigningKey,
+    /// The report hides its chip.
+    SnpChipHidden,
     /// An envelope is not signed by an expected key.
     EnvelopeSignature,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 22] = [
         Self::Malformed,
         Self::AkAttributes,
         Self::AkMismatch,
@@ -54,6 +68,13 @@ impl Code {
         Self::PcrMismatch,
         Self::BootCapped,
         Self::NotPredicted,
+        Self::VcekChain,
+        Self::ReportSignature,
+        Self::SnpDebug,
+        Self::SnpMigratable,
+        Self::SnpVmpl,
+        Self::SnpSigningKey,
+        Self::SnpChipHidden,
         Self::EnvelopeSignature,
     ];
 
@@ -74,6 +95,13 @@ impl Code {
             Self::PcrMismatch => "PCR_MISMATCH",
             Self::BootCapped => "BOOT_CAPPED",
             Self::NotPredicted => "NOT_PREDICTED",
+            Self::VcekChain => "VCEK_CHAIN",
+            Self::ReportSignature => "REPORT_SIGNATURE",
+            Self::SnpDebug => "SNP_DEBUG",
+            Self::SnpMigratable => "SNP_MIGRATABLE",
+            Self::SnpVmpl => "SNP_VMPL",
+            Self::SnpSigningKey => "SNP_SIGNING_KEY",
+            Self::SnpChipHidden => "SNP_CHIP_HIDDEN",
             Self::EnvelopeSignature => "ENVELOPE_SIGNATURE",
         }
     }
@@ -91,6 +119,13 @@ impl Code {
             Self::LogUnexpectedEvent | Self::PcrMismatch => "`cairn explain` with the node's log names what differs",
             Self::BootCapped => "boot the node again: this boot has already been given what it may have",
             Self::NotPredicted => "use a machine reference that knows every register",
+            Self::VcekChain => "fetch the certificate of this chip and its present firmware anew",
+            Self::ReportSignature => "no genuine node sends this: find out who does",
+            Self::SnpDebug | Self::SnpMigratable => {
+                "start the guest with a policy that allows neither debugging nor migration"
+            }
+            Self::SnpVmpl => "ask for the report at VMPL 0",
+            Self::SnpSigningKey | Self::SnpChipHidden => "let the host sign with the chip's key and show its id",
             Self::EnvelopeSignature => "compare the keys in cluster.json with the broker's",
         }
     }

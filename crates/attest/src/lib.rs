@@ -7,6 +7,8 @@ pub mod binding;
 mod code;
 pub mod dsse;
 pub mod policy;
+#[cfg(feature = "snp")]
+pub mod snp;
 pub mod tpm;
 
 pub use code::{Code, Refusal};
