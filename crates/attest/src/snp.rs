@@ -173,7 +173,8 @@ mod tests {
             report
         };
         let hidden = [&REPORT[..0x1a0], &[0; 64], &REPORT[0x1e0..]].concat();
-        let rows: [(&str, Vec<u8>, &[u8], Product, Code); 9] = [
+        type Row = (&'static str, Vec<u8>, &'static [u8], Product, Code);
+        let rows: [Row; 9] = [
             ("measurement", flipped(0x90, 1), VCEK, Product::Milan, Code::ReportSignature),
             ("host data", flipped(0xc0, 1), VCEK, Product::Milan, Code::ReportSignature),
             ("signature", flipped(0x2a0, 1), VCEK, Product::Milan, Code::ReportSignature),

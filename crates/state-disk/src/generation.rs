@@ -1,0 +1,199 @@
+//! The generation block: how often the broker has released this disk, kept inside the encrypted volume and outside its file system, so that an older copy of the whole disk is noticed before its journal is replayed.
+//!
+//! It is the last [`GENERATION`](crate::layout::GENERATION) bytes of the mapping and holds two copies, which are written in turn: whatever a power cut leaves of the one, the other is whole. Each has an HMAC under
+//! a key that only this disk's share gives. Rollback is noticed only across generations; the number is no count of boots.
+
+use ring::hmac;
+
+use crate::layout::GENERATION;
+
+const BLOCK: usize = GENERATION as usize;
+/// One copy; sectors of a disk are smaller, so that a torn write leaves the other copy alone.
+const COPY: usize = BLOCK / 2;
+const MAGIC: &[u8; 8] = b"CAIRNGEN";
+/// Magic, disk id, generation, head, HMAC.
+const DISK: usize = 8;
+const NUMBER: usize = 24;
+const HEAD: usize = 32;
+const SIGNED: usize = 64;
+const END: usize = 96;
+
+/// What a copy says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// How often the disk was released.
+    pub number: u64,
+    /// Head of the broker's audit log then.
+    pub head: [u8; 32],
+}
+
+/// A block whose length is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block(Vec<u8>);
+
+/// Why a block is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It has another length.
+    #[error("the generation block has {0} bytes, {BLOCK} are expected")]
+    Length(usize),
+    /// Neither copy is of this disk and whole.
+    #[error("neither copy of the generation block is whole: the disk is damaged, or not the one that its header says")]
+    NoCopy,
+}
+
+/// What the numbers of disk and broker mean together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The disk goes on, and gets the broker's number plus one.
+    GoesOn,
+    /// The disk is older than the broker knows: it was put back.
+    DiskRollback,
+    /// The broker is older than the disk knows: its database was put back.
+    BrokerBehind,
+}
+
+/// Judges the disk's number by the broker's. The disk may be one ahead: then the last commit was lost.
+pub fn judge(disk: u64, broker: u64) -> Verdict {
+    match disk.checked_sub(broker) {
+        None => Verdict::DiskRollback,
+        Some(0 | 1) => Verdict::GoesOn,
+        Some(_) => Verdict::BrokerBehind,
+    }
+}
+
+impl Block {
+    /// The block of a new disk: both copies say the same.
+    pub fn new(key: &hmac::Key, disk: &[u8; 16], generation: Generation) -> Self {
+        let copy = copy(key, disk, generation);
+        Self([copy.clone(), copy].concat())
+    }
+
+    /// A block as it was read.
+    ///
+    /// # Errors
+    /// [`Error::Length`].
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, Error> {
+        if bytes.len() == BLOCK { Ok(Self(bytes)) } else { Err(Error::Length(bytes.len())) }
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The newest whole copy.
+    ///
+    /// # Errors
+    /// [`Error::NoCopy`].
+    pub fn generation(&self, key: &hmac::Key, disk: &[u8; 16]) -> Result<Generation, Error> {
+        self.newest(key, disk).map(|(_, generation)| generation).ok_or(Error::NoCopy)
+    }
+
+    /// The block with the next generation in place of the older copy.
+    ///
+    /// # Errors
+    /// [`Error::NoCopy`].
+    pub fn with_next(&self, key: &hmac::Key, disk: &[u8; 16], next: Generation) -> Result<Self, Error> {
+        let (newest, _) = self.newest(key, disk).ok_or(Error::NoCopy)?;
+        let mut bytes = self.0.clone();
+        let start = (1 - newest) * COPY;
+        bytes[start..start + COPY].copy_from_slice(&copy(key, disk, next));
+        Ok(Self(bytes))
+    }
+
+    /// Index and content of the newest whole copy.
+    fn newest(&self, key: &hmac::Key, disk: &[u8; 16]) -> Option<(usize, Generation)> {
+        let copies = self.0.chunks(COPY).enumerate();
+        let whole = copies.filter_map(|(index, copy)| Some((index, parse(key, disk, copy)?)));
+        whole.max_by_key(|(_, generation)| generation.number)
+    }
+}
+
+fn copy(key: &hmac::Key, disk: &[u8; 16], generation: Generation) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(disk);
+    bytes.extend(generation.number.to_be_bytes());
+    bytes.extend(generation.head);
+    bytes.extend(hmac::sign(key, &bytes).as_ref());
+    bytes.resize(COPY, 0);
+    bytes
+}
+
+fn parse(key: &hmac::Key, disk: &[u8; 16], copy: &[u8]) -> Option<Generation> {
+    hmac::verify(key, copy.get(..SIGNED)?, copy.get(SIGNED..END)?).ok()?;
+    if !copy.starts_with(MAGIC) || copy.get(DISK..NUMBER)? != disk {
+        return None;
+    }
+    let number = u64::from_be_bytes(copy.get(NUMBER..HEAD)?.try_into().ok()?);
+    Some(Generation { number, head: copy.get(HEAD..SIGNED)?.try_into().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: [u8; 16] = [5; 16];
+
+    fn key(byte: u8) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &[byte; 32])
+    }
+
+    fn generation(number: u64) -> Generation {
+        Generation { number, head: [number as u8; 32] }
+    }
+
+    #[test]
+    fn copies_are_written_in_turn_and_the_newest_counts() {
+        let first = Block::new(&key(1), &DISK, generation(1));
+        let second = first.with_next(&key(1), &DISK, generation(2)).unwrap();
+        let third = second.with_next(&key(1), &DISK, generation(3)).unwrap();
+        assert_eq!(third.generation(&key(1), &DISK), Ok(generation(3)));
+        let changed = |one: &Block, other: &Block| {
+            let differs = |half: usize| one.0[half * COPY..][..COPY] != other.0[half * COPY..][..COPY];
+            [differs(0), differs(1)]
+        };
+        let (once, again) = (changed(&first, &second), changed(&second, &third));
+        assert!(once.iter().filter(|changed| **changed).count() == 1 && once != again, "{once:?} {again:?}");
+    }
+
+    #[test]
+    fn a_write_that_is_cut_anywhere_leaves_the_older_or_the_newer_number() {
+        let before = Block::new(&key(1), &DISK, generation(7));
+        let after = before.with_next(&key(1), &DISK, generation(8)).unwrap();
+        for sector in 0..=BLOCK / 512 {
+            let torn = [&after.0[..sector * 512], &before.0[sector * 512..]].concat();
+            let number = Block::from_bytes(torn).unwrap().generation(&key(1), &DISK).unwrap().number;
+            assert!(number == 7 || number == 8, "{sector}: {number}");
+        }
+    }
+
+    #[test]
+    fn what_is_of_another_key_or_disk_or_changed_is_no_copy() {
+        let block = Block::new(&key(1), &DISK, generation(1));
+        assert_eq!(block.generation(&key(2), &DISK), Err(Error::NoCopy));
+        assert_eq!(block.generation(&key(1), &[6; 16]), Err(Error::NoCopy));
+        for at in 0..END {
+            let mut bytes = block.0.clone();
+            bytes[at] ^= 1;
+            bytes[COPY + at] ^= 1;
+            assert_eq!(Block(bytes).generation(&key(1), &DISK), Err(Error::NoCopy), "byte {at}");
+        }
+        assert_eq!(Block::from_bytes(vec![0; BLOCK]).unwrap().generation(&key(1), &DISK), Err(Error::NoCopy));
+        assert_eq!(Block::from_bytes(vec![0; 1]), Err(Error::Length(1)));
+    }
+
+    #[test]
+    fn the_numbers_of_disk_and_broker_are_judged() {
+        for (disk, broker, verdict) in [
+            (4, 5, Verdict::DiskRollback),
+            (5, 5, Verdict::GoesOn),
+            (6, 5, Verdict::GoesOn),
+            (7, 5, Verdict::BrokerBehind),
+            (0, u64::MAX, Verdict::DiskRollback),
+            (u64::MAX, 0, Verdict::BrokerBehind),
+        ] {
+            assert_eq!(judge(disk, broker), verdict, "{disk} {broker}");
+        }
+    }
+}
