@@ -9,6 +9,8 @@ pub enum Code {
     Malformed,
     /// The key is none that only quotes what its TPM holds.
     AkAttributes,
+    /// The endorsement key is of no kind that a manufacturer vouches for.
+    EkAttributes,
     /// The quote is of another key.
     AkMismatch,
     /// It is no quote.
@@ -53,9 +55,10 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Malformed,
         Self::AkAttributes,
+        Self::EkAttributes,
         Self::AkMismatch,
         Self::QuoteType,
         Self::QuoteSignature,
@@ -83,6 +86,7 @@ impl Code {
         match self {
             Self::Malformed => "MALFORMED",
             Self::AkAttributes => "AK_ATTRIBUTES",
+            Self::EkAttributes => "EK_ATTRIBUTES",
             Self::AkMismatch => "AK_MISMATCH",
             Self::QuoteType => "QUOTE_TYPE",
             Self::QuoteSignature => "QUOTE_SIGNATURE",
@@ -111,6 +115,7 @@ impl Code {
         match self {
             Self::Malformed => "update the node: it speaks another version, or somebody changes its messages",
             Self::AkAttributes => "enrol the node with a restricted attestation key of its own TPM",
+            Self::EkAttributes => "enrol the node with the RSA 2048 endorsement key of its TPM",
             Self::AkMismatch => "the quote is of another machine: find out who sent it",
             Self::QuoteType | Self::QuoteSignature | Self::PcrDigest => "no genuine node sends this: find out who does",
             Self::BinderMismatch => "start the boot again; if it stays, somebody stands between node and broker",

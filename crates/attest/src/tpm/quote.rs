@@ -304,6 +304,23 @@ mod tests {
         assert_eq!(forger.check(&forger.parts()).unwrap_err().code, Code::QuoteSignature);
     }
 
+    /// Made by swtpm for [`binding`], with tpm2-tools: TPM2_Quote over PCR 0 to 15 of SHA-256.
+    #[test]
+    fn a_quote_of_a_tpm_emulator_is_accepted() {
+        let key = AttestationKey::parse(include_bytes!("../../tests/recorded/swtpm/ak.bin")).unwrap();
+        let values = measurements::parse::pcrs::parse(include_bytes!("../../tests/recorded/swtpm/pcrs.txt")).unwrap();
+        let evidence = Evidence {
+            attest: include_bytes!("../../tests/recorded/swtpm/quote.bin"),
+            signature: include_bytes!("../../tests/recorded/swtpm/signature.bin"),
+            registers: &values[&Bank::Sha256],
+        };
+        let quoted = check(&evidence, &key, Bank::Sha256, &binding()).unwrap();
+        assert!(quoted.registers[&4].iter().any(|byte| *byte != 0));
+        let other = Binding { purpose: Purpose::Probe, ..binding() };
+        assert_eq!(check(&evidence, &key, Bank::Sha256, &other).unwrap_err().code, Code::BinderMismatch);
+        assert_eq!(check(&evidence, &key, Bank::Sha384, &binding()).unwrap_err().code, Code::PcrBank);
+    }
+
     #[test]
     fn damaged_structures_are_refused_and_never_a_panic() {
         for length in 0..200 {
