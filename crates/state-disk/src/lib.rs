@@ -7,3 +7,4 @@ pub mod generation;
 pub mod header;
 mod json;
 pub mod layout;
+pub mod record;
