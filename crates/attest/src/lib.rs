@@ -4,8 +4,11 @@
 //! it over the expected binding and registers. What is made of registers is a [`policy`] over predictions of `measurements`.
 
 pub mod binding;
+pub mod bytes;
 mod code;
 pub mod dsse;
+
+pub mod message;
 pub mod policy;
 #[cfg(feature = "snp")]
 pub mod snp;

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Document, Error, EventRecord, Known, events, read, sha256, write};
+use super::{Error, EventRecord, Known, events, sha256};
 use crate::Source;
 use crate::boot::{Image, Measured};
+use crate::canonical::{Document, read, write};
 use crate::parse::uki;
 
 /// The schema that is read and written.

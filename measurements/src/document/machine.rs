@@ -6,9 +6,10 @@
 use ovmf_measure::sev::{CpuSignature, Layout, Range, RangeKind, Vcpu, Vmm};
 use serde::{Deserialize, Serialize};
 
-use super::{Document, Error, EventRecord, events, read, write};
+use super::{Error, EventRecord, events};
 use crate::Source;
 use crate::boot::{BootMethod, Machine};
+use crate::canonical::{Document, read, write};
 use crate::compose::LaunchParameters;
 use crate::tpm::pcr05::Exit;
 
