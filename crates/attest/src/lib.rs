@@ -7,7 +7,6 @@ pub mod binding;
 pub mod bytes;
 mod code;
 pub mod dsse;
-
 pub mod message;
 pub mod policy;
 #[cfg(feature = "snp")]
