@@ -80,8 +80,8 @@ codes! {
         "A configuration partition exists and cannot be read, or there are too many of them",
         "write the image to the disk again, and detach other disks with a configuration partition";
     ConfigurationUnsupported, "CONFIGURATION_UNSUPPORTED",
-        "A configuration partition is not empty, and this version cannot attest, so it must not pretend to",
-        "use a release that joins clusters, or clear the configuration partition";
+        "A configuration partition is not empty, and this version cannot attest, so it must not pretend to; or there are two, or what it holds is no line",
+        "use a release that joins clusters, detach other disks with a configuration, or clear the configuration partition";
     VerityMapFailed, "VERITY_MAP_FAILED",
         "The kernel did not map the root partition with dm-verity",
         "see the kernel's lines above; rebuild the image if dm-verity or sha256 is missing";
