@@ -12,7 +12,8 @@ use crate::event::kind;
 use crate::explain::neighbours::Neighbours;
 use crate::explain::{self, text};
 use crate::parse::pe::tests::image as pe;
-use crate::parse::tcg_log::{Log, LogEvent};
+use crate::parse::tcg_log::Log;
+use crate::parse::tcg_log::tests::log_of;
 use crate::parse::variables::Variables;
 use crate::parse::variables::tests::flash;
 use crate::tpm::pcr05::Exit;
@@ -153,13 +154,7 @@ fn rename(raw: &mut [u8], number: u32, name: &str) {
 }
 
 fn log(events: &[Event]) -> Log {
-    let events = events.iter().map(|event| LogEvent {
-        register: event.register.into(),
-        kind: event.kind,
-        digests: event.digests.legal()[0].clone().into_iter().collect(),
-        data: event.data.clone().unwrap_or_default(),
-    });
-    Log { banks: Bank::ALL.to_vec(), events: events.collect(), locality: 0 }
+    log_of(events, &Bank::ALL)
 }
 
 /// A name, what is changed, the registers that move, and what `explain` says.

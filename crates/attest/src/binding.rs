@@ -85,10 +85,11 @@ impl Binding<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn binding() -> Binding<'static> {
+    /// One that tests begin with.
+    pub(crate) fn binding() -> Binding<'static> {
         Binding {
             transcript: Transcript::new(&[1; 32], &[2; 32], &[3; 32]),
             hpke_key: b"key",

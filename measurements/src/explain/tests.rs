@@ -10,7 +10,8 @@ use crate::compose::{Configuration, LaunchParameters, compose};
 use crate::document::image::{FileReference, ImageEvents, ImageReference, InitrdFile, Toolchain};
 use crate::document::{EventRecord, Known};
 use crate::event::kind;
-use crate::parse::tcg_log::{Log, LogEvent};
+use crate::parse::tcg_log::Log;
+use crate::parse::tcg_log::tests::log_of;
 use crate::tpm::Value;
 use crate::tpm::{pcr05, separator};
 use crate::{Bank, Event, Source};
@@ -39,13 +40,7 @@ fn predicted() -> Vec<Event> {
 }
 
 fn log(events: &[Event]) -> Log {
-    let events = events.iter().map(|event| LogEvent {
-        register: event.register.into(),
-        kind: event.kind,
-        digests: event.digests.legal()[0].clone().into_iter().collect(),
-        data: event.data.clone().unwrap_or_default(),
-    });
-    Log { banks: vec![Bank::Sha1, Bank::Sha256], events: events.collect(), locality: 0 }
+    log_of(events, &[Bank::Sha1, Bank::Sha256])
 }
 
 fn after(change: impl FnOnce(&mut Vec<Event>)) -> String {

@@ -138,8 +138,23 @@ fn event(bytes: &[u8], start: usize, declared: &[(u16, usize)]) -> Result<(LogEv
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::Event;
+
+    /// The log of a machine that measured these events, in these banks.
+    pub(crate) fn log_of(events: &[Event], banks: &[Bank]) -> Log {
+        let event = |event: &Event| {
+            let legal = event.digests.legal()[0].clone().into_iter();
+            LogEvent {
+                register: event.register.into(),
+                kind: event.kind,
+                digests: legal.filter(|(bank, _)| banks.contains(bank)).collect(),
+                data: event.data.clone().unwrap_or_default(),
+            }
+        };
+        Log { banks: banks.to_vec(), events: events.iter().map(event).collect(), locality: 0 }
+    }
 
     fn header() -> Vec<u8> {
         let mut spec = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x02\0\0\0".to_vec();

@@ -176,7 +176,8 @@ mod tests {
 
     use super::super::public::tests::{AK, area};
     use super::*;
-    use crate::binding::{Purpose, Transcript};
+    use crate::binding::Purpose;
+    use crate::binding::tests::binding;
 
     /// Stands for a TPM: a fake with one key.
     struct FakeTpm {
@@ -245,17 +246,6 @@ mod tests {
             }
             let evidence = Evidence { attest: &attest, signature: &signature, registers: &self.registers };
             check(&evidence, &self.key, Bank::Sha256, &binding())
-        }
-    }
-
-    fn binding() -> Binding<'static> {
-        Binding {
-            transcript: Transcript::new(&[1; 32], &[2; 32], &[3; 32]),
-            hpke_key: b"key",
-            ak_name: b"name",
-            purpose: Purpose::Unlock,
-            disk_id: b"disk",
-            header_digest: b"header",
         }
     }
 
