@@ -74,14 +74,50 @@ impl Binding<'_> {
 
     fn framed(&self, label: &[u8]) -> Vec<u8> {
         let purpose = self.purpose.name().as_bytes();
-        let fields = [&self.transcript.0[..], self.hpke_key, self.ak_name, purpose, self.disk_id, self.header_digest];
-        let mut bytes = label.to_vec();
-        for field in fields {
-            bytes.extend((field.len() as u64).to_be_bytes());
-            bytes.extend(field);
-        }
-        bytes
+        framed(label, &[&self.transcript.0, self.hpke_key, self.ak_name, purpose, self.disk_id, self.header_digest])
     }
+}
+
+/// All that the quote of a commit is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commitment<'a> {
+    /// SHA-256 of the release's payload.
+    pub release: &'a [u8; 32],
+    /// SHA-256 of the disk's header; empty where nothing was opened.
+    pub header_digest: &'a [u8],
+    /// What names the volume key; empty where nothing was opened.
+    pub volume: &'a [u8],
+    /// What the generation block says.
+    pub generation: u64,
+}
+
+impl Commitment<'_> {
+    /// `extraData` of a TPM's quote.
+    pub fn extra_data(&self) -> [u8; 32] {
+        let generation = self.generation.to_be_bytes();
+        let fields = [&self.release[..], self.header_digest, self.volume, &generation];
+        Sha256::digest(framed(b"krp1-c", &fields)).into()
+    }
+}
+
+/// What an activated credential answers, with which key: HMAC-SHA-256 under the credential.
+pub fn activation(credential: &[u8], transcript: &Transcript) -> [u8; 32] {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, credential);
+    let mut tag = [0; 32];
+    tag.copy_from_slice(ring::hmac::sign(&key, &[b"krp1-a", &transcript.0[..]].concat()).as_ref());
+    tag
+}
+
+/// The exporter of the TLS connection that carries a conversation (RFC 8446, section 7.5): label, and the context is empty. 32 bytes.
+pub const EXPORTER: &[u8] = b"EXPORTER-krp1";
+
+fn framed(label: &[u8], fields: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = label.to_vec();
+    for field in fields {
+        bytes.extend((field.len() as u64).to_be_bytes());
+        bytes.extend(*field);
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -120,5 +156,29 @@ pub(crate) mod tests {
             }
         }
         assert_eq!(binding().extra_data(), binding().extra_data());
+    }
+
+    #[test]
+    fn every_field_moves_the_commitment_and_it_is_no_binding() {
+        let commitment = Commitment { release: &[1; 32], header_digest: b"header", volume: b"volume", generation: 1 };
+        let all = [
+            commitment,
+            Commitment { release: &[2; 32], ..commitment },
+            Commitment { header_digest: b"", ..commitment },
+            Commitment { volume: b"", ..commitment },
+            Commitment { generation: 2, ..commitment },
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(all[index + 1..].iter().all(|other| one.extra_data() != other.extra_data()));
+            assert_ne!(one.extra_data(), binding().extra_data());
+        }
+    }
+
+    #[test]
+    fn an_activation_answers_one_conversation() {
+        let (one, other) = (binding().transcript, Transcript::new(&[9; 32], &[2; 32], &[3; 32]));
+        assert_eq!(activation(b"secret", &one), activation(b"secret", &one));
+        assert_ne!(activation(b"secret", &one), activation(b"secret", &other));
+        assert_ne!(activation(b"secret", &one), activation(b"other", &one));
     }
 }

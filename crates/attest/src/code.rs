@@ -51,11 +51,15 @@ pub enum Code {
     SnpChipHidden,
     /// An envelope is not signed by an expected key.
     EnvelopeSignature,
+    /// A broker's certificate is of another cluster, epoch or connection.
+    BrokerCertificate,
+    /// A sealed secret cannot be opened.
+    SealedSecret,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Malformed,
         Self::AkAttributes,
         Self::EkAttributes,
@@ -79,6 +83,8 @@ impl Code {
         Self::SnpSigningKey,
         Self::SnpChipHidden,
         Self::EnvelopeSignature,
+        Self::BrokerCertificate,
+        Self::SealedSecret,
     ];
 
     /// As audit logs and metrics have it.
@@ -107,6 +113,8 @@ impl Code {
             Self::SnpSigningKey => "SNP_SIGNING_KEY",
             Self::SnpChipHidden => "SNP_CHIP_HIDDEN",
             Self::EnvelopeSignature => "ENVELOPE_SIGNATURE",
+            Self::BrokerCertificate => "BROKER_CERTIFICATE",
+            Self::SealedSecret => "SEALED_SECRET",
         }
     }
 
@@ -131,7 +139,10 @@ impl Code {
             }
             Self::SnpVmpl => "ask for the report at VMPL 0",
             Self::SnpSigningKey | Self::SnpChipHidden => "let the host sign with the chip's key and show its id",
-            Self::EnvelopeSignature => "compare the keys in cluster.json with the broker's",
+            Self::EnvelopeSignature | Self::BrokerCertificate => "compare the keys in cluster.json with the broker's",
+            Self::SealedSecret => {
+                "use the key that the secret was sealed to; if it is that, somebody changed the secret"
+            }
         }
     }
 }
@@ -153,7 +164,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn new(code: Code, found: impl Into<String>) -> Self {
+    /// A refusal.
+    pub fn new(code: Code, found: impl Into<String>) -> Self {
         Self { code, found: found.into() }
     }
 }

@@ -10,6 +10,10 @@ pub const BINARY: usize = 4096;
 pub const KEYSLOT: u64 = 2 * METADATA as u64;
 /// Its length: a key of 64 bytes in 4000 stripes, in whole pages.
 pub const KEYSLOT_LENGTH: u64 = 258_048;
+/// Where the share that is sealed to the recovery keys is: canonical JSON, then zeros. It is covered by the header's digest, and LUKS2 leaves it alone.
+pub const RECOVERY: usize = 1 << 20;
+/// At most so much.
+pub const RECOVERY_LENGTH: usize = 16 << 10;
 /// Sectors of the mapping.
 pub const SECTOR: u64 = 4096;
 /// How sectors are encrypted.

@@ -6,5 +6,6 @@
 pub mod generation;
 pub mod header;
 mod json;
+pub mod keys;
 pub mod layout;
 pub mod record;

@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 
 use super::public::{AttestationKey, Name};
 use super::reader::Reader;
-use crate::binding::Binding;
 use crate::{Code, Refusal};
 
 /// TPM_GENERATED_VALUE.
@@ -56,11 +55,11 @@ pub struct Quoted {
     pub boot: BootId,
 }
 
-/// Checks a quote of `key` over PCR 0 to 15 of `bank`, bound to `binding`.
+/// Checks a quote of `key` over PCR 0 to 15 of `bank`, with these `extraData`: those of a [binding](crate::binding::Binding) or of a [commitment](crate::binding::Commitment).
 ///
 /// # Errors
 /// In this order: [`Code::Malformed`], [`Code::QuoteType`], [`Code::AkMismatch`], [`Code::QuoteSignature`], [`Code::BinderMismatch`], [`Code::PcrBank`], [`Code::PcrSelection`], [`Code::PcrDigest`].
-pub fn check(evidence: &Evidence, key: &AttestationKey, bank: Bank, binding: &Binding) -> Result<Quoted, Refusal> {
+pub fn check(evidence: &Evidence, key: &AttestationKey, bank: Bank, extra_data: &[u8; 32]) -> Result<Quoted, Refusal> {
     let attest = Attest::parse(evidence.attest)?;
     if attest.signer != key.qualified_name().as_bytes() {
         let found = "the quote names another key than the one that is enrolled";
@@ -70,7 +69,7 @@ pub fn check(evidence: &Evidence, key: &AttestationKey, bank: Bank, binding: &Bi
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.point())
         .verify(evidence.attest, &signature)
         .map_err(|_| Refusal::new(Code::QuoteSignature, "the signature of the quote is not of the enrolled key"))?;
-    if attest.extra_data != binding.extra_data() {
+    if attest.extra_data != extra_data {
         let found = "the quote was made for another conversation, key, purpose or disk";
         return Err(Refusal::new(Code::BinderMismatch, found));
     }
@@ -176,8 +175,8 @@ mod tests {
 
     use super::super::public::tests::{AK, area};
     use super::*;
-    use crate::binding::Purpose;
     use crate::binding::tests::binding;
+    use crate::binding::{Binding, Purpose};
 
     /// Stands for a TPM: a fake with one key.
     struct FakeTpm {
@@ -245,7 +244,7 @@ mod tests {
                 signature.extend(number);
             }
             let evidence = Evidence { attest: &attest, signature: &signature, registers: &self.registers };
-            check(&evidence, &self.key, Bank::Sha256, &binding())
+            check(&evidence, &self.key, Bank::Sha256, &binding().extra_data())
         }
     }
 
@@ -304,11 +303,11 @@ mod tests {
             signature: include_bytes!("../../tests/recorded/swtpm/signature.bin"),
             registers: &values[&Bank::Sha256],
         };
-        let quoted = check(&evidence, &key, Bank::Sha256, &binding()).unwrap();
+        let quoted = check(&evidence, &key, Bank::Sha256, &binding().extra_data()).unwrap();
         assert!(quoted.registers[&4].iter().any(|byte| *byte != 0));
         let other = Binding { purpose: Purpose::Probe, ..binding() };
-        assert_eq!(check(&evidence, &key, Bank::Sha256, &other).unwrap_err().code, Code::BinderMismatch);
-        assert_eq!(check(&evidence, &key, Bank::Sha384, &binding()).unwrap_err().code, Code::PcrBank);
+        assert_eq!(check(&evidence, &key, Bank::Sha256, &other.extra_data()).unwrap_err().code, Code::BinderMismatch);
+        assert_eq!(check(&evidence, &key, Bank::Sha384, &binding().extra_data()).unwrap_err().code, Code::PcrBank);
     }
 
     #[test]

@@ -4,11 +4,18 @@
 //! A message is named in transcripts by the SHA-256 of its bytes as they were sent, never of something that was written again.
 
 use measurements::canonical::{self, Document};
-use serde::{Deserialize, Serialize};
+use ring::signature::Ed25519KeyPair;
 use sha2::{Digest, Sha256};
 
-use crate::bytes::{Bytes32, Hex};
+use crate::bytes::Bytes32;
+use crate::dsse::{Envelope, PublicKey};
 use crate::{Code, Refusal};
+
+mod reply;
+mod request;
+
+pub use reply::{Ack, DiskGrant, Hold, NodeCertificate, Receipt, Refused, Release, Sealed};
+pub use request::{Challenge, Commit, CommitResult, Credential, DiskState, Evidence, Hello, Purpose, Resume};
 
 /// The version of the protocol that is spoken.
 pub const VERSION: u32 = 1;
@@ -54,122 +61,29 @@ pub fn write<M: Document>(message: &M) -> Result<Sent, Refusal> {
     Ok(Sent { bytes, digest })
 }
 
-/// What a disk is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Purpose {
-    /// It is made.
-    Provision,
-    /// It is opened.
-    Unlock,
+/// Payload type of a signed message.
+pub fn payload_type<M: Document>() -> String {
+    format!("application/vnd.{}+json", M::SCHEMA.replace('/', ".v"))
 }
 
-impl From<Purpose> for crate::binding::Purpose {
-    fn from(purpose: Purpose) -> Self {
-        match purpose {
-            Purpose::Provision => Self::Provision,
-            Purpose::Unlock => Self::Unlock,
-        }
-    }
+/// Writes and signs a message; gives the envelope's bytes, and the digest of the payload.
+///
+/// # Errors
+/// As [`write`].
+pub fn sign<M: Document>(message: &M, key_id: &str, key: &Ed25519KeyPair) -> Result<Sent, Refusal> {
+    let Sent { bytes, digest } = write(message)?;
+    let envelope = Envelope::sign(&payload_type::<M>(), &bytes, key_id, key);
+    let bytes = serde_json::to_vec(&envelope).map_err(|error| Refusal::new(Code::Malformed, error.to_string()))?;
+    Ok(Sent { bytes, digest })
 }
 
-/// What a node finds on its disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "state")]
-pub enum DiskState {
-    /// Nothing, at both ends.
-    Blank,
-    /// Something that is not ours.
-    Foreign,
-    /// A header of LUKS2: what it says is not believed, only compared.
-    Luks {
-        /// Its UUID.
-        uuid: String,
-        /// SHA-256 of its whole area.
-        digest: Bytes32,
-    },
-}
-
-/// M1, from the node: who it is, what it wants, and the key of this boot that a secret may be sealed to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hello {
-    /// The attestation key's public area (TPMT_PUBLIC).
-    pub ak: Hex,
-    /// The disk.
-    pub disk: DiskState,
-    /// The endorsement key's public area.
-    pub ek: Hex,
-    /// Public key of HPKE, made in this boot and kept in memory alone.
-    pub hpke_key: Bytes32,
-    /// The node's nonce.
-    pub nonce: Bytes32,
-    /// What is asked for.
-    pub purpose: Purpose,
-    /// Its schema.
-    pub schema: String,
-    /// Which of the node's disks it is.
-    pub slot: String,
-    /// Versions of the protocol that the node speaks, least and most.
-    pub versions: [u32; 2],
-}
-
-/// M2, from the broker, signed: what the evidence must be bound to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Challenge {
-    /// The bank that is quoted.
-    pub bank: measurements::Bank,
-    /// For an attestation key that is not known: what its TPM must activate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub credential: Option<Credential>,
-    /// Epoch of the broker's keys: nodes refuse lower ones than they know.
-    pub epoch: u64,
-    /// SHA-256 of the hello that this answers.
-    pub hello: Bytes32,
-    /// The broker's nonce.
-    pub nonce: Bytes32,
-    /// Its schema.
-    pub schema: String,
-    /// The session, opaque to the node.
-    pub session: Hex,
-    /// Seconds that the node has to answer.
-    pub ttl: u32,
-    /// The version that is spoken.
-    pub version: u32,
-}
-
-/// What TPM2_ActivateCredential takes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Credential {
-    /// TPM2B_ID_OBJECT, without its length.
-    pub blob: Hex,
-    /// TPM2B_ENCRYPTED_SECRET, without its length.
-    pub seed: Hex,
-}
-
-/// M3, from the node: the evidence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Evidence {
-    /// HMAC under the activated credential over the transcript, where there was one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub activation: Option<Bytes32>,
-    /// The firmware's log.
-    pub event_log: Hex,
-    /// TPMS_ATTEST.
-    pub quote: Hex,
-    /// PCR 0 to 15 of the quoted bank, in order.
-    pub registers: Vec<Hex>,
-    /// Its schema.
-    pub schema: String,
-    /// The session.
-    pub session: Hex,
-    /// TPMT_SIGNATURE.
-    pub signature: Hex,
-    /// systemd's log, with the agent's measurements.
-    pub user_space_log: String,
+/// Reads a message that this key signed; its digest comes with it.
+///
+/// # Errors
+/// [`Code::Malformed`], [`Code::EnvelopeSignature`].
+pub fn open<M: Document>(envelope: &[u8], key: &Bytes32) -> Result<(M, [u8; 32]), Refusal> {
+    let key = PublicKey { id: String::new(), bytes: key.0 };
+    read(&Envelope::parse(envelope)?.verify(&payload_type::<M>(), &[key], 1)?)
 }
 
 macro_rules! documents {
@@ -186,11 +100,19 @@ documents! {
     Hello, "hello", "cairn.krp.hello/1", SMALL;
     Challenge, "challenge", "cairn.krp.challenge/1", SMALL;
     Evidence, "evidence", "cairn.krp.evidence/1", LARGE;
+    Release, "release", "cairn.krp.release/1", SMALL;
+    Hold, "hold", "cairn.krp.hold/1", SMALL;
+    Refused, "refusal", "cairn.krp.refused/1", SMALL;
+    Resume, "resumption", "cairn.krp.resume/1", SMALL;
+    Commit, "commit", "cairn.krp.commit/1", LARGE;
+    Ack, "acknowledgement", "cairn.krp.ack/1", SMALL;
+    NodeCertificate, "node certificate", "cairn.node-certificate/1", SMALL;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bytes::Hex;
 
     fn hello() -> Hello {
         Hello {
@@ -247,5 +169,17 @@ mod tests {
         assert_eq!(write(&long).unwrap_err().code, Code::Malformed);
         let bytes = canonical::write(&long).unwrap();
         assert!(read::<Hello>(&bytes).unwrap_err().found.contains("16384"));
+    }
+
+    #[test]
+    fn a_signed_message_is_read_by_its_key_and_as_what_it_is() {
+        use ring::signature::KeyPair as _;
+        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+        let public = Bytes32(key.public_key().as_ref().try_into().unwrap());
+        let sent = sign(&hello(), "broker", &key).unwrap();
+        assert_eq!(open::<Hello>(&sent.bytes, &public).unwrap(), (hello(), write(&hello()).unwrap().digest));
+        assert_eq!(sent.digest, write(&hello()).unwrap().digest);
+        assert_eq!(open::<Hello>(&sent.bytes, &Bytes32([1; 32])).unwrap_err().code, Code::EnvelopeSignature);
+        assert_eq!(open::<Evidence>(&sent.bytes, &public).unwrap_err().code, Code::EnvelopeSignature);
     }
 }

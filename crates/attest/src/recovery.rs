@@ -1,0 +1,103 @@
+//! Shares sealed to the recovery keys of `cluster.json`, so that a lost broker loses no disk: one [`Recovery`] for each disk, kept by the broker and written on the disk itself.
+
+use measurements::canonical::{self, Document};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::bytes::Bytes32;
+use crate::hpke::{Context, PrivateKey, seal};
+use crate::message::Sealed;
+use crate::{Code, Refusal};
+
+/// A disk's share, sealed to each of the recovery keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recovery {
+    /// Id of the disk.
+    pub disk: String,
+    /// Its schema.
+    pub schema: String,
+    /// The share, once for each key.
+    pub shares: Vec<ToKey>,
+}
+
+/// The share for one key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToKey {
+    /// The public key.
+    pub key: Bytes32,
+    /// The share, sealed to it.
+    pub share: Sealed,
+}
+
+impl Document for Recovery {
+    const NAME: &'static str = "recovery document";
+    const SCHEMA: &'static str = "cairn.recovery/1";
+    const LARGEST: usize = 16 << 10;
+}
+
+impl Recovery {
+    /// Seals a share to all keys; `random` gives 32 fresh bytes for each.
+    ///
+    /// # Errors
+    /// [`Code::Malformed`] where bytes are no key.
+    pub fn seal(
+        disk: &str,
+        share: &[u8; 32],
+        keys: &[Bytes32],
+        mut random: impl FnMut() -> Zeroizing<[u8; 32]>,
+    ) -> Result<Self, Refusal> {
+        let to_key =
+            |key: &Bytes32| Ok(ToKey { key: *key, share: seal(share, &key.0, Context::Recovery(disk), &random())? });
+        let shares = keys.iter().map(to_key).collect::<Result<_, Refusal>>()?;
+        Ok(Self { disk: disk.to_owned(), schema: Self::SCHEMA.to_owned(), shares })
+    }
+
+    /// The share.
+    ///
+    /// # Errors
+    /// [`Code::SealedSecret`] where it was not sealed to this key.
+    pub fn open(&self, key: &PrivateKey) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+        let public = Bytes32(key.public());
+        let refuse = || Refusal::new(Code::SealedSecret, "the disk's share was not sealed to this recovery key");
+        let found = self.shares.iter().find(|share| share.key == public).ok_or_else(refuse)?;
+        key.open(&found.share, Context::Recovery(&self.disk))
+    }
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// [`Code::Malformed`].
+    pub fn write(&self) -> Result<Vec<u8>, Refusal> {
+        canonical::write(self).map_err(|error| Refusal::new(Code::Malformed, error.to_string()))
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Code::Malformed`].
+    pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
+        canonical::read(bytes).map_err(|error| Refusal::new(Code::Malformed, error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_recovery_key_opens_the_share_and_no_other_does() {
+        let keys = [1, 2, 3].map(|seed| PrivateKey::from_seed(&Zeroizing::new([seed; 32])));
+        let public: Vec<Bytes32> = keys[..2].iter().map(|key| Bytes32(key.public())).collect();
+        let recovery = Recovery::seal("disk", &[7; 32], &public, || Zeroizing::new([9; 32])).unwrap();
+        let read = Recovery::read(&recovery.write().unwrap()).unwrap();
+        assert_eq!(read, recovery);
+        for key in &keys[..2] {
+            assert_eq!(**read.open(key).unwrap(), [7; 32]);
+        }
+        assert_eq!(read.open(&keys[2]).unwrap_err().code, Code::SealedSecret);
+        let moved = Recovery { disk: "another".into(), ..recovery };
+        assert_eq!(moved.open(&keys[0]).unwrap_err().code, Code::SealedSecret);
+    }
+}
