@@ -1,0 +1,3 @@
+//! The key broker: it verifies what nodes show of themselves, and releases the shares of their disks' keys.
+
+fn main() {}
