@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use measurements::document::machine::MachineReference;
+use tempfile::NamedTempFile;
 use xtask::checkout::Checkout;
 use xtask::machine::config::{FOLDER, FirmwareConfig, MachineConfig};
 use xtask::machine::firmware::Firmware;
@@ -13,12 +14,13 @@ use xtask::store::Store;
 use xtask::vm::Machine;
 
 /// Machines that can be booted here, each with the name of its row.
-const WITH_TPM: [(&str, &str); 8] = [
+const WITH_TPM: [(&str, &str); 9] = [
     ("every_event_with_ovmf_2022_11_is_predicted", "q35-ovmf-2022.11-1cpu-1gib"),
     ("every_event_with_ovmf_2022_11_and_more_of_everything_is_predicted", "q35-ovmf-2022.11-2cpus-2gib"),
     ("every_event_with_ovmf_2025_02_is_predicted", "q35-ovmf-2025.02-1cpu-1gib"),
     ("every_event_with_ovmf_2025_02_and_two_cpus_is_predicted", "q35-ovmf-2025.02-2cpus-1gib"),
     ("every_event_with_ovmf_2025_02_and_more_memory_is_predicted", "q35-ovmf-2025.02-2cpus-2gib"),
+    ("every_event_with_ovmf_2025_02_a_network_card_and_a_state_disk_is_predicted", "q35-ovmf-2025.02-2cpus-1gib-node"),
     ("every_event_with_ovmf_2025_02_and_a_fifo_tpm_is_predicted", "q35-ovmf-2025.02-2cpus-1gib-tis"),
     ("every_event_with_ovmf_2026_08_is_predicted", "q35-ovmf-2026.08-1cpu-1gib"),
     ("every_event_with_ovmf_2026_08_and_more_of_everything_is_predicted", "q35-ovmf-2026.08-2cpus-2gib"),
@@ -35,6 +37,8 @@ pub struct KnownMachine {
     pub config: MachineConfig,
     /// What it measures.
     pub reference: MachineReference,
+    /// Its blank state disk, if it has one.
+    pub state_disk: Option<NamedTempFile>,
 }
 
 impl KnownMachine {
@@ -43,7 +47,9 @@ impl KnownMachine {
         let path = checkout()?.join(FOLDER).join(format!("{name}.machine.json"));
         let bytes = fs::read(&path).with_context(|| format!("Failed to read {}", path.display()))?;
         let reference = MachineReference::parse(&bytes).with_context(|| path.display().to_string())?;
-        Ok(Self { config: MachineConfig::read(&checkout()?, name)?, reference })
+        let config = MachineConfig::read(&checkout()?, name)?;
+        let state_disk = config.blank_disk()?;
+        Ok(Self { config, reference, state_disk })
     }
 
     /// Its firmware, out of the locked package.
@@ -53,7 +59,8 @@ impl KnownMachine {
 
     /// A real machine that is like it.
     pub fn real(&self, disk: &Path) -> Result<Machine> {
-        self.config.machine(disk, &self.firmware()?)
+        let kept_disks = self.state_disk.iter().map(|disk| disk.path().to_owned()).collect();
+        Ok(Machine { kept_disks, ..self.config.machine(disk, &self.firmware()?)? })
     }
 }
 

@@ -11,6 +11,7 @@ use crate::boot::BootArgs;
 use crate::build::{self, BuildArgs};
 use crate::checkout::Checkout;
 use crate::config::image::ImageConfig;
+use crate::configure::ConfigureArgs;
 use crate::host;
 use crate::interrupt;
 use crate::lock::sets;
@@ -38,6 +39,8 @@ enum Command {
     Fetch(FetchArgs),
     /// Start an image in a virtual machine
     Boot(BootArgs),
+    /// Write a copy of an image that belongs to a cluster
+    Configure(ConfigureArgs),
     /// Run every test; the last line counts them
     Test(TestArgs),
     /// Measure the promises in numbers against peers
@@ -108,6 +111,7 @@ fn run(command: Command) -> Result<ExitCode> {
             begin()?;
             fetch(&progress(args.json)).map(|()| ExitCode::SUCCESS)
         }
+        Command::Configure(args) => crate::configure::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => crate::test::run(&args),
         Command::Bench(args) => crate::bench::run(&args),
         Command::VerityTree(args) => crate::bench::verity::run(&args).map(|()| ExitCode::SUCCESS),

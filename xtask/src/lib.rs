@@ -9,6 +9,7 @@ pub mod build;
 pub mod checkout;
 pub mod cli;
 pub mod config;
+pub mod configure;
 pub mod deb;
 pub mod digest;
 pub mod fetch;

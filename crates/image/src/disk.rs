@@ -123,6 +123,17 @@ fn io(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Error {
     move |source| Error::Io { action, path: path.display().to_string(), source }
 }
 
+/// Copies a raw image to `to`, which must not be there; pieces that are zero become holes.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {
+    let mut source = File::open(from).map_err(io("open", from))?;
+    let mut copy = File::options().write(true).create_new(true).open(to).map_err(io("make", to))?;
+    copy.set_len(source.metadata().map_err(io("inspect", from))?.len()).map_err(io("size", to))?;
+    copy_sparse(&mut source, from, &mut copy, to, 0)
+}
+
 /// Copies to `start`, leaving holes where whole pieces are zero.
 fn copy_sparse(source: &mut dyn Read, from: &Path, disk: &mut File, path: &Path, start: u64) -> Result<(), Error> {
     let mut buffer = vec![0; 64 * 1024];

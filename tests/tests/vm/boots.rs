@@ -32,7 +32,7 @@ pub fn rows() -> Vec<Row> {
 
 fn production(suite: &Suite, row: &str) -> Result<()> {
     let banks = Bank::ALL.to_vec();
-    let tpm = Tpm { interface: TpmInterface::Crb, banks: banks.clone() };
+    let tpm = Tpm { interface: TpmInterface::Crb, banks: banks.clone(), ..Tpm::default() };
     let machine = Machine { tpm: Some(tpm), ..suite.machine(&[suite.image.file("raw")]) };
     let mut watched = Watched::start(suite, row, &machine)?;
     watched.must_run()?;
@@ -85,7 +85,7 @@ fn must_be_predicted(suite: &Suite, pcrs: &Pcrs, raw: &[u8]) -> Result<()> {
 }
 
 fn fifo_tpm(suite: &Suite, row: &str) -> Result<()> {
-    let tpm = Tpm { interface: TpmInterface::Tis, banks: vec![Bank::Sha256] };
+    let tpm = Tpm { interface: TpmInterface::Tis, banks: vec![Bank::Sha256], ..Tpm::default() };
     let machine = Machine { tpm: Some(tpm), cpus: 1, ..suite.machine(&[suite.image.file("raw")]) };
     let mut watched = Watched::start(suite, row, &machine)?;
     watched.must_run()?;

@@ -25,6 +25,12 @@ pub struct MachineConfig {
     pub memory_mib: u32,
     /// How the guest reaches its TPM; none without.
     pub tpm: Option<TpmConfig>,
+    /// Whether it has a network card (virtio, without a boot ROM).
+    #[serde(default)]
+    pub network: bool,
+    /// Whether it has a state disk (virtio) beside the image's.
+    #[serde(default)]
+    pub state_disk: bool,
     /// How the image is started.
     pub boot: BootMethod,
     /// A confidential machine.

@@ -13,6 +13,7 @@ use measurements::boot::firmware_events;
 use measurements::event::kind;
 use measurements::parse::tcg_log::{Log, LogEvent, NO_ACTION};
 use measurements::tpm::pcr00::Size;
+use tempfile::NamedTempFile;
 
 use super::blobs::Blobs;
 use super::config::{FOLDER, MachineConfig, TpmConfig};
@@ -54,11 +55,23 @@ impl MachineConfig {
                 TpmConfig::Tis => TpmInterface::Tis,
             },
             banks: Bank::ALL.to_vec(),
+            state: None,
         });
         let firmware = Some(firmware.files()?);
         let accelerator = Accelerator::Emulation;
-        let (memory_mib, cpus) = (self.memory_mib, self.cpus);
-        Ok(Machine { memory_mib, cpus, tpm, firmware, accelerator, ..Machine::with_disk(image) })
+        let (memory_mib, cpus, network) = (self.memory_mib, self.cpus, self.network);
+        Ok(Machine { memory_mib, cpus, tpm, network, firmware, accelerator, ..Machine::with_disk(image) })
+    }
+
+    /// A blank state disk, if the machine has one. It takes no room, and is gone when it is dropped.
+    pub fn blank_disk(&self) -> Result<Option<NamedTempFile>> {
+        const SIZE: u64 = 1 << 30;
+        if !self.state_disk {
+            return Ok(None);
+        }
+        let disk = NamedTempFile::with_prefix("cairn-state-").context("Failed to make a state disk")?;
+        disk.as_file().set_len(SIZE).context("Failed to size a state disk")?;
+        Ok(Some(disk))
     }
 }
 
@@ -96,7 +109,9 @@ fn vmm(sandbox: &Sandbox, config: &MachineConfig) -> Result<String> {
 
 /// What was handed to the firmware, and the firmware's log, which agree.
 fn boot(config: &MachineConfig, image: &Path, firmware: &Firmware, sandbox: &Sandbox) -> Result<Blobs> {
-    let machine = Machine { open_fw_cfg: true, ..config.machine(image, firmware)? };
+    let disk = config.blank_disk()?;
+    let kept_disks = disk.iter().map(|disk| disk.path().to_owned()).collect();
+    let machine = Machine { open_fw_cfg: true, kept_disks, ..config.machine(image, firmware)? };
     let mut vm = Vm::start(sandbox, &machine, Box::new(|_, _| {}))?;
     let mut shell = Shell::log_in(&mut vm)?;
     let (bytes, table) = (shell.read_file(LOG)?, shell.read_file(SMBIOS)?);

@@ -1,6 +1,6 @@
 //! Virtual machines for `cargo xtask boot` and the end-to-end tests: QEMU, OVMF and swtpm of the build root, so that they are locked like everything else.
 //!
-//! Both programs run in the sandbox with a folder of their own; images are shown to them read-only, what a guest writes goes to a throw-away overlay.
+//! Both programs run in the sandbox with a folder of their own; images are shown to them read-only, what a guest writes goes to a throw-away overlay, unless a disk is named as kept.
 //! What the TPM holds is computed from the commands that the emulator received ([`pcr`]), never from what the guest says. Dropping a [`Vm`] ends it.
 
 pub mod console;
@@ -39,6 +39,8 @@ pub struct Machine {
     pub tpm: Option<Tpm>,
     /// Raw disk images, in probe order; the firmware boots from the first.
     pub disks: Vec<PathBuf>,
+    /// Raw disk images that keep what is written to them, attached after the others.
+    pub kept_disks: Vec<PathBuf>,
     /// Whether it has a network card (user-mode; it reaches what the sandbox reaches).
     pub network: bool,
     /// Its firmware; that of the build root if none is named.
@@ -68,6 +70,7 @@ impl Machine {
             cpus: 2,
             tpm: Some(Tpm::default()),
             disks: vec![image.to_owned()],
+            kept_disks: vec![],
             network: false,
             firmware: None,
             open_fw_cfg: false,

@@ -60,6 +60,10 @@ pub(super) fn command(inside: &Sandbox, machine: &Machine) -> Result<Command, Vm
         let path = disk.canonicalize().map_err(|source| VmError::Disk { path: disk.clone(), source })?;
         inside = inside.bind_read_only(&path, guest_disk(index));
     }
+    for (index, disk) in (machine.disks.len()..).zip(&machine.kept_disks) {
+        let path = disk.canonicalize().map_err(|source| VmError::Disk { path: disk.clone(), source })?;
+        inside = inside.bind(&path, guest_disk(index));
+    }
     let mut variables = VARIABLES;
     if let Some(FirmwareFiles { code, variables: store }) = &machine.firmware {
         inside = inside.bind_read_only(code, OTHER_FIRMWARE).bind_read_only(store, OTHER_VARIABLES);
@@ -83,9 +87,10 @@ fn arguments(machine: &Machine) -> Vec<String> {
     add("-display", "none".into());
     add("-chardev", "stdio,id=console,signal=off".into());
     add("-serial", "chardev:console".into());
-    for index in 0..machine.disks.len() {
+    for index in 0..machine.disks.len() + machine.kept_disks.len() {
         let file = guest_disk(index);
-        add("-drive", format!("if=none,id=disk{index},format=raw,snapshot=on,file={}", file.display()));
+        let kept = if index < machine.disks.len() { "snapshot=on" } else { "cache=writethrough" };
+        add("-drive", format!("if=none,id=disk{index},format=raw,{kept},file={}", file.display()));
         add(
             "-device",
             format!("virtio-blk-pci,id=device{index},drive=disk{index},serial=disk{index},bootindex={index}"),
@@ -124,6 +129,16 @@ mod tests {
         let line = arguments(&machine).join(" ");
         assert_eq!(line.matches("snapshot=on").count(), 2, "{line}");
         assert!(line.contains("-nodefaults") && line.contains("-no-reboot") && !line.contains("-netdev"), "{line}");
+    }
+
+    #[test]
+    fn a_kept_disk_is_written_through_and_no_other_is() {
+        let mut machine = Machine::with_disk(Path::new("a.raw"));
+        machine.kept_disks.push("b.raw".into());
+        let line = arguments(&machine).join(" ");
+        assert!(
+            line.contains("id=disk0,format=raw,snapshot=on") && line.contains("id=disk1,format=raw,cache=writethrough")
+        );
     }
 
     #[test]

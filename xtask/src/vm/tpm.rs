@@ -13,7 +13,8 @@ use crate::sandbox::Sandbox;
 /// Name of the control socket in the machine's folder.
 pub(super) const SOCKET: &str = "tpm.sock";
 const LOG: &str = "tpm.log";
-const STATE: &str = "tpm";
+/// Where its state is inside the sandbox.
+const STATE: &str = "/tmp/tpm-state";
 const SOCKET_SECONDS: u64 = 30;
 
 /// How the guest reaches the TPM.
@@ -34,18 +35,20 @@ impl TpmInterface {
     }
 }
 
-/// A TPM 2.0, new and empty at each power-on.
+/// A TPM 2.0.
 #[derive(Clone, Debug)]
 pub struct Tpm {
     /// How the guest reaches it.
     pub interface: TpmInterface,
     /// The active banks.
     pub banks: Vec<Bank>,
+    /// Folder with its state, which is made there if the folder is empty: the same TPM at every power-on. Without one it is new at each.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for Tpm {
     fn default() -> Self {
-        Self { interface: TpmInterface::Crb, banks: vec![Bank::Sha256, Bank::Sha384] }
+        Self { interface: TpmInterface::Crb, banks: vec![Bank::Sha256, Bank::Sha384], state: None }
     }
 }
 
@@ -57,12 +60,16 @@ pub(super) struct Emulator {
 }
 
 impl Emulator {
-    /// Makes a new state in `folder`, which `inside` shows at [`FOLDER`], and starts the emulator on it.
+    /// Starts the emulator on the TPM's state, or on a new one in `folder`, which `inside` shows at [`FOLDER`].
     pub(super) fn start(inside: &Sandbox, folder: &Path, tpm: &Tpm) -> Result<Self, VmError> {
-        fs::create_dir(folder.join(STATE)).map_err(VmError::Folder)?;
-        set_up(inside, &tpm.banks)?;
+        let state = tpm.state.clone().unwrap_or_else(|| folder.join("tpm"));
+        fs::create_dir_all(&state).map_err(VmError::Folder)?;
+        let inside = inside.clone().bind(&state, STATE);
+        if fs::read_dir(&state).map_err(VmError::Folder)?.next().is_none() {
+            set_up(&inside, &tpm.banks)?;
+        }
         let mut command = inside.command("swtpm");
-        command.args(["socket", "--tpm2", "--tpmstate", &format!("dir={FOLDER}/{STATE}")]);
+        command.args(["socket", "--tpm2", "--tpmstate", &format!("dir={STATE}")]);
         command.args(["--ctrl", &format!("type=unixio,path={FOLDER}/{SOCKET}")]);
         command.args(["--log", &format!("file={FOLDER}/{LOG},level=20"), "--terminate"]);
         let errors = folder.join("swtpm.stderr");
@@ -114,7 +121,7 @@ impl Drop for Emulator {
 fn set_up(inside: &Sandbox, banks: &[Bank]) -> Result<(), VmError> {
     let names: Vec<&str> = banks.iter().map(|bank| bank.name()).collect();
     let mut command = inside.command("swtpm_setup");
-    command.args(["--tpm2", "--tpmstate", &format!("{FOLDER}/{STATE}"), "--pcr-banks", &names.join(",")]);
+    command.args(["--tpm2", "--tpmstate", STATE, "--pcr-banks", &names.join(",")]);
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|source| VmError::Spawn { program: "swtpm_setup", source })?;
     if output.status.success() {
