@@ -4,6 +4,15 @@
 
 use std::path::{Path, PathBuf};
 
+use attest::bytes::{Bytes32, Hex};
+use attest::cluster::{Assurance, Cluster, Device, Hints, Keys, Slot, StaticNetwork};
+use attest::message::{
+    Ack, Challenge, Commit, CommitResult, Credential, DiskGrant, DiskState, Evidence, Hello, Hold, Purpose, Receipt,
+    Refused, Release, Resume, Sealed,
+};
+use attest::recovery::{Recovery, ToKey};
+use measurements::canonical::{self, Document};
+
 use cairn_tests::formats::Schema;
 use serde_json::Value;
 
@@ -44,4 +53,142 @@ fn every_schema_is_listed_and_refuses_what_is_no_document() {
         assert!(list.contains(&format!("[`{name}`]({name}.schema.json)")), "{name} is not listed");
         assert!(Schema::get(name).unwrap().check(&serde_json::json!({})).is_err(), "{name}");
     }
+}
+
+/// A document as it is written keeps to its schema, and one with another field does not.
+fn keeps_to<D: Document>(schema: &Schema, document: &D) {
+    let mut value: Value = serde_json::from_slice(&canonical::write(document).unwrap()).unwrap();
+    schema.check(&value).unwrap_or_else(|problem| panic!("{}: {problem}", D::NAME));
+    value["unknown"] = Value::from(1);
+    assert!(schema.check(&value).is_err(), "{}", D::NAME);
+}
+
+#[test]
+fn what_belongs_to_a_cluster_keeps_to_its_schema() {
+    let keys = |byte| Keys { keys: vec![Bytes32([byte; 32])], threshold: 1 };
+    for device in [Device::OnlyOther, Device::Serial("disk1".into())] {
+        let cluster = Cluster {
+            assurance: Assurance::TpmVirtual,
+            broker: keys(1),
+            epoch: 1,
+            id: Hex(vec![7; 16]),
+            recovery: keys(2),
+            schema: Cluster::SCHEMA.into(),
+            slots: vec![Slot { device, mount: "/var".into(), name: "state".into() }],
+        };
+        keeps_to(&Schema::get("cluster").unwrap(), &cluster);
+    }
+    let network = StaticNetwork { address: "10.0.2.15/24".into(), gateway: Some("10.0.2.2".into()) };
+    for network in [None, Some(network)] {
+        let hints = Hints { brokers: vec!["10.0.2.2:7443".into()], network, schema: Hints::SCHEMA.into() };
+        keeps_to(&Schema::get("hints").unwrap(), &hints);
+    }
+}
+
+#[test]
+fn every_message_keeps_to_the_schema_of_messages() {
+    let schema = Schema::get("messages").unwrap();
+    let (bytes, digest, session) = (Hex(vec![1, 2]), Bytes32([3; 32]), Hex(vec![4; 16]));
+    let sealed = Sealed { ciphertext: bytes.clone(), encapsulated: digest };
+    let receipt = Receipt { checkpoint: "cairn/audit".into(), root: digest, size: 9 };
+    let registers = vec![Hex(vec![0; 32]); 16];
+    let luks = DiskState::Luks { digest, uuid: "id".into() };
+    for disk in [DiskState::Blank, DiskState::Foreign, luks] {
+        keeps_to(
+            &schema,
+            &Hello {
+                ak: bytes.clone(),
+                disk,
+                ek: bytes.clone(),
+                hpke_key: digest,
+                nonce: digest,
+                purpose: Purpose::Provision,
+                schema: Hello::SCHEMA.into(),
+                slot: "state".into(),
+                versions: [1, 1],
+            },
+        );
+    }
+    for credential in [None, Some(Credential { blob: bytes.clone(), seed: bytes.clone() })] {
+        keeps_to(
+            &schema,
+            &Challenge {
+                bank: measurements::Bank::Sha384,
+                credential,
+                epoch: 1,
+                hello: digest,
+                nonce: digest,
+                schema: Challenge::SCHEMA.into(),
+                session: session.clone(),
+                ttl: 60,
+                version: 1,
+            },
+        );
+    }
+    for activation in [None, Some(digest)] {
+        keeps_to(
+            &schema,
+            &Evidence {
+                activation,
+                event_log: bytes.clone(),
+                quote: bytes.clone(),
+                registers: registers.clone(),
+                schema: Evidence::SCHEMA.into(),
+                session: session.clone(),
+                signature: bytes.clone(),
+                user_space_log: String::new(),
+            },
+        );
+    }
+    let shares = vec![ToKey { key: digest, share: sealed.clone() }];
+    let recovery = Recovery { disk: "id".into(), schema: Recovery::SCHEMA.into(), shares };
+    for recovery in [None, Some(recovery)] {
+        keeps_to(
+            &schema,
+            &Release {
+                assurance: "development".into(),
+                commit_within: 600,
+                disk: DiskGrant {
+                    generation: 1,
+                    headers: vec![digest],
+                    id: "id".into(),
+                    overwrite: false,
+                    recovery,
+                    slot: "state".into(),
+                },
+                receipt: receipt.clone(),
+                request: "0".repeat(32),
+                schema: Release::SCHEMA.into(),
+                share: sealed.clone(),
+                transcript: digest,
+            },
+        );
+    }
+    keeps_to(&schema, &Hold { request: "0".repeat(32), retry_after: 5, schema: Hold::SCHEMA.into() });
+    keeps_to(&schema, &Refused { request: "0".repeat(32), schema: Refused::SCHEMA.into() });
+    keeps_to(&schema, &Resume { schema: Resume::SCHEMA.into(), session: session.clone() });
+    for result in [
+        CommitResult::Formatted { header: digest, volume: digest },
+        CommitResult::Opened { header: digest, volume: digest },
+        CommitResult::Failed { code: "DISK_ROLLBACK".into() },
+    ] {
+        keeps_to(
+            &schema,
+            &Commit {
+                generation: 2,
+                quote: bytes.clone(),
+                registers: registers.clone(),
+                release: digest,
+                result,
+                schema: Commit::SCHEMA.into(),
+                session: session.clone(),
+                signature: bytes.clone(),
+                stages: [("network".to_owned(), 120)].into(),
+            },
+        );
+    }
+    keeps_to(
+        &schema,
+        &Ack { certificate: "{}".into(), commit: digest, generation: 2, receipt, schema: Ack::SCHEMA.into() },
+    );
 }
