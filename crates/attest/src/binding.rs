@@ -111,7 +111,7 @@ pub fn activation(credential: &[u8], transcript: &Transcript) -> [u8; 32] {
 /// The exporter of the TLS connection that carries a conversation (RFC 8446, section 7.5): label, and the context is empty. 32 bytes.
 pub const EXPORTER: &[u8] = b"EXPORTER-krp1";
 
-fn framed(label: &[u8], fields: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn framed(label: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = label.to_vec();
     for field in fields {
         bytes.extend((field.len() as u64).to_be_bytes());

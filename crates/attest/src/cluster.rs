@@ -224,7 +224,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Code::EnvelopeSignature`], [`Code::BrokerCertificate`], [`Code::Malformed`].
-    pub fn broker(&self, envelope: &[u8], tls_key: &[u8; 32]) -> Result<BrokerCertificate, Refusal> {
+    pub fn certificate(&self, envelope: &[u8]) -> Result<BrokerCertificate, Refusal> {
         let keys: Vec<PublicKey> =
             self.broker.keys.iter().map(|key| PublicKey { id: String::new(), bytes: key.0 }).collect();
         let payload = Envelope::parse(envelope)?.verify(CERTIFICATE_TYPE, &keys, self.broker.threshold as usize)?;
@@ -239,8 +239,17 @@ impl Cluster {
                 format!("the broker's keys are of epoch {}, at least {} is asked", certificate.epoch, self.epoch);
             return Err(refuse(found));
         }
+        Ok(certificate)
+    }
+
+    /// Believes the broker at the other end of a TLS connection with this key.
+    ///
+    /// # Errors
+    /// As [`Self::certificate`], and where the certificate names another key.
+    pub fn broker(&self, envelope: &[u8], tls_key: &[u8; 32]) -> Result<BrokerCertificate, Refusal> {
+        let certificate = self.certificate(envelope)?;
         if certificate.tls_key.0 != *tls_key {
-            return Err(refuse("the connection is not the broker's own".into()));
+            return Err(Refusal::new(Code::BrokerCertificate, "the connection is not the broker's own"));
         }
         Ok(certificate)
     }

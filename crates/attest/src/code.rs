@@ -55,11 +55,13 @@ pub enum Code {
     BrokerCertificate,
     /// A sealed secret cannot be opened.
     SealedSecret,
+    /// Nobody vouches for the attestation key.
+    AkUnverified,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Malformed,
         Self::AkAttributes,
         Self::EkAttributes,
@@ -85,6 +87,7 @@ impl Code {
         Self::EnvelopeSignature,
         Self::BrokerCertificate,
         Self::SealedSecret,
+        Self::AkUnverified,
     ];
 
     /// As audit logs and metrics have it.
@@ -115,6 +118,7 @@ impl Code {
             Self::EnvelopeSignature => "ENVELOPE_SIGNATURE",
             Self::BrokerCertificate => "BROKER_CERTIFICATE",
             Self::SealedSecret => "SEALED_SECRET",
+            Self::AkUnverified => "AK_UNVERIFIED",
         }
     }
 
@@ -140,6 +144,7 @@ impl Code {
             Self::SnpVmpl => "ask for the report at VMPL 0",
             Self::SnpSigningKey | Self::SnpChipHidden => "let the host sign with the chip's key and show its id",
             Self::EnvelopeSignature | Self::BrokerCertificate => "compare the keys in cluster.json with the broker's",
+            Self::AkUnverified => "name the node's endorsement key, or let it boot through a broker of its cluster",
             Self::SealedSecret => {
                 "use the key that the secret was sealed to; if it is that, somebody changed the secret"
             }

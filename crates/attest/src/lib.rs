@@ -13,6 +13,7 @@ pub mod message;
 #[cfg(feature = "verifier")]
 pub mod policy;
 pub mod recovery;
+pub mod runtime;
 #[cfg(feature = "snp")]
 pub mod snp;
 #[cfg(feature = "verifier")]

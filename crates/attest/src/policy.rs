@@ -12,7 +12,7 @@ use crate::tpm::Quoted;
 use crate::{Code, Refusal};
 
 /// The register that is zero until the boot is closed.
-const CAP: u8 = 15;
+pub const CAP: u8 = 15;
 /// What firmware, stub and kernel measure is in the firmware's log; PCR 10 and above are the kernel's and user space's, but for 11.
 const IN_LOG: [u8; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14];
 
@@ -24,6 +24,20 @@ pub fn check(quoted: &Quoted, log: &Log, expected: &Composition) -> Result<(), R
     if quoted.registers.get(&CAP).is_none_or(|value| value.iter().any(|byte| *byte != 0)) {
         return Err(Refusal::new(Code::BootCapped, "PCR 15 is not zero: this boot was closed before"));
     }
+    as_predicted(quoted, log, expected, Point::Initrd, &[])
+}
+
+/// That the log leads to the quoted registers, that its events are those of `expected`, and that the registers are at `point`, all but those of `except`.
+///
+/// # Errors
+/// [`Code::LogReplay`], [`Code::LogUnexpectedEvent`], [`Code::PcrMismatch`], [`Code::NotPredicted`].
+pub fn as_predicted(
+    quoted: &Quoted,
+    log: &Log,
+    expected: &Composition,
+    point: Point,
+    except: &[u8],
+) -> Result<(), Refusal> {
     for register in IN_LOG {
         if quoted.registers.get(&register) != Some(&log.replay(quoted.bank, register.into())) {
             let found = format!("the log does not lead to the quoted PCR {register}");
@@ -40,7 +54,7 @@ pub fn check(quoted: &Quoted, log: &Log, expected: &Composition) -> Result<(), R
         }
         Verdict::CannotTell(reason) => return Err(Refusal::new(Code::NotPredicted, reason)),
     }
-    for (register, value) in expected.registers(Point::Initrd) {
+    for (register, value) in expected.registers(point).into_iter().filter(|(register, _)| !except.contains(register)) {
         let found = quoted.registers.get(&register).map(Vec::as_slice).unwrap_or_default();
         match value.allows(quoted.bank, found) {
             Some(true) => {}

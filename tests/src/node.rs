@@ -1,0 +1,144 @@
+//! A node of a cluster: a virtual machine with a TPM, a state disk and a configured image of its own, which stay the same from boot to boot.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use xtask::configure;
+use xtask::machine::config::{FOLDER, MachineConfig};
+use xtask::machine::firmware::Firmware;
+use xtask::vm::console::Found;
+use xtask::vm::{Ending, Machine, Tpm, tpm_commands};
+
+use crate::image::Image;
+use crate::machine::{KnownMachine, checkout};
+use crate::suite::Suite;
+use crate::watch::{Verdict, Watched};
+
+/// The machine of `measurements/machines` that every node is.
+const MACHINE: &str = "q35-ovmf-2025.02-2cpus-1gib-node";
+/// The host's loopback, as a guest behind QEMU's user networking sees it.
+const HOST: &str = "10.0.2.2";
+/// A blank state disk; it takes no room until it is written.
+const DISK: u64 = 1 << 30;
+
+/// A node.
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    folder: tempfile::TempDir,
+    config: MachineConfig,
+    firmware: Firmware,
+}
+
+impl Node {
+    /// A new TPM, a blank disk, and a copy of `image` that knows its cluster and finds the broker at this port of the host.
+    pub fn new(name: &str, image: &Image, cluster: &[u8], port: u16) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("cairn-node-").tempdir().context("Failed to make a folder")?;
+        let known = KnownMachine::get(MACHINE)?;
+        let firmware = known.firmware()?;
+        let node = Self { name: name.to_owned(), folder, config: known.config, firmware };
+        File::create_new(node.disk()).and_then(|disk| disk.set_len(DISK)).context("Failed to make a state disk")?;
+        fs::create_dir(node.tpm()).context("Failed to make a folder")?;
+        node.configure(&image.file("raw"), cluster, port)?;
+        Ok(node)
+    }
+
+    /// Puts another image into the node, or the same one for another broker.
+    pub fn configure(&self, image: &Path, cluster: &[u8], port: u16) -> Result<()> {
+        let hints = format!("{{\"brokers\":[\"{HOST}:{port}\"],\"schema\":\"cairn.hints/1\"}}\n");
+        if self.image().exists() {
+            fs::remove_file(self.image()).context("Failed to remove the old image")?;
+        }
+        configure::write(image, cluster, Some(hints.as_bytes()), &self.image())
+    }
+
+    /// Its image.
+    pub fn image(&self) -> PathBuf {
+        self.folder.path().join("image.raw")
+    }
+
+    /// Its state disk.
+    pub fn disk(&self) -> PathBuf {
+        self.folder.path().join("state.raw")
+    }
+
+    fn tpm(&self) -> PathBuf {
+        self.folder.path().join("tpm")
+    }
+
+    /// SHA-256 of its endorsement key's public area, in hexadecimal.
+    pub fn endorsement_key(&self, suite: &Suite) -> Result<String> {
+        Ok(hex::encode(tpm_commands::endorsement_key_digest(&suite.sandbox, &self.tpm())?))
+    }
+
+    /// The reference of its machine.
+    pub fn machine_reference() -> Result<PathBuf> {
+        Ok(checkout()?.join(FOLDER).join(format!("{MACHINE}.machine.json")))
+    }
+
+    /// The machine, with this disk as its state disk.
+    pub fn machine(&self, disk: &Path) -> Result<Machine> {
+        let machine = self.config.machine(&self.image(), &self.firmware)?;
+        let tpm = machine.tpm.clone().map(|tpm| Tpm { state: Some(self.tpm()), ..tpm });
+        Ok(Machine { tpm, kept_disks: vec![disk.to_owned()], ..machine })
+    }
+
+    /// Powers it on; `row` names the transcript.
+    pub fn boot(&self, suite: &Suite, row: &str) -> Result<Watched> {
+        Watched::start(suite, row, &self.machine(&self.disk())?)
+    }
+
+    /// Boots to the running system.
+    pub fn must_run(&self, suite: &Suite, row: &str) -> Result<Watched> {
+        let mut watched = self.boot(suite, row)?;
+        watched.must_run()?;
+        Ok(watched)
+    }
+
+    /// Boots, and must end with this code; the line that says so.
+    pub fn must_fail(&self, suite: &Suite, row: &str, code: &str) -> Result<String> {
+        let mut watched = self.boot(suite, row)?;
+        match watched.verdict()? {
+            Verdict::Ended(Ending::Failed { code: found, line }) => {
+                ensure!(found == code, "the boot ended with {found}, not {code}{}", watched.last_lines());
+                Ok(line)
+            }
+            other => anyhow::bail!("the boot did not end with {code}: {other:?}{}", watched.last_lines()),
+        }
+    }
+
+    /// Boots, and loses power as soon as the console shows `text`.
+    pub fn cut_at(&self, suite: &Suite, row: &str, text: &str) -> Result<()> {
+        let watched = self.boot(suite, row)?;
+        let ends = [text, "cairn: FAILED code=", "Kernel panic - not syncing"];
+        match watched.vm.console().wait_for(&ends, 0, std::time::Duration::from_secs(300)) {
+            Found::Text(0, _) => Ok(()),
+            _ => anyhow::bail!("the console never showed {text:?}{}", watched.last_lines()),
+        }
+    }
+
+    /// A copy of the state disk as it is now.
+    pub fn copy_disk(&self, name: &str) -> Result<PathBuf> {
+        let copy = self.folder.path().join(name);
+        if copy.exists() {
+            fs::remove_file(&copy).context("Failed to remove an old copy")?;
+        }
+        cairn_image::disk::copy_file(&self.disk(), &copy)?;
+        Ok(copy)
+    }
+
+    /// Puts a copy in the place of the state disk.
+    pub fn put_back(&self, copy: &Path) -> Result<()> {
+        fs::remove_file(self.disk()).context("Failed to remove the disk")?;
+        cairn_image::disk::copy_file(copy, &self.disk())?;
+        Ok(())
+    }
+}
+
+/// The request that a refused node names on its last line.
+pub fn request(line: &str) -> Result<String> {
+    let is_request = |word: &&str| word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let word = line.split(|character: char| !character.is_ascii_alphanumeric()).find(is_request);
+    word.map(str::to_owned).with_context(|| format!("the node names no request: {line}"))
+}
