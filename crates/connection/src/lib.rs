@@ -1,0 +1,134 @@
+//! A connection to somebody whose key is judged by us and by no certificate authority: TLS 1.3, and HTTP/1.1 inside it, over a connection that we own, so that evidence can be bound to it.
+//!
+//! Whoever connects gets the SHA-256 of the other side's public key, which proved itself in the handshake, and the exporter of the connection; what that key may be is for the caller to say. Answers are bounded, and have a length.
+
+mod http;
+mod tls;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use attest::binding::EXPORTER;
+use rustls::{ClientConnection, StreamOwned};
+
+pub use http::{LARGEST, Response};
+
+/// Why there is no answer. All of these may pass.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody is there.
+    #[error("{address} does not answer: {source}")]
+    Connect {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The handshake failed, or the connection broke.
+    #[error("the connection to {address} broke: {source}")]
+    Broken {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// TLS cannot be spoken.
+    #[error("TLS with {address}: {reason}")]
+    Tls {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// What came is no answer.
+    #[error("{address} answered what cannot be read: {reason}")]
+    Answer {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// An open connection.
+pub struct Connection {
+    address: SocketAddr,
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    tls_key: [u8; 32],
+    exporter: [u8; 32],
+}
+
+impl Connection {
+    /// Connects, and completes the handshake. `patience` is for each read and write.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn open(address: SocketAddr, patience: Duration) -> Result<Self, Error> {
+        let connect = |source| Error::Connect { address, source };
+        let broken = |source| Error::Broken { address, source };
+        let tls = |reason: String| Error::Tls { address, reason };
+        let socket = TcpStream::connect_timeout(&address, patience).map_err(connect)?;
+        socket.set_read_timeout(Some(patience)).map_err(connect)?;
+        socket.set_write_timeout(Some(patience)).map_err(connect)?;
+        socket.set_nodelay(true).map_err(connect)?;
+        let client = tls::client(address).map_err(|error| tls(error.to_string()))?;
+        let mut stream = StreamOwned::new(client, socket);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).map_err(broken)?;
+        }
+        let tls_key = tls::peer_key(&stream.conn).map_err(|error| tls(error.to_string()))?;
+        let exporter =
+            stream.conn.export_keying_material([0; 32], EXPORTER, None).map_err(|error| tls(error.to_string()))?;
+        Ok(Self { address, stream, tls_key, exporter })
+    }
+
+    /// SHA-256 of the SubjectPublicKeyInfo of the other side.
+    pub fn tls_key(&self) -> &[u8; 32] {
+        &self.tls_key
+    }
+
+    /// 32 bytes that only the two ends of this connection have (RFC 8446, section 7.5).
+    pub fn exporter(&self) -> &[u8; 32] {
+        &self.exporter
+    }
+
+    /// Asks for `path`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn get(&mut self, path: &str) -> Result<Response, Error> {
+        self.request("GET", path, &[])
+    }
+
+    /// Sends a document to `path`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn post(&mut self, path: &str, body: &[u8]) -> Result<Response, Error> {
+        self.request("POST", path, body)
+    }
+
+    fn request(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Response, Error> {
+        let address = self.address;
+        let broken = |source| Error::Broken { address, source };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.stream.write_all(head.as_bytes()).map_err(broken)?;
+        self.stream.write_all(body).and_then(|()| self.stream.flush()).map_err(broken)?;
+        let mut received = Vec::new();
+        let mut piece = [0; 4096];
+        loop {
+            let parsed = http::parse(&received).map_err(|reason| Error::Answer { address, reason })?;
+            if let Some(response) = parsed {
+                return Ok(response);
+            }
+            match self.stream.read(&mut piece).map_err(broken)? {
+                0 => return Err(Error::Answer { address, reason: "the answer was cut short" }),
+                count => received.extend_from_slice(&piece[..count]),
+            }
+        }
+    }
+}
