@@ -37,6 +37,11 @@ impl MachineArgs {
         read_machine(path)
     }
 
+    /// The cluster's file, where one is named.
+    pub fn cluster(&self) -> Option<&Path> {
+        self.cluster.as_deref()
+    }
+
     /// The configuration.
     pub fn configuration(&self) -> Result<Configuration> {
         let bytes = self.cluster.as_deref().map(read).transpose()?;

@@ -3,6 +3,7 @@
 mod explain;
 mod inputs;
 mod measure;
+mod verify_node;
 
 use std::process::ExitCode;
 
@@ -22,12 +23,15 @@ enum Command {
     Measure(measure::MeasureArgs),
     /// Say why a machine did not measure what was predicted
     Explain(explain::ExplainArgs),
+    /// Ask a running node what it is
+    VerifyNode(verify_node::VerifyNodeArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Measure(args) => measure::run(&args).map(|text| (text, ExitCode::SUCCESS)),
         Command::Explain(args) => explain::run(&args),
+        Command::VerifyNode(args) => verify_node::run(&args),
     };
     match outcome {
         Ok((text, code)) => {

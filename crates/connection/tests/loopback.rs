@@ -16,8 +16,11 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The request, and the exporter.
+type Seen = (Vec<u8>, [u8; 32]);
+
 /// A server that answers one connection with these bytes, in pieces; gives its address, the digest of its key, and what it saw: the request and its exporter.
-fn serve(answer: &'static [u8]) -> (SocketAddr, [u8; 32], JoinHandle<(Vec<u8>, [u8; 32])>) {
+fn serve(answer: &'static [u8]) -> (SocketAddr, [u8; 32], JoinHandle<Seen>) {
     let made = rcgen::generate_simple_self_signed(vec!["broker".into()]).unwrap();
     let key = digest(&SHA256, &rcgen::PublicKeyData::subject_public_key_info(&made.signing_key));
     let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
