@@ -26,6 +26,9 @@ use tally::Tally;
 /// The variants that are built; virtual machines boot the first two.
 const VARIANTS: [&str; 3] = [PRODUCTION, "debug", "container"];
 
+/// Crates that link libraries of the build root.
+const NEED_BUILD_ROOT: [&str; 3] = ["initrd-agent", "node-attestation", "node-tpm"];
+
 /// Run every test; the last line counts them
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example: cargo xtask test -- a_flipped_byte")]
@@ -96,14 +99,15 @@ impl Session {
         Ok(())
     }
 
-    /// The agent is no default member: only the build root has the libraries that it links.
+    /// The agent and what it shares are no default members: only the build root has the libraries that they link.
     fn agent(&self, tools: &Tools, tally: &mut Tally) -> Result<()> {
         let toolchain = build::toolchain::Toolchain::find(self.checkout.root())?;
         fetch_sources(&self.checkout)?;
         let compiler =
             Compiler { build_root: &tools.made, tools: &tools.tree, toolchain: &toolchain, checkout: &self.checkout };
         let target = self.checkout.target().join("agent");
-        let common = ["--locked", "--offline", "--package", "initrd-agent", "--all-features"];
+        let packages = NEED_BUILD_ROOT.iter().flat_map(|name| ["--package", name]);
+        let common: Vec<&str> = ["--locked", "--offline", "--all-features"].into_iter().chain(packages).collect();
         let lint = [&["clippy", "--all-targets"], &common[..], &["--", "-D", "warnings"]].concat();
         self.check("the_agent_has_no_lint", compiler.cargo(&target, &lint)?, tally)?;
         let test = [&["test", "--no-fail-fast"], &common[..]].concat();

@@ -1,0 +1,117 @@
+//! The endorsement key, the attestation key, and credentials for both.
+
+use tss_esapi::Context;
+use tss_esapi::abstraction::AsymmetricAlgorithmSelection;
+use tss_esapi::abstraction::ek::create_ek_public_from_default_template_2;
+use tss_esapi::attributes::{ObjectAttributesBuilder, SessionAttributesBuilder};
+use tss_esapi::constants::SessionType;
+use tss_esapi::handles::{AuthHandle, KeyHandle, SessionHandle};
+use tss_esapi::interface_types::algorithm::{EccSchemeAlgorithm, HashingAlgorithm, PublicAlgorithm};
+use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::key_bits::RsaKeyBits;
+use tss_esapi::interface_types::resource_handles::Hierarchy;
+use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
+use tss_esapi::structures::{
+    EccPoint, EccScheme, EncryptedSecret, IdObject, KeyDerivationFunctionScheme, Public, PublicBuilder,
+    PublicEccParametersBuilder, SymmetricDefinition, SymmetricDefinitionObject,
+};
+use tss_esapi::traits::Marshall;
+use zeroize::Zeroizing;
+
+use crate::{Error, end_session, failed};
+
+/// A primary key of the endorsement hierarchy, and its public area.
+fn primary(context: &mut Context, public: Public, what: &'static str) -> Result<(KeyHandle, Vec<u8>), Error> {
+    let made = context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            context.create_primary(Hierarchy::Endorsement, public, None, None, None, None)
+        })
+        .map_err(failed(what))?;
+    let area = made.out_public.marshall().map_err(failed(what))?;
+    Ok((made.key_handle, area))
+}
+
+/// RSA 2048, template L-1.
+pub(crate) fn endorsement(context: &mut Context) -> Result<(KeyHandle, Vec<u8>), Error> {
+    const WHAT: &str = "making the endorsement key";
+    let rsa = AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048);
+    let public = create_ek_public_from_default_template_2(rsa, None).map_err(failed(WHAT))?;
+    primary(context, public, WHAT)
+}
+
+/// ECC P-256, ECDSA with SHA-256, restricted, bound to this TPM.
+pub(crate) fn attestation(context: &mut Context) -> Result<(KeyHandle, Vec<u8>), Error> {
+    const WHAT: &str = "making the attestation key";
+    let public = attestation_template().map_err(failed(WHAT))?;
+    primary(context, public, WHAT)
+}
+
+fn attestation_template() -> tss_esapi::Result<Public> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_restricted(true)
+        .with_sign_encrypt(true)
+        .build()?;
+    let parameters = PublicEccParametersBuilder::new()
+        .with_ecc_scheme(EccScheme::create(EccSchemeAlgorithm::EcDsa, Some(HashingAlgorithm::Sha256), None)?)
+        .with_curve(EccCurve::NistP256)
+        .with_is_signing_key(true)
+        .with_is_decryption_key(false)
+        .with_restricted(true)
+        .with_symmetric(SymmetricDefinitionObject::Null)
+        .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
+        .build()?;
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Ecc)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
+        .with_ecc_parameters(parameters)
+        .with_ecc_unique_identifier(EccPoint::default())
+        .build()
+}
+
+/// The endorsement key is used by its policy: who proves the hierarchy's authorization, which is empty (TPM2_PolicySecret).
+pub(crate) fn activate(
+    context: &mut Context,
+    ak: KeyHandle,
+    ek: KeyHandle,
+    blob: &[u8],
+    seed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    const WHAT: &str = "activating a credential";
+    let (blob, seed) = (IdObject::try_from(blob), EncryptedSecret::try_from(seed));
+    let (blob, seed) = (blob.map_err(failed(WHAT))?, seed.map_err(failed(WHAT))?);
+    let session = policy(context).map_err(failed(WHAT))?;
+    let handle = SessionHandle::from(session);
+    let sessions = (Some(AuthSession::Password), Some(session), None);
+    let activated = context.execute_with_sessions(sessions, |context| context.activate_credential(ak, ek, blob, seed));
+    end_session(context, handle);
+    Ok(Zeroizing::new(activated.map_err(failed(WHAT))?.to_vec()))
+}
+
+/// A policy session in which the endorsement hierarchy's authorization was proved.
+fn policy(context: &mut Context) -> tss_esapi::Result<AuthSession> {
+    let symmetric = SymmetricDefinition::AES_128_CFB;
+    let session =
+        context.start_auth_session(None, None, None, SessionType::Policy, symmetric, HashingAlgorithm::Sha256)?;
+    let session = session.ok_or(tss_esapi::Error::WrapperError(tss_esapi::WrapperErrorKind::WrongValueFromTpm))?;
+    let (attributes, mask) = SessionAttributesBuilder::new().build();
+    context.tr_sess_set_attributes(session, attributes, mask)?;
+    let proved = context.execute_with_session(Some(AuthSession::Password), |context| {
+        context.policy_secret(
+            PolicySession::try_from(session)?,
+            AuthHandle::Endorsement,
+            Default::default(),
+            Default::default(),
+            Default::default(),
+            None,
+        )
+    });
+    if proved.is_err() {
+        end_session(context, session.into());
+    }
+    proved.map(|_| session)
+}
