@@ -1,4 +1,4 @@
-//! Stage `agent`: PID 1 of the initrd, compiled in the build root with the pinned toolchain, without network.
+//! Stage `agent`: PID 1 of the initrd, and the service by which a running node shows what it is, compiled in the build root with the pinned toolchain, without network.
 //!
 //! Sources, registry and toolchain are shown at fixed places, paths are remapped and no build id is made: the binary does
 //! not know who compiled it, where, or for which time.
@@ -21,8 +21,24 @@ const TARGET: &str = "/tmp/target";
 const CARGO_HOME: &str = "/tmp/cargo";
 const TOOLCHAIN: &str = "/tmp/toolchain";
 
-/// What of a checkout the agent is made of.
-const INPUTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "clippy.toml", ".cargo", "initrd-agent"];
+/// What of a checkout they are made of.
+const INPUTS: [&str; 11] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "clippy.toml",
+    ".cargo",
+    "crates/attest",
+    "crates/connection",
+    "crates/node-tpm",
+    "crates/state-disk",
+    "initrd-agent",
+    "measurements",
+    "node-attestation",
+];
+/// Name of the agent in the stage's output.
+pub const INIT: &str = "init";
+/// Name of the service, there.
+pub const SERVICE: &str = "node-attestation";
 
 /// Where the agent is compiled, and with what.
 pub struct Compiler<'a> {
@@ -39,7 +55,7 @@ pub struct Compiler<'a> {
 impl Compiler<'_> {
     /// Compiles the agent for images; `verbose` turns on its feature of that name.
     pub fn make(&self, stages: &Stages, verbose: bool) -> Result<Made> {
-        let mut key = Key::new("agent", 1)
+        let mut key = Key::new("agent", 2)
             .digest("build-root", &self.build_root.key)
             .text("rustc", &self.toolchain.commit)
             .text("verbose", &verbose.to_string());
@@ -48,9 +64,10 @@ impl Compiler<'_> {
         }
         stages.run("agent", key, |output| {
             fetch_sources(self.checkout)?;
-            let mut arguments = vec!["build", "--release", "--locked", "--offline", "--package", "initrd-agent"];
+            let mut arguments = vec!["build", "--release", "--locked", "--offline"];
+            arguments.extend(["--package", "initrd-agent", "--package", "node-attestation"]);
             if verbose {
-                arguments.extend(["--features", "verbose"]);
+                arguments.extend(["--features", "initrd-agent/verbose"]);
             }
             let target = self.checkout.target().join("agent");
             let log_path = output.join("cargo.log");
@@ -64,8 +81,10 @@ impl Compiler<'_> {
                 .context("Failed to start cargo in the build root")?;
             ensure!(status.success(), "the agent does not compile:\n{}", tail(&log_path, 40));
             fs::remove_file(&log_path).with_context(|| format!("Failed to remove {}", log_path.display()))?;
-            let binary = target.join("release/initrd-agent");
-            fs::copy(&binary, output.join("init")).with_context(|| format!("Failed to copy {}", binary.display()))?;
+            for (binary, name) in [("initrd-agent", INIT), ("node-attestation", SERVICE)] {
+                let binary = target.join("release").join(binary);
+                fs::copy(&binary, output.join(name)).with_context(|| format!("Failed to copy {}", binary.display()))?;
+            }
             Ok(())
         })
     }

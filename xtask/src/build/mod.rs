@@ -166,7 +166,7 @@ pub fn build(inputs: &Inputs, stages: &Stages, out: &std::path::Path) -> Result<
     let tools = Tools::get(inputs.checkout, &inputs.image, &inputs.sources, stages)?;
     let verbose = inputs.profile.as_ref().is_some_and(|profile| profile.config.verbose_agent);
     // The compiler waits for memory, mkosi for the disk: side by side they take as long as the longer one.
-    let (agent, root) = std::thread::scope(|scope| {
+    let (agent, packages) = std::thread::scope(|scope| {
         let agent = scope.spawn(|| {
             let compiler = Compiler {
                 build_root: &tools.made,
@@ -176,17 +176,34 @@ pub fn build(inputs: &Inputs, stages: &Stages, out: &std::path::Path) -> Result<
             };
             compiler.make(stages, verbose)
         });
-        let root = make_root(inputs, stages, &tools);
-        (agent.join(), root)
+        let packages = make_packages(inputs, stages, &tools);
+        (agent.join(), packages)
     });
     let agent = agent.map_err(|_| anyhow::anyhow!("The thread that compiles the agent panicked"))?;
-    let (kernel, root) = root?;
+    let (kernel, packages) = packages?;
     let agent = agent?;
+    let root = root_tree::make(
+        stages,
+        &root_tree::Inputs {
+            checkout: inputs.checkout,
+            image: &inputs.image,
+            profile: inputs.profile.as_ref(),
+            build_root: &tools.made,
+            tools: &tools.tree,
+            packages: &packages,
+            kernel: &kernel,
+            agent: &agent,
+            os_release: &inputs.os_release(),
+            source_date: inputs.source_date,
+            seed: &inputs.seed,
+        },
+    )?;
     image::make(inputs, stages, &image::Parts { tools: &tools, kernel: &kernel, agent: &agent, root: &root }, out)
 }
 
-fn make_root(inputs: &Inputs, stages: &Stages, tools: &Tools) -> Result<(Kernel, Made)> {
-    let Inputs { checkout, image, sources, source_date, seed, .. } = inputs;
+/// The kernel, and the packages of the root.
+fn make_packages(inputs: &Inputs, stages: &Stages, tools: &Tools) -> Result<(Kernel, Made)> {
+    let Inputs { checkout, image, sources, source_date, .. } = inputs;
     let package = inputs.kernel_package()?;
     let file = sources.files.get(&package.sha256).context("The kernel package was not fetched")?;
     let kernel = kernel::make(stages, &tools.made, &tools.tree, package, file)?;
@@ -208,22 +225,7 @@ fn make_root(inputs: &Inputs, stages: &Stages, tools: &Tools) -> Result<(Kernel,
             source_date: *source_date,
         },
     )?;
-    let root = root_tree::make(
-        stages,
-        &root_tree::Inputs {
-            checkout,
-            image,
-            profile: inputs.profile.as_ref(),
-            build_root: &tools.made,
-            tools: &tools.tree,
-            packages: &packages,
-            kernel: &kernel,
-            os_release: &inputs.os_release(),
-            source_date: *source_date,
-            seed,
-        },
-    )?;
-    Ok((kernel, root))
+    Ok((kernel, packages))
 }
 
 /// The toolchain, which must be the pinned one: another compiler makes other bytes.

@@ -1,4 +1,4 @@
-//! Stage `root`: packages, kernel modules and our own files become one tree, which is checked for ways in and packed by
+//! Stage `root`: packages, kernel modules, our service and our own files become one tree, which is checked for ways in and packed by
 //! mkfs.erofs. A change below os/root runs this stage and what follows, but not the package manager.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use cairn_image::ids::ReleaseSeed;
 use cairn_image::tree::{Entry, Kind, Tree};
 
+use super::agent;
 use super::kernel::Kernel;
 use super::stage::{Key, Made, Stages};
 use super::ways_in;
@@ -39,6 +40,8 @@ pub struct Inputs<'a> {
     pub packages: &'a Made,
     /// The kernel.
     pub kernel: &'a Kernel,
+    /// Stage of the agent, with the service beside it.
+    pub agent: &'a Made,
     /// os-release of the image.
     pub os_release: &'a str,
     /// Time stamps.
@@ -55,6 +58,7 @@ pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
         .digest("build-root", &inputs.build_root.key)
         .digest("packages", &inputs.packages.key)
         .digest("kernel", &inputs.kernel.made.key)
+        .path("service", &inputs.agent.join(agent::SERVICE))?
         .path("os/root", &inputs.checkout.join("os/root"))?
         .path("os/tree.toml", &inputs.checkout.join("os/tree.toml"))?
         .text("os-release", inputs.os_release)
@@ -93,6 +97,10 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
             tree.overlay(&own, "")?;
         }
     }
+    let service = inputs.agent.join(agent::SERVICE);
+    let service = fs::read(&service).with_context(|| format!("Failed to read {}", service.display()))?;
+    tree.insert("usr/lib/cairn", Entry::directory(0o755))?;
+    tree.insert(&format!("usr/lib/cairn/{}", agent::SERVICE), Entry::file(service, 0o755))?;
     tree.insert("usr/lib/os-release", Entry::file(inputs.os_release, 0o644))?;
     tree.insert("etc/machine-id", Entry::file("uninitialized\n", 0o444))?;
     for (path, mode) in config.mode_table()? {
