@@ -22,7 +22,16 @@ const CARGO_HOME: &str = "/tmp/cargo";
 const TOOLCHAIN: &str = "/tmp/toolchain";
 
 /// What of a checkout the agent is made of.
-const INPUTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "clippy.toml", ".cargo", "initrd-agent"];
+const INPUTS: [&str; 8] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "clippy.toml",
+    ".cargo",
+    "initrd-agent",
+    "crates/attest",
+    "crates/state-disk",
+    "measurements",
+];
 
 /// Where the agent is compiled, and with what.
 pub struct Compiler<'a> {
