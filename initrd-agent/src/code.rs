@@ -97,6 +97,60 @@ codes! {
     HandoverFailed, "HANDOVER_FAILED",
         "The switch to the root filesystem or the start of systemd failed",
         "rebuild the image: its root lacks /dev, /proc, /sys, /run or /usr/lib/systemd/systemd";
+    DiskMissing, "DISK_MISSING",
+        "The state disk is not there",
+        "attach the disk that cluster.json names for the slot, writable, and boot again";
+    DiskAmbiguous, "DISK_AMBIGUOUS",
+        "More than one disk fits the slot of the state disk",
+        "detach the others, or name the disk by its serial in cluster.json";
+    DiskTooSmall, "DISK_TOO_SMALL",
+        "The state disk has less than 64 MiB, ends within a block of 4096 bytes, or has become smaller than its file system",
+        "give the node a larger disk; if it was made smaller, make it as large as it was";
+    DiskUnreadable, "DISK_UNREADABLE",
+        "The state disk cannot be read",
+        "see the kernel's lines above; replace the disk";
+    DiskWriteFailed, "DISK_WRITE_FAILED",
+        "The state disk cannot be written",
+        "see the kernel's lines above; replace the disk";
+    GrantInvalid, "GRANT_INVALID",
+        "What the broker says of the state disk cannot be",
+        "use broker and image of versions that belong together; report the line to their makers";
+    DiskForeign, "DISK_FOREIGN",
+        "The state disk is to be made, and holds something that nobody gave away",
+        "attach a blank disk, or let an operator grant that this one is overwritten (key-broker disk grant)";
+    DiskFormatFailed, "DISK_FORMAT_FAILED",
+        "The state disk could not be made",
+        "see the kernel's lines above; boot again: the disk is then made from the beginning";
+    HeaderDigest, "HEADER_DIGEST",
+        "The header of the state disk is not one that the broker knows",
+        "attach the node's own disk; if it is, somebody changed its header, or put back an older one";
+    HeaderInvalid, "HEADER_INVALID",
+        "The header of the state disk is not of the one form that is used",
+        "keep the disk for an investigation: the broker knows this header, and no release makes such a one";
+    DiskKeyWrong, "DISK_KEY_WRONG",
+        "The broker's share does not open the state disk",
+        "restore the broker's database of when the disk was made, or open the disk by recovery (cairn recover)";
+    DiskOpenFailed, "DISK_OPEN_FAILED",
+        "The state disk could not be mapped with dm-crypt",
+        "see the kernel's lines above; rebuild the image if dm-crypt or xts is missing";
+    DiskTableMismatch, "DISK_TABLE_MISMATCH",
+        "The kernel's dm-crypt table is not the one that was asked for",
+        "boot the image with the kernel it was built with";
+    GenerationInvalid, "GENERATION_INVALID",
+        "The state disk has no whole generation block",
+        "keep the disk for an investigation: it was damaged or changed; its data can be opened by recovery (cairn recover)";
+    DiskRollback, "DISK_ROLLBACK",
+        "The state disk is older than the broker knows it: somebody put back a copy",
+        "attach the newest copy of the disk; a person decides what an older one is worth";
+    BrokerBehind, "BROKER_BEHIND",
+        "The broker knows less of the state disk than the disk itself: somebody put back an older database",
+        "restore the newest database of the broker";
+    FilesystemDamaged, "FILESYSTEM_DAMAGED",
+        "The file system of the state disk cannot be repaired without asking",
+        "open the disk by recovery (cairn recover) and repair it with e2fsck, or restore it";
+    StateMountFailed, "STATE_MOUNT_FAILED",
+        "The state disk could not be mounted as /var, or the machine id not be set",
+        "see the kernel's lines above; rebuild the image with a directory /var and a file /etc/machine-id";
     AgentPanic, "AGENT_PANIC",
         "The agent met a condition that it was not written for",
         "report the line to the makers of the image";

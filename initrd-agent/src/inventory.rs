@@ -110,7 +110,7 @@ pub fn take(places: &Places, data: Guid, hash: Guid) -> io::Result<Inventory> {
 }
 
 /// A whole disk with a medium and a node.
-fn is_disk(places: &Places, name: &str) -> bool {
+pub fn is_disk(places: &Places, name: &str) -> bool {
     let class = places.classes.join(name);
     !NOT_DISKS.iter().any(|prefix| name.starts_with(prefix))
         && !class.join("partition").exists()
@@ -149,7 +149,7 @@ fn is_device_of(places: &Places, disk: &str, name: &str, entry: &Entry) -> bool 
 }
 
 /// sysfs writes `!` where a device name has a slash.
-fn node(places: &Places, name: &str) -> PathBuf {
+pub fn node(places: &Places, name: &str) -> PathBuf {
     places.nodes.join(name.replace('!', "/"))
 }
 

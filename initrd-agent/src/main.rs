@@ -32,6 +32,8 @@ mod modules;
 mod probe;
 mod process_one;
 mod read_at;
+#[allow(dead_code, reason = "called by the conversation with the broker")]
+mod state_disk;
 mod tpm;
 mod uevents;
 mod verity;

@@ -2,6 +2,13 @@
 //!
 //! It is the last [`GENERATION`](crate::layout::GENERATION) bytes of the mapping and holds two copies, which are written in turn: whatever a power cut leaves of the one, the other is whole. Each has an HMAC under
 //! a key that only this disk's share gives. Rollback is noticed only across generations; the number is no count of boots.
+//!
+//! # Where it is, and what happens when a disk grows
+//!
+//! The file system is made [`GENERATION`](crate::layout::GENERATION) bytes smaller than the mapping, so the block is both the last of the mapping and the first behind the file system. The mapping is as large as the disk, so after the
+//! disk has grown these are two places ([`places`]): both are read, and the newest whole copy counts, wherever it stands. Then, before anything is mounted, the block is written once more at the new end, and flushed;
+//! only then is the file system grown up to it (by the kernel, whose journal keeps it whole). Power may be cut at any point: until the file system's size has changed, the block behind it is untouched; afterwards, the one at the
+//! end is there. Only a cut within the growing, and a disk that is grown again before the next boot, leaves neither place: the disk is refused, and opened by recovery.
 
 use ring::hmac;
 
@@ -62,6 +69,18 @@ pub fn judge(disk: u64, broker: u64) -> Verdict {
     }
 }
 
+/// Where the block may be, in a mapping with a file system of so many bytes: at the end, and behind the file system. None where there is no place for it, which is so when the disk has become smaller.
+pub fn places(mapping: u64, filesystem: Option<u64>) -> Option<Vec<u64>> {
+    let end = mapping.checked_sub(GENERATION)?;
+    let mut places = vec![end];
+    match filesystem {
+        Some(behind) if behind > end => return None,
+        Some(behind) if behind < end => places.push(behind),
+        _ => {}
+    }
+    Some(places)
+}
+
 impl Block {
     /// The block of a new disk: both copies say the same.
     pub fn new(key: &hmac::Key, disk: &[u8; 16], generation: Generation) -> Self {
@@ -80,6 +99,18 @@ impl Block {
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Of several blocks, the one with the newest whole copy, and what that says.
+    ///
+    /// # Errors
+    /// [`Error::NoCopy`] where none has a whole one.
+    pub fn newest_of(blocks: Vec<Self>, key: &hmac::Key, disk: &[u8; 16]) -> Result<(Self, Generation), Error> {
+        let whole = blocks.into_iter().filter_map(|block| {
+            let generation = block.generation(key, disk).ok()?;
+            Some((block, generation))
+        });
+        whole.max_by_key(|(_, generation)| generation.number).ok_or(Error::NoCopy)
     }
 
     /// The newest whole copy.
@@ -181,6 +212,39 @@ mod tests {
         }
         assert_eq!(Block::from_bytes(vec![0; BLOCK]).unwrap().generation(&key(1), &DISK), Err(Error::NoCopy));
         assert_eq!(Block::from_bytes(vec![0; 1]), Err(Error::Length(1)));
+    }
+
+    #[test]
+    fn a_grown_disk_has_two_places_and_a_smaller_one_none() {
+        const MIB: u64 = 1 << 20;
+        for (mapping, filesystem, expected) in [
+            (MIB, Some(MIB - GENERATION), Some(vec![MIB - GENERATION])),
+            (2 * MIB, Some(MIB - GENERATION), Some(vec![2 * MIB - GENERATION, MIB - GENERATION])),
+            (2 * MIB, None, Some(vec![2 * MIB - GENERATION])),
+            (MIB, Some(MIB), None),
+            (MIB, Some(u64::MAX), None),
+            (GENERATION - 1, None, None),
+        ] {
+            assert_eq!(places(mapping, filesystem), expected, "{mapping} {filesystem:?}");
+        }
+    }
+
+    #[test]
+    fn the_newest_of_two_places_counts_and_one_is_enough() {
+        let old = Block::new(&key(1), &DISK, generation(7));
+        let new = old.with_next(&key(1), &DISK, generation(8)).unwrap();
+        let garbage = Block::from_bytes(vec![9; BLOCK]).unwrap();
+        for (blocks, number) in [
+            (vec![old.clone(), new.clone()], 8),
+            (vec![new.clone(), old.clone()], 8),
+            (vec![garbage.clone(), old.clone()], 7),
+            (vec![new, garbage.clone()], 8),
+        ] {
+            let (block, found) = Block::newest_of(blocks, &key(1), &DISK).unwrap();
+            assert_eq!((found.number, block.generation(&key(1), &DISK)), (number, Ok(generation(number))));
+        }
+        assert_eq!(Block::newest_of(vec![garbage], &key(1), &DISK), Err(Error::NoCopy));
+        assert_eq!(Block::newest_of(vec![], &key(1), &DISK), Err(Error::NoCopy));
     }
 
     #[test]

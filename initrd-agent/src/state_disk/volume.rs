@@ -1,0 +1,166 @@
+//! The generation block in a mapping: found before anything else of the volume is believed, judged by the broker's
+//! number, and written back ([`state_disk::generation`] says where it is, also in a disk that has grown).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use ring::hmac;
+use state_disk::filesystem::{self, SUPERBLOCK, SUPERBLOCK_LENGTH};
+use state_disk::generation::{self, Block, Generation, Verdict, places};
+use state_disk::layout::GENERATION;
+
+use super::table::Mapping;
+use crate::code::Code;
+use crate::failure::Failure;
+use crate::read_at::ReadAt;
+
+/// What is known of a volume whose generation was judged.
+pub struct Volume {
+    /// As it was found.
+    pub block: Block,
+    /// Whether the mapping has become larger than the file system in it.
+    pub grown: bool,
+}
+
+/// How large the file system of a mapping is: the generation block is behind it.
+pub const fn filesystem_bytes(mapping: u64) -> u64 {
+    mapping.saturating_sub(GENERATION)
+}
+
+/// Finds the block of the disk with this id in a mapping of so many bytes, and judges it.
+///
+/// # Errors
+/// `GENERATION_INVALID`, `DISK_ROLLBACK`, `BROKER_BEHIND`, `DISK_TOO_SMALL`, `DISK_UNREADABLE`.
+pub fn judge(volume: &impl ReadAt, bytes: u64, key: &hmac::Key, id: &[u8; 16], broker: u64) -> Result<Volume, Failure> {
+    let unreadable = |error: io::Error| {
+        Failure::new(Code::DiskUnreadable, format!("reading the generation block of the state disk: {error}"))
+    };
+    let mut superblock = vec![0; SUPERBLOCK_LENGTH];
+    volume.read_exact_at(&mut superblock, SUPERBLOCK).map_err(unreadable)?;
+    let filesystem = filesystem::bytes(&superblock);
+    let places = places(bytes, filesystem).ok_or_else(|| {
+        let what = format!(
+            "the state disk has room for {bytes} bytes, and holds a file system of {}: it has become smaller, or is damaged",
+            filesystem.unwrap_or_default()
+        );
+        Failure::new(Code::DiskTooSmall, what)
+    })?;
+    let mut blocks = Vec::new();
+    for place in &places {
+        let mut block = vec![0; GENERATION as usize];
+        volume.read_exact_at(&mut block, *place).map_err(unreadable)?;
+        blocks.extend(Block::from_bytes(block));
+    }
+    let (block, found) = Block::newest_of(blocks, key, id)
+        .map_err(|error| Failure::new(Code::GenerationInvalid, format!("the state disk: {error}")))?;
+    let numbers = format!("the disk was released {} times, the broker knows of {broker}", found.number);
+    match generation::judge(found.number, broker) {
+        Verdict::GoesOn => Ok(Volume { block, grown: places.len() > 1 }),
+        Verdict::DiskRollback => Err(Failure::new(Code::DiskRollback, numbers)),
+        Verdict::BrokerBehind => Err(Failure::new(Code::BrokerBehind, numbers)),
+    }
+}
+
+/// The next block.
+///
+/// # Errors
+/// `GENERATION_INVALID`.
+pub fn next(block: &Block, key: &hmac::Key, id: &[u8; 16], generation: Generation) -> Result<Block, Failure> {
+    block
+        .with_next(key, id, generation)
+        .map_err(|error| Failure::new(Code::GenerationInvalid, format!("the state disk: {error}")))
+}
+
+/// Writes the block to the end of the mapping, and flushes it.
+///
+/// # Errors
+/// `DISK_WRITE_FAILED`.
+pub fn write(mapping: &Mapping, block: &Block) -> Result<(), Failure> {
+    let write = || {
+        let volume = open(mapping)?;
+        volume.write_all_at(block.as_bytes(), filesystem_bytes(mapping.bytes))?;
+        volume.sync_data()
+    };
+    write().map_err(|error: io::Error| {
+        Failure::new(Code::DiskWriteFailed, format!("writing the generation block of the state disk: {error}"))
+    })
+}
+
+/// Opens the mapping's device.
+///
+/// # Errors
+/// What the kernel said.
+pub fn open(mapping: &Mapping) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(&mapping.node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: [u8; 16] = [5; 16];
+    const BYTES: u64 = 1 << 20;
+
+    fn key() -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &[1; 32])
+    }
+
+    fn block(number: u64) -> Block {
+        Block::new(&key(), &ID, Generation { number, head: [3; 32] })
+    }
+
+    /// A volume of 1 MiB with a file system of so many bytes, and blocks at these places.
+    fn volume(filesystem: u64, blocks: &[(u64, u64)]) -> Vec<u8> {
+        let mut volume = vec![0; BYTES as usize];
+        let superblock = &mut volume[SUPERBLOCK as usize..];
+        superblock[0x38..0x3a].copy_from_slice(&0xef53_u16.to_le_bytes());
+        superblock[0x18] = 2;
+        superblock[4..8].copy_from_slice(&((filesystem / 4096) as u32).to_le_bytes());
+        for (place, number) in blocks {
+            let place = *place as usize;
+            volume[place..place + 4096].copy_from_slice(block(*number).as_bytes());
+        }
+        volume
+    }
+
+    #[test]
+    fn each_pair_of_numbers_has_its_end() {
+        const END: u64 = BYTES - 4096;
+        const OLD: u64 = BYTES / 2;
+        let rows = [
+            ("as left", volume(END, &[(END, 5)]), 5, Ok(false)),
+            ("a commit was lost", volume(END, &[(END, 6)]), 5, Ok(false)),
+            ("put back", volume(END, &[(END, 4)]), 5, Err(Code::DiskRollback)),
+            ("an old database", volume(END, &[(END, 7)]), 5, Err(Code::BrokerBehind)),
+            ("no block", volume(END, &[]), 5, Err(Code::GenerationInvalid)),
+            ("no file system", [&[0; 4096], &volume(END, &[(END, 5)])[4096..]].concat(), 5, Ok(false)),
+            ("grown", volume(OLD, &[(OLD, 5)]), 5, Ok(true)),
+            ("grown, and cut after the block was moved", volume(OLD, &[(OLD, 5), (END, 6)]), 6, Ok(true)),
+            ("grown, and both put back", volume(OLD, &[(OLD, 5), (END, 5)]), 6, Err(Code::DiskRollback)),
+            ("cut within the growing", volume(OLD + 4096, &[(END, 5)]), 5, Ok(true)),
+            ("smaller", volume(BYTES, &[]), 5, Err(Code::DiskTooSmall)),
+        ];
+        for (case, volume, broker, expected) in rows {
+            let found = judge(&volume, BYTES, &key(), &ID, broker);
+            assert_eq!(found.map(|volume| volume.grown).map_err(|failure| failure.code()), expected, "{case}");
+        }
+        let other = judge(&volume(END, &[(END, 5)]), BYTES, &key(), &[6; 16], 5);
+        assert_eq!(other.err().map(|failure| failure.code()), Some(Code::GenerationInvalid), "another disk's");
+        let cut = judge(&volume(END, &[])[..4096].to_vec(), BYTES, &key(), &ID, 5);
+        assert_eq!(cut.err().map(|failure| failure.code()), Some(Code::DiskUnreadable));
+    }
+
+    #[test]
+    fn the_block_is_written_behind_the_file_system() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(BYTES).unwrap();
+        let mapping = Mapping { node: file.path().display().to_string(), bytes: BYTES };
+        let next = next(&block(5), &key(), &ID, Generation { number: 6, head: [4; 32] }).unwrap();
+        write(&mapping, &next).unwrap();
+        let written = std::fs::read(file.path()).unwrap();
+        assert_eq!(&written[BYTES as usize - 4096..], next.as_bytes());
+        assert!(written[..BYTES as usize - 4096].iter().all(|byte| *byte == 0));
+        assert_eq!(judge(&written, BYTES, &key(), &ID, 6).map(|volume| volume.block).ok(), Some(next));
+    }
+}
