@@ -1,20 +1,18 @@
 //! The boot, from first mount to systemd, as one sequence (design section 4, "The agent is PID 1"). Each step either
-//! succeeds or ends the boot with its code; none is retried, skipped or reordered. Steps of later versions have their
-//! place here: between the mounted root and `leave-initrd` stands the point `initrd`, where a node with a cluster
-//! configuration will attest and open its disk.
+//! succeeds or ends the boot with its code; none is retried, skipped or reordered. Between the mounted root and
+//! `leave-initrd` stands the point `initrd`, where a node of a cluster attests and opens its disk ([`membership`]).
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use crate::boot_document::BootDocument;
-use crate::code::Code;
 use crate::configuration::Configuration;
 use crate::discovery;
 use crate::failure::Failure;
 use crate::measurement::{Measurement, measure};
 use crate::tpm::Tpm;
 use crate::uevents::Uevents;
-use crate::{api_filesystems, configuration, console, handover, modules, process_one, verity};
+use crate::{api_filesystems, configuration, console, handover, membership, modules, process_one, verity};
 
 /// Runs the boot. On success this process has become systemd, so there is nothing to return.
 ///
@@ -37,11 +35,8 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
     console::state("partitions");
     let found = discovery::wait_for_root(&document, &mut uevents)?;
     let configuration = configuration::decide(&found.configuration)?;
-    if let Configuration::Cluster(file) = configuration {
-        measure(&mut tpm, &Measurement::configuration(file))?;
-        // A deployment that expects attestation must not be told that it runs.
-        let what = "this version cannot attest yet, so it serves no cluster";
-        return Err(Failure::new(Code::ConfigurationUnsupported, what));
+    if let Configuration::Cluster { file, .. } = &configuration {
+        measure(&mut tpm, &Measurement::configuration(file.clone()))?;
     }
 
     console::state("root");
@@ -49,9 +44,17 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
     handover::mount_root(&root)?;
     console::line("root verified by dm-verity");
 
-    // Point `initrd`: here the node will send its release quote, cap PCR 15 and open its state disk.
-    measure(&mut tpm, &Measurement::stateless())?;
-    handover::mount_volatile_var()?;
+    // Point `initrd`: a node of a cluster shows what it is, closes this boot in PCR 15, and opens its state disk.
+    match configuration {
+        Configuration::Stateless => {
+            measure(&mut tpm, &Measurement::stateless())?;
+            handover::mount_volatile_var()?;
+        }
+        Configuration::Cluster { file, hints } => {
+            let image_disks = [&found.data, &found.hash].map(|partition| partition.disk.clone());
+            membership::join(&mut tpm, &document, &file, hints.as_deref(), &image_disks, started)?;
+        }
+    }
 
     console::state("handover");
     measure(&mut tpm, &Measurement::phase("leave-initrd"))?;

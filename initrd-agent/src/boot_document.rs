@@ -34,8 +34,8 @@ pub struct BootDocument {
     /// How its root is verified.
     pub root: Root,
     /// Least version of the key release protocol.
-    #[serde(rename = "protocol_min", deserialize_with = "counter")]
-    _protocol_min: u64,
+    #[serde(deserialize_with = "counter")]
+    pub protocol_min: u64,
     /// Seconds since 1970 before which no certificate of ours was made.
     #[serde(rename = "time_floor", deserialize_with = "integer")]
     _time_floor: u64,

@@ -80,8 +80,11 @@ codes! {
         "A configuration partition exists and cannot be read, or there are too many of them",
         "write the image to the disk again, and detach other disks with a configuration partition";
     ConfigurationUnsupported, "CONFIGURATION_UNSUPPORTED",
-        "A configuration partition is not empty, and this version cannot attest, so it must not pretend to; or there are two, or what it holds is no line",
-        "use a release that joins clusters, detach other disks with a configuration, or clear the configuration partition";
+        "There are two configurations, or what the configuration partition holds is no line",
+        "detach other disks with a configuration, and write the image's with `cargo xtask configure`";
+    ConfigurationInvalid, "CONFIGURATION_INVALID",
+        "The cluster.json of the configuration partition is not one that this version understands",
+        "write the image's configuration anew with `cargo xtask configure` of this version";
     VerityMapFailed, "VERITY_MAP_FAILED",
         "The kernel did not map the root partition with dm-verity",
         "see the kernel's lines above; rebuild the image if dm-verity or sha256 is missing";
@@ -151,6 +154,24 @@ codes! {
     StateMountFailed, "STATE_MOUNT_FAILED",
         "The state disk could not be mounted as /var, or the machine id not be set",
         "see the kernel's lines above; rebuild the image with a directory /var and a file /etc/machine-id";
+    EntropyMissing, "ENTROPY_MISSING",
+        "The kernel gives no random bytes",
+        "give the machine a CPU with RDRAND, or a virtio-rng device";
+    EventLogUnreadable, "EVENT_LOG_UNREADABLE",
+        "The firmware's log or the agent's own cannot be read, or is too long",
+        "boot with a firmware that keeps a log of what it measures (TCG2), and with fewer boot entries";
+    BrokerUnknown, "BROKER_UNKNOWN",
+        "The image belongs to a cluster, and nothing says where its brokers are",
+        "write the image's configuration anew with `cargo xtask configure --hints`";
+    AttestationRefused, "ATTESTATION_REFUSED",
+        "A broker of the cluster has refused this machine",
+        "ask the broker why: `key-broker explain REQUEST`; a machine that is not enrolled is enrolled by its ek";
+    ReleaseInvalid, "RELEASE_INVALID",
+        "What a broker of the cluster said is not signed, not for this machine, or not for this boot",
+        "boot again; if it happens again, somebody stands between node and broker, or they are of versions that do not belong together";
+    CommitRefused, "COMMIT_REFUSED",
+        "A broker of the cluster has refused the report of what became of its release",
+        "ask the broker why: `key-broker explain REQUEST`";
     AgentPanic, "AGENT_PANIC",
         "The agent met a condition that it was not written for",
         "report the line to the makers of the image";

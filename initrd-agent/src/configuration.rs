@@ -19,8 +19,13 @@ const CHUNK: usize = 64 * 1024;
 pub enum Configuration {
     /// No cluster: `/var` is volatile, and this boot never opens a disk.
     Stateless,
-    /// A cluster: the bytes of its `cluster.json`.
-    Cluster(Vec<u8>),
+    /// A cluster.
+    Cluster {
+        /// The bytes of its `cluster.json`.
+        file: Vec<u8>,
+        /// The bytes of `hints.json`, if there are any.
+        hints: Option<Vec<u8>>,
+    },
 }
 
 /// Decides from all configuration partitions of the machine.
@@ -60,7 +65,9 @@ pub fn decide(partitions: &[Candidate]) -> Result<Configuration, Failure> {
             return Err(unsupported("is not the only one with content"));
         }
         let end = content.iter().position(|byte| *byte == b'\n').ok_or_else(|| unsupported("holds no line"))?;
-        configuration = Configuration::Cluster(content[..=end].to_vec());
+        let (file, rest) = content.split_at(end + 1);
+        let hints = (!rest.is_empty()).then(|| rest.to_vec());
+        configuration = Configuration::Cluster { file: file.to_vec(), hints };
     }
     Ok(configuration)
 }
@@ -89,7 +96,7 @@ mod tests {
     fn partition(folder: &tempfile::TempDir, name: &str, content: &[u8], bytes: u64) -> Candidate {
         let device = folder.path().join(name);
         std::fs::write(&device, content).unwrap();
-        Candidate::Ready(Partition { device, number: "8:1".into(), bytes })
+        Candidate::Ready(Partition { device, disk: "sda".into(), number: "8:1".into(), bytes })
     }
 
     #[test]
@@ -103,10 +110,12 @@ mod tests {
     #[test]
     fn the_first_line_is_the_cluster_s_and_hints_are_not_part_of_it() {
         let folder = tempfile::tempdir().unwrap();
-        for (content, expected) in [(&b"{}\n\0\0"[..], &b"{}\n"[..]), (b"{\"a\":1}\n{\"hint\":2}\n\0", b"{\"a\":1}\n")]
-        {
+        for (content, file, hints) in [
+            (&b"{}\n\0\0"[..], &b"{}\n"[..], None),
+            (b"{\"a\":1}\n{\"hint\":2}\n\0", b"{\"a\":1}\n", Some(b"{\"hint\":2}\n".to_vec())),
+        ] {
             let found = decide(&[partition(&folder, "one", content, content.len() as u64)]).unwrap();
-            assert_eq!(found, Configuration::Cluster(expected.to_vec()));
+            assert_eq!(found, Configuration::Cluster { file: file.to_vec(), hints });
         }
     }
 

@@ -148,7 +148,7 @@ mod tests {
     fn partition(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> Candidate {
         let device = folder.path().join(name);
         std::fs::write(&device, bytes).unwrap();
-        Candidate::Ready(Partition { device, number: name.into(), bytes: bytes.len() as u64 })
+        Candidate::Ready(Partition { device, disk: "sda".into(), number: name.into(), bytes: bytes.len() as u64 })
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub const CONFIGURATION_TYPE: Guid = Guid::from_u128(0xf4b5_a1a0_7d3c_4b57_9a4e_
 pub struct Partition {
     /// Its device node.
     pub device: PathBuf,
+    /// The kernel's name of its disk.
+    pub disk: String,
     /// Its device number, as `major:minor`.
     pub number: String,
     /// Its size.
@@ -134,7 +136,12 @@ fn candidate(places: &Places, disk: &str, names: &[String], entry: &Entry) -> Ca
     }
     let device = names.iter().find(|name| name.starts_with(disk) && is_device_of(places, disk, name, entry));
     match device.and_then(|name| Some((name, text(&places.classes.join(name), "dev")?))) {
-        Some((name, number)) => Candidate::Ready(Partition { device: node(places, name), number, bytes: entry.bytes }),
+        Some((name, number)) => Candidate::Ready(Partition {
+            device: node(places, name),
+            disk: disk.to_owned(),
+            number,
+            bytes: entry.bytes,
+        }),
         None => Candidate::NotThere(label),
     }
 }
@@ -218,7 +225,7 @@ pub mod tests {
         machine.disk("vda", &disk(512, &[(0, KIND, KIND, 40, 47)]), "2048");
         machine.disk("vdb", &root_disk(), "2048");
         let device = machine.folder.path().join("dev/vdb1");
-        let expected = Partition { device, number: "253:1".into(), bytes: 4096 };
+        let expected = Partition { device, disk: "vdb".into(), number: "253:1".into(), bytes: 4096 };
         assert_eq!(machine.take(), Inventory { data: vec![Candidate::Ready(expected)], ..Inventory::default() });
     }
 

@@ -16,6 +16,7 @@
 //! The root filesystem has the directories `/dev /proc /sys /run /var`, and `/usr/lib/systemd/systemd`.
 
 mod api_filesystems;
+mod attestation;
 mod boot;
 mod boot_document;
 mod clock;
@@ -28,7 +29,9 @@ mod gpt;
 mod handover;
 mod inventory;
 mod measurement;
+mod membership;
 mod modules;
+mod network;
 mod probe;
 mod process_one;
 mod read_at;

@@ -14,7 +14,8 @@ use serde::Serialize;
 use crate::clock::since_boot;
 use crate::code::Code;
 use crate::failure::Failure;
-use crate::tpm::{Bank, Pcr, Tpm};
+use crate::tpm::{Pcr, Tpm};
+use measurements::Bank;
 
 const FOLDER: &str = "/run/log/systemd";
 const LOG: &str = "/run/log/systemd/tpm2-measure.log";
@@ -47,6 +48,25 @@ impl Measurement {
     pub fn configuration(file: Vec<u8>) -> Self {
         let words = "cluster.json".to_owned();
         Self { pcr: Pcr::Configuration, words, file: Some(file), event_type: "cairn-configuration" }
+    }
+
+    /// This boot closes itself in the name of a cluster, before its disk is opened.
+    pub fn cluster(id: &[u8]) -> Self {
+        Self::outcome(format!("cluster:{}", hex::encode(id)))
+    }
+
+    /// The broker's release that the disk will be opened with: SHA-256 of its payload.
+    pub fn release(digest: &[u8; 32]) -> Self {
+        Self::outcome(format!("release:{}", hex::encode(digest)))
+    }
+
+    /// The volume that was opened, by what names its key.
+    pub fn volume(name: &[u8; 32]) -> Self {
+        Self::outcome(format!("volume:{}", hex::encode(name)))
+    }
+
+    fn outcome(words: String) -> Self {
+        Self { pcr: Pcr::Outcome, words, file: None, event_type: "cairn-cap" }
     }
 
     /// This boot failed.

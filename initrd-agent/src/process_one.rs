@@ -1,7 +1,10 @@
 //! What the kernel expects of PID 1 and of nobody else: Ctrl-Alt-Del must not reset the machine behind our back,
 //! signals must not interrupt a step, and orphans must be reaped (`reboot(2)`, `signal(7)`, `wait(2)`).
 
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::prctl::set_dumpable;
 use nix::sys::reboot::set_cad_enabled;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
@@ -17,6 +20,15 @@ pub fn behave() {
     }
 }
 
+/// From here on there are secrets in memory: none of it is ever written to a disk, neither as swap nor as a core dump.
+pub fn keep_secrets() {
+    let locked = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
+    let kept = locked.and_then(|()| setrlimit(Resource::RLIMIT_CORE, 0, 0)).and_then(|()| set_dumpable(false));
+    if let Err(error) = kept {
+        console::line(&format!("memory cannot be locked: {error}"));
+    }
+}
+
 /// Lets signals through again, as the next PID 1 expects them. What was held back is dropped by the kernel: PID 1 has
 /// no handler, and default actions do not apply to it.
 pub fn release_signals() {
@@ -25,7 +37,8 @@ pub fn release_signals() {
     }
 }
 
-/// Reaps what has died. The agent starts no process itself, so it never takes a status that somebody waits for.
+/// Reaps what has died. To be called when the agent's own children have ended, so that no status is taken that somebody
+/// waits for.
 pub fn reap() {
     while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
         if status == WaitStatus::StillAlive {

@@ -5,7 +5,8 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use sha2::Digest as _;
+use measurements::Bank;
+use node_tpm::{Keys, Quote};
 use tss_esapi::constants::CapabilityType;
 use tss_esapi::handles::PcrHandle;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
@@ -13,6 +14,7 @@ use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{CapabilityData, Digest, DigestValues, PcrSelectionList};
 use tss_esapi::tcti_ldr::{DeviceConfig, TctiNameConf};
 use tss_esapi::{Context, Error};
+use zeroize::Zeroizing;
 
 use crate::code::Code;
 use crate::failure::Failure;
@@ -51,51 +53,12 @@ impl Pcr {
     }
 }
 
-/// A PCR bank, by its hash algorithm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Bank {
-    /// Old firmware keeps it active; extended, never believed.
-    Sha1,
-    /// The bank that every TPM has.
-    Sha256,
-    /// The bank that attestation prefers.
-    Sha384,
-    /// Rare.
-    Sha512,
-}
-
-impl Bank {
-    /// The name in the measurement log.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-            Self::Sha384 => "sha384",
-            Self::Sha512 => "sha512",
-        }
-    }
-
-    /// The digest of `bytes` in this bank's algorithm.
-    pub fn digest(self, bytes: &[u8]) -> Vec<u8> {
-        match self {
-            Self::Sha1 => sha1::Sha1::digest(bytes).to_vec(),
-            Self::Sha256 => sha2::Sha256::digest(bytes).to_vec(),
-            Self::Sha384 => sha2::Sha384::digest(bytes).to_vec(),
-            Self::Sha512 => sha2::Sha512::digest(bytes).to_vec(),
-        }
-    }
-
-    const fn algorithm(self) -> HashingAlgorithm {
-        match self {
-            Self::Sha1 => HashingAlgorithm::Sha1,
-            Self::Sha256 => HashingAlgorithm::Sha256,
-            Self::Sha384 => HashingAlgorithm::Sha384,
-            Self::Sha512 => HashingAlgorithm::Sha512,
-        }
-    }
-
-    fn of(algorithm: HashingAlgorithm) -> Option<Self> {
-        [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512].into_iter().find(|bank| bank.algorithm() == algorithm)
+const fn algorithm(bank: Bank) -> HashingAlgorithm {
+    match bank {
+        Bank::Sha1 => HashingAlgorithm::Sha1,
+        Bank::Sha256 => HashingAlgorithm::Sha256,
+        Bank::Sha384 => HashingAlgorithm::Sha384,
+        Bank::Sha512 => HashingAlgorithm::Sha512,
     }
 }
 
@@ -137,7 +100,7 @@ impl Tpm {
         let what = format!("extending PCR {}", pcr.number());
         let mut values = DigestValues::new();
         for (bank, digest) in &digests {
-            values.set(bank.algorithm(), Digest::try_from(digest.clone()).map_err(|error| failed(&what, &error))?);
+            values.set(algorithm(*bank), Digest::try_from(digest.clone()).map_err(|error| failed(&what, &error))?);
         }
         // The password session: PCRs have an empty authorization, and an HMAC session would wait for random numbers.
         self.context
@@ -147,14 +110,64 @@ impl Tpm {
     }
 }
 
+/// The keys by which this machine shows what it is.
+impl Tpm {
+    /// Makes endorsement key and attestation key.
+    ///
+    /// # Errors
+    /// `TPM_FAILED`.
+    pub fn keys(&mut self) -> Result<Keys, Failure> {
+        Keys::make(&mut self.context).map_err(|error| key_failed(&error))
+    }
+
+    /// Quotes PCR 0 to 15 of an active bank.
+    ///
+    /// # Errors
+    /// `TPM_FAILED`.
+    pub fn quote(&mut self, keys: &Keys, bank: Bank, extra_data: &[u8; 32]) -> Result<Quote, Failure> {
+        keys.quote(&mut self.context, bank, extra_data).map_err(|error| key_failed(&error))
+    }
+
+    /// Activates a credential; that it was made for another TPM is no failure of this one.
+    pub fn activate(&mut self, keys: &Keys, blob: &[u8], seed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        keys.activate(&mut self.context, blob, seed).ok()
+    }
+
+    /// Random bytes of the TPM.
+    ///
+    /// # Errors
+    /// `TPM_FAILED`.
+    pub fn random(&mut self) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let bytes = self.context.get_random(32).map_err(|error| failed("asking the TPM for random bytes", &error))?;
+        Ok(Zeroizing::new(bytes.to_vec()))
+    }
+
+    /// Takes the keys out of the TPM.
+    pub fn flush(&mut self, keys: Keys) {
+        keys.flush(&mut self.context);
+    }
+
+    /// The active banks.
+    pub fn banks(&self) -> &[Bank] {
+        &self.banks
+    }
+}
+
+fn key_failed(error: &node_tpm::Error) -> Failure {
+    Failure::new(Code::TpmFailed, error.to_string())
+}
+
 /// The banks to extend, in the order of the log. Inactive banks are listed too, with no register selected.
 fn active_banks(selections: &PcrSelectionList) -> Result<Vec<Bank>, Failure> {
     let mut banks = Vec::new();
     for selection in selections.get_selections().iter().filter(|selection| !selection.is_empty()) {
-        let algorithm = selection.hashing_algorithm();
-        banks.push(Bank::of(algorithm).ok_or_else(|| {
-            Failure::new(Code::TpmBankUnsupported, format!("the TPM's bank {algorithm:?} is active"))
-        })?);
+        let found = selection.hashing_algorithm();
+        banks.push(
+            Bank::ALL
+                .into_iter()
+                .find(|bank| algorithm(*bank) == found)
+                .ok_or_else(|| Failure::new(Code::TpmBankUnsupported, format!("the TPM's bank {found:?} is active")))?,
+        );
     }
     if banks.is_empty() {
         return Err(Failure::new(Code::TpmBankUnsupported, "the TPM has no active PCR bank"));
@@ -202,20 +215,6 @@ mod tests {
         for selections in rows {
             let failure = active_banks(&selections).expect_err("accepted");
             assert_eq!(failure.code(), Code::TpmBankUnsupported);
-        }
-    }
-
-    #[test]
-    fn each_bank_hashes_with_its_own_algorithm() {
-        let rows = [
-            (Bank::Sha1, "a9993e36", 20),
-            (Bank::Sha256, "ba7816bf", 32),
-            (Bank::Sha384, "cb00753f", 48),
-            (Bank::Sha512, "ddaf35a1", 64),
-        ];
-        for (bank, start, length) in rows {
-            let digest = bank.digest(b"abc");
-            assert_eq!((hex::encode(&digest[..4]).as_str(), digest.len()), (start, length), "{}", bank.name());
         }
     }
 }
