@@ -1,3 +1,7 @@
-//! The key broker: it verifies what nodes show of themselves, and releases the shares of their disks' keys.
+//! `key-broker`: see `key-broker --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    key_broker::cli::main()
+}

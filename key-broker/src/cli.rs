@@ -1,0 +1,419 @@
+//! The command line.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use attest::bytes::{Bytes32, Hex};
+use clap::{Args, Parser, Subcommand};
+use measurements::Bank;
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
+use crate::config::Config;
+use crate::engine::{AdminCommand, Engine};
+use crate::init::{self, Plan};
+use crate::seal::passphrase_of;
+use crate::socket::{self, Files};
+use crate::store::{Sqlite, Store as _};
+use crate::{harden, server, table};
+
+/// Release the keys of disks to nodes that have shown what they run
+#[derive(Parser)]
+#[command(name = "key-broker", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The broker's file
+    #[arg(long, value_name = "FILE", default_value = "broker.toml", global = true)]
+    config: PathBuf,
+    /// JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make keys, database, cluster.json and broker.toml
+    Init(InitArgs),
+    /// Serve nodes; sealed until it is opened
+    Serve(PassphraseArgs),
+    /// Open a running broker
+    Unseal(PassphraseArgs),
+    /// Nodes
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Releases that nodes may run
+    #[command(subcommand)]
+    Release(ReleaseCommand),
+    /// Disks of nodes
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// The audit log
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Why a request was answered as it was
+    Explain {
+        /// What the node's console names
+        request: String,
+    },
+    /// Write a copy of the database while the broker runs
+    Backup {
+        /// A file that is not there yet
+        file: PathBuf,
+    },
+    /// Put a copy of the database in its place; the broker must not run
+    Restore(RestoreArgs),
+    /// What the broker is doing
+    Status,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: key-broker init /etc/cairn-broker --assurance tpm-virtual --listen 192.0.2.10:7443")]
+struct InitArgs {
+    /// Folder to make
+    folder: PathBuf,
+    /// The least that evidence must be worth; there is no default
+    #[arg(long)]
+    assurance: Option<String>,
+    /// Where nodes reach the broker
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:7443")]
+    listen: SocketAddr,
+    /// Serial of the nodes' state disks; without it, a node's only disk beside the image's
+    #[arg(long)]
+    slot_serial: Option<String>,
+    /// A new broker for this cluster
+    #[arg(long, value_name = "FILE", requires = "root_key")]
+    cluster: Option<PathBuf>,
+    /// The cluster's root key
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    root_key: Option<PathBuf>,
+    /// Epoch of the new broker's keys
+    #[arg(long, default_value_t = 1)]
+    epoch: u64,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+}
+
+/// Where the passphrase comes from: a file, the systemd credential `key-broker-passphrase`, or the terminal.
+#[derive(Args, Clone)]
+struct PassphraseArgs {
+    /// File with the passphrase, that nobody else reads
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// Enrol a node
+    Enrol {
+        /// Its name
+        name: String,
+        /// SHA-256 of its endorsement key's public area
+        #[arg(long)]
+        ek: String,
+        /// Its machine reference
+        #[arg(long, value_name = "FILE")]
+        machine: PathBuf,
+        /// The bank that it quotes
+        #[arg(long, default_value = "sha384")]
+        bank: String,
+        /// Its first boot waits for `node approve`
+        #[arg(long)]
+        hold: bool,
+    },
+    /// All nodes
+    List,
+    /// One node
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Let a held node go on
+    Approve {
+        /// Its name
+        name: String,
+    },
+    /// Destroy the shares of a node that is gone
+    Retire {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum ReleaseCommand {
+    /// Allow a release
+    Allow {
+        /// Its image reference
+        reference: PathBuf,
+        /// Nobody signed it; every verdict says `development`
+        #[arg(long)]
+        unsigned_development: bool,
+        /// It may be a debug image
+        #[arg(long)]
+        allow_debug: bool,
+    },
+    /// Allow it no more
+    Revoke {
+        /// The first digits of its id
+        id: String,
+    },
+    /// All that are allowed
+    List,
+}
+
+#[derive(Subcommand)]
+enum DiskCommand {
+    /// All disks
+    List,
+    /// Grant what only a person may
+    Grant {
+        /// The node
+        node: String,
+        /// The slot
+        #[arg(default_value = "state")]
+        slot: String,
+        /// Its next disk may be overwritten; the share of the one before is destroyed
+        #[arg(long)]
+        overwrite: bool,
+        /// It gets the disk of this node
+        #[arg(long, value_name = "NODE")]
+        rebind_from: Option<String>,
+        /// Its disk has this generation, after an older database was restored
+        #[arg(long)]
+        generation: Option<u64>,
+    },
+}
+
+#[derive(Subcommand)]
+enum AuditCommand {
+    /// The last decisions
+    Tail {
+        /// How many
+        #[arg(default_value_t = 20)]
+        count: usize,
+    },
+    /// Compute the log's tree anew and compare it with its signed head
+    Verify,
+}
+
+#[derive(Args)]
+struct RestoreArgs {
+    /// What `backup` wrote
+    file: PathBuf,
+    /// The database that is there is replaced, and kept beside it
+    #[arg(long)]
+    replace: bool,
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let (config, json) = (cli.config.as_path(), cli.json);
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("Failed to read {}", path.display()));
+    let command = match cli.command {
+        Command::Init(args) => return make(args),
+        Command::Serve(args) => return serve(&Config::read(config)?, &args),
+        Command::Unseal(args) => {
+            let config = Config::read(config)?;
+            let value = socket::ask_to_unseal(&config.file("admin.sock"), &passphrase(&args, false)?)?;
+            return say(&value, json);
+        }
+        Command::Restore(args) => return restore(&Config::read(config)?, &args),
+        Command::Node(NodeCommand::Enrol { name, ek, machine, bank, hold }) => AdminCommand::NodeEnrol {
+            name,
+            ek: digest_of(&ek)?,
+            machine: Hex(read(&machine)?),
+            bank: bank_of(&bank)?,
+            hold,
+        },
+        Command::Node(NodeCommand::List) => AdminCommand::NodeList,
+        Command::Node(NodeCommand::Show { name }) => AdminCommand::NodeShow { name },
+        Command::Node(NodeCommand::Approve { name }) => AdminCommand::NodeApprove { name },
+        Command::Node(NodeCommand::Retire { name }) => AdminCommand::NodeRetire { name },
+        Command::Release(ReleaseCommand::Allow { reference, unsigned_development, allow_debug }) => {
+            AdminCommand::ReleaseAllow { reference: Hex(read(&reference)?), unsigned_development, allow_debug }
+        }
+        Command::Release(ReleaseCommand::Revoke { id }) => AdminCommand::ReleaseRevoke { id },
+        Command::Release(ReleaseCommand::List) => AdminCommand::ReleaseList,
+        Command::Disk(DiskCommand::List) => AdminCommand::DiskList,
+        Command::Disk(DiskCommand::Grant { node, slot, overwrite, rebind_from, generation }) => {
+            AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation }
+        }
+        Command::Audit(AuditCommand::Tail { count }) => AdminCommand::AuditTail { count },
+        Command::Audit(AuditCommand::Verify) => AdminCommand::AuditVerify,
+        Command::Explain { request } => AdminCommand::Explain { request },
+        Command::Backup { file } => AdminCommand::Backup { to: std::path::absolute(file)? },
+        Command::Status => AdminCommand::Status,
+    };
+    say(&socket::ask(&Config::read(config)?.file("admin.sock"), command)?, json)
+}
+
+fn say(value: &serde_json::Value, json: bool) -> Result<()> {
+    let text = if json { format!("{value}\n") } else { table::shown(value) };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+fn digest_of(text: &str) -> Result<Bytes32> {
+    let bytes = hex::decode(text.strip_prefix("sha256:").unwrap_or(text)).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.map(Bytes32).with_context(|| format!("{text:?} is no SHA-256: give 64 hexadecimal digits"))
+}
+
+fn bank_of(text: &str) -> Result<Bank> {
+    Bank::ALL
+        .into_iter()
+        .find(|bank| bank.name() == text)
+        .with_context(|| format!("{text:?} is no bank: sha384 or sha256"))
+}
+
+fn make(args: InitArgs) -> Result<()> {
+    let existing = args.cluster.zip(args.root_key).map(|(cluster, root)| (cluster, root, args.epoch));
+    let assurance = match &existing {
+        // The cluster's own word holds.
+        Some(_) => attest::cluster::Assurance::Development,
+        None => init::assurance(args.assurance.as_deref())?,
+    };
+    let plan = Plan { folder: args.folder, assurance, listen: args.listen, serial: args.slot_serial, existing };
+    init::run(&plan, &passphrase(&args.passphrase, true)?)?;
+    println!("{}", plan.folder.display());
+    if plan.existing.is_none() {
+        println!(
+            "Move {} away, to a medium that is on no network: whoever has it opens every disk.",
+            plan.folder.join("offline").display()
+        );
+    }
+    Ok(())
+}
+
+/// The passphrase: from a file, from systemd, or from the terminal; a new one is asked for twice.
+fn passphrase(args: &PassphraseArgs, new: bool) -> Result<Zeroizing<Vec<u8>>> {
+    if let Some(path) = &args.passphrase_file {
+        return passphrase_of(path);
+    }
+    if let Some(path) = credential() {
+        return passphrase_of(&path);
+    }
+    ensure!(std::io::stdin().is_terminal(), "There is no terminal to ask for the passphrase: use --passphrase-file");
+    let first = ask("Passphrase: ")?;
+    ensure!(first.len() >= 8, "The passphrase has fewer than 8 characters: choose a longer one");
+    if new && ask("Again: ")? != first {
+        bail!("These are two different passphrases: try again");
+    }
+    Ok(first)
+}
+
+/// What systemd hands over (systemd.exec(5), LoadCredential=).
+fn credential() -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join("key-broker-passphrase");
+    path.exists().then_some(path)
+}
+
+fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
+    eprint!("{prompt}");
+    let stdin = std::io::stdin();
+    let shown = tcgetattr(&stdin).context("Failed to read the terminal's mode")?;
+    let mut hidden = shown.clone();
+    hidden.local_flags.remove(LocalFlags::ECHO);
+    tcsetattr(&stdin, SetArg::TCSANOW, &hidden).context("Failed to hide what is typed")?;
+    let mut line = Zeroizing::new(String::new());
+    let read = stdin.read_line(&mut line);
+    tcsetattr(&stdin, SetArg::TCSANOW, &shown).context("Failed to show again what is typed")?;
+    eprintln!();
+    read.context("Failed to read the passphrase")?;
+    Ok(Zeroizing::new(line.trim_end_matches(['\n', '\r']).as_bytes().to_vec()))
+}
+
+fn restore(config: &Config, args: &RestoreArgs) -> Result<()> {
+    ensure!(
+        std::os::unix::net::UnixStream::connect(config.file("admin.sock")).is_err(),
+        "The broker runs: stop it first"
+    );
+    Sqlite::open(&args.file).with_context(|| format!("{} is no backup of a broker", args.file.display()))?;
+    let database = config.file("database");
+    if database.exists() {
+        ensure!(args.replace, "{} exists: with --replace it is kept beside the restored one", database.display());
+        let kept = config.file(&format!("database.before-{}", jiff::Timestamp::now().as_second()));
+        // With what is in its write-ahead log.
+        Sqlite::open(&database)?.backup(&kept)?;
+        for name in ["database", "database-wal", "database-shm"] {
+            let path = config.file(name);
+            if path.exists() {
+                std::fs::remove_file(&path).with_context(|| format!("Failed to remove {}", path.display()))?;
+            }
+        }
+        println!("kept {}", kept.display());
+    }
+    Sqlite::open(&args.file)?.backup(&database).with_context(|| format!("Failed to write {}", database.display()))?;
+    println!("restored {}", database.display());
+    Ok(())
+}
+
+fn serve(config: &Config, args: &PassphraseArgs) -> Result<()> {
+    harden::process();
+    let cluster = std::fs::read(config.file("cluster.json"))
+        .with_context(|| format!("Failed to read {}: restore it", config.file("cluster.json").display()))?;
+    let engine = Arc::new(Engine::open(&config.file("database"), &cluster, config.settings())?);
+    let files = Files { sealed: config.file("sealed.json"), certificate: config.file("certificate.json") };
+    let tls = server::tls(config)?;
+    let admin = socket::listen(&config.file("admin.sock"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("Failed to start")?;
+    let socket_path = config.file("admin.sock");
+    let served = runtime.block_on(async {
+        let bind = |address: SocketAddr| async move {
+            let bound = tokio::net::TcpListener::bind(address).await;
+            bound.with_context(|| format!("Failed to listen at {address}: is another broker there?"))
+        };
+        let listener = bind(config.listen).await?;
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        println!("listening on {}", listener.local_addr()?);
+        if let Some(address) = config.metrics {
+            let metrics = bind(address).await?;
+            println!("metrics on {}", metrics.local_addr()?);
+            tokio::spawn(server::serve_metrics(metrics, engine.clone(), stopped.clone()));
+        }
+        std::io::stdout().flush()?;
+        socket::serve(admin, engine.clone(), files.clone());
+        open_at_start(&engine, &files, args);
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            // Nobody listens any more: then it has ended already.
+            let _ = stop.send(true);
+        });
+        server::serve(listener, tls, engine, config.limits.clone(), stopped).await
+    });
+    // The next broker replaces one that is left over.
+    let _ = std::fs::remove_file(socket_path);
+    served
+}
+
+/// A broker whose passphrase does not fit stays sealed: it says so, and can be opened by hand.
+fn open_at_start(engine: &Arc<Engine>, files: &Files, args: &PassphraseArgs) {
+    let Some(path) = args.passphrase_file.clone().or_else(credential) else {
+        eprintln!("key-broker: sealed; open it with `key-broker unseal`");
+        return;
+    };
+    let (engine, files) = (engine.clone(), files.clone());
+    std::thread::spawn(move || {
+        match passphrase_of(&path).and_then(|passphrase| socket::unseal(&engine, &files, &passphrase)) {
+            Ok(()) => eprintln!("key-broker: open"),
+            Err(error) => eprintln!("key-broker: stays sealed: {error:#}"),
+        }
+    });
+}

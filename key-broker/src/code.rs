@@ -1,0 +1,194 @@
+//! Everything that the broker decides has one code: the audit log has it, metrics count it, `key-broker explain` says what it means.
+
+use attest::Code as Evidence;
+use state_disk::record::Refusal as Disk;
+
+macro_rules! codes {
+    ($($variant:ident, $name:literal, $meaning:literal, $next:literal;)+) => {
+        /// A decision of the broker's own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Own {
+            $(#[doc = $meaning] $variant,)+
+        }
+
+        impl Own {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)+ }
+            }
+
+            const fn next(self) -> &'static str {
+                match self { $(Self::$variant => $next,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    Released, "RELEASED", "the share was released", "nothing";
+    Committed, "COMMITTED", "the node reported that its disk is open", "nothing";
+    NodeFailed, "NODE_FAILED", "the node got its share and could not open its disk", "look up the node's code in docs/agent-codes.md";
+    Administered, "ADMINISTERED", "an operator changed something", "nothing";
+    SessionInvalid, "SESSION_INVALID", "the session is none of this connection's, or its time is over", "let the node begin anew; if it happens again, look at the network between";
+    NonceSpent, "NONCE_SPENT", "the session has been answered before", "somebody sends a message again: find out who; the node may ask for its answer with resume";
+    NodeUnknown, "NODE_UNKNOWN", "no node with this endorsement key is enrolled", "if it is yours: key-broker node enrol";
+    NodeRetired, "NODE_RETIRED", "the node was retired", "nothing, or enrol it under a new name";
+    NodeHeld, "NODE_HELD", "the node waits for an operator's approval", "key-broker node approve";
+    IdentityConflict, "IDENTITY_CONFLICT", "a node of this name, or another with this endorsement key, is enrolled already", "choose another name, or retire the old node first; if nobody enrolled it, find out who tries";
+    ActivationFailed, "ACTIVATION_FAILED", "the TPM with this endorsement key does not hold the attestation key", "somebody shows keys of two machines: find out who";
+    RateLimited, "RATE_LIMITED", "the node asks too often", "nothing; it will ask again";
+    NoReleaseAllowed, "RELEASE_NONE_ALLOWED", "no release is allowed", "key-broker release allow";
+    NoSingleRelease, "NO_SINGLE_RELEASE", "every register is that of some allowed release, and no release has all of them", "somebody mixes parts of two releases: write one image to the node's disk";
+    AssuranceTooLow, "ASSURANCE_TOO_LOW", "the evidence is worth less than cluster.json asks for", "use references that are signed, or machines of a better kind";
+    BootLatched, "BOOT_LATCHED", "this boot has been given its release", "boot the node again";
+    DiskForeign, "DISK_FOREIGN", "the node's disk holds something that is not ours", "attach a blank disk, or: key-broker disk grant --overwrite";
+    State, "STATE", "the message does not fit what was said before", "let the node boot again; if it happens again, node and broker are of versions that do not belong together";
+    CapMismatch, "CAP_MISMATCH", "the node has not closed its boot as it must", "the node runs something else than its initrd by now: find out what";
+    CommitLate, "COMMIT_LATE", "the node reported after its time was over", "boot the node again";
+    GenerationAhead, "GENERATION", "the disk's generation is not the one after the last", "if an older database was restored: key-broker disk grant --generation; else find out who did it";
+}
+
+/// A code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Of the evidence.
+    Evidence(Evidence),
+    /// Of a disk's record.
+    Disk(Disk),
+    /// Of the broker's own.
+    Own(Own),
+}
+
+impl From<Evidence> for Code {
+    fn from(code: Evidence) -> Self {
+        Self::Evidence(code)
+    }
+}
+
+impl From<Disk> for Code {
+    fn from(code: Disk) -> Self {
+        Self::Disk(code)
+    }
+}
+
+impl From<Own> for Code {
+    fn from(code: Own) -> Self {
+        Self::Own(code)
+    }
+}
+
+impl Code {
+    /// As the audit log has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Evidence(code) => code.name(),
+            Self::Disk(code) => code.name(),
+            Self::Own(code) => code.name(),
+        }
+    }
+
+    /// What it means.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Evidence(code) => match code {
+                Evidence::PcrMismatch => "a register is not as predicted",
+                Evidence::LogUnexpectedEvent => "the node measured something that nobody predicted",
+                Evidence::BootCapped => "the boot was closed before: whoever asks is not its initrd",
+                _ => "the evidence does not hold",
+            },
+            Self::Disk(code) => match code {
+                Disk::NoDisk => "the node has no disk with this id",
+                Disk::NotReady => "the disk was never made to the end",
+                Disk::DiskExpected => "the node has a disk that holds data, and came with another",
+                Disk::Hold => "the disk waits for an operator",
+                Disk::Retired => "the disk's share was destroyed",
+                Disk::DiskNodeMismatch => "the disk belongs to another node",
+                Disk::HeaderDigest => "the header of the disk is not the one that was committed",
+            },
+            Self::Own(code) => code.meaning(),
+        }
+    }
+
+    /// What the operator does next.
+    pub fn next(self) -> &'static str {
+        match self {
+            Self::Evidence(code) => code.next(),
+            Self::Disk(code) => match code {
+                Disk::NoDisk => "attach the node's own disk, or a blank one",
+                Disk::NotReady => "boot the node again with the disk that it began to make, or with a blank one",
+                Disk::DiskExpected => {
+                    "attach the node's disk; nothing was formatted. If it is lost: key-broker disk grant --overwrite"
+                }
+                Disk::Hold => "key-broker explain the requests of this node, then: key-broker disk grant",
+                Disk::Retired => "enrol the machine as a new node with a new disk",
+                Disk::DiskNodeMismatch => {
+                    "attach the node's own disk; if the machine was replaced: key-broker disk grant --rebind-from"
+                }
+                Disk::HeaderDigest => "attach the newest copy of the disk; if it is that, somebody changed its header",
+            },
+            Self::Own(code) => code.next(),
+        }
+    }
+
+    /// The code with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let evidence = Evidence::ALL.into_iter().map(Self::Evidence);
+        let disk = [
+            Disk::NoDisk,
+            Disk::NotReady,
+            Disk::DiskExpected,
+            Disk::Hold,
+            Disk::Retired,
+            Disk::DiskNodeMismatch,
+            Disk::HeaderDigest,
+        ];
+        let own = Own::ALL.iter().copied().map(Self::Own);
+        own.chain(disk.into_iter().map(Self::Disk)).chain(evidence).find(|code| code.name() == name)
+    }
+}
+
+/// Why nothing is released: a code, and what was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code.
+    pub code: Code,
+    /// What was found, for the operator. It holds no secret.
+    pub found: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(code: impl Into<Code>, found: impl Into<String>) -> Self {
+        Self { code: code.into(), found: found.into() }
+    }
+}
+
+impl From<attest::Refusal> for Refusal {
+    fn from(refusal: attest::Refusal) -> Self {
+        Self::new(refusal.code, refusal.found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_found_by_its_name_and_has_a_next_step() {
+        for own in Own::ALL {
+            let code = Code::Own(*own);
+            assert_eq!(Code::named(code.name()), Some(code));
+            assert!(!code.meaning().is_empty() && !code.next().is_empty());
+        }
+        for evidence in Evidence::ALL {
+            assert_eq!(Code::named(evidence.name()), Some(Code::Evidence(evidence)), "a name twice");
+        }
+        assert_eq!(Code::named("HOLD"), Some(Code::Disk(Disk::Hold)));
+    }
+}

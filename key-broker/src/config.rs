@@ -1,0 +1,148 @@
+//! `broker.toml`: where the broker listens, where its files are, and its limits.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::engine::Settings;
+
+/// The file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where nodes reach the broker.
+    pub listen: SocketAddr,
+    /// Where /health and /metrics are served by plain HTTP; only on loopback.
+    pub metrics: Option<SocketAddr>,
+    /// Limits.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The folder that the file is in.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// Limits; all have values that fit small clusters.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections at a time.
+    pub connections: usize,
+    /// Requests that wait for a processor at a time; the next is told to come again.
+    pub queue: usize,
+    /// Seconds for the handshake, for a head, for a body.
+    pub patience_seconds: u64,
+    /// Seconds for a whole connection.
+    pub connection_seconds: u64,
+    /// Seconds to answer a challenge.
+    pub challenge_seconds: u64,
+    /// Seconds to report what became of a release.
+    pub commit_seconds: u64,
+    /// Seconds that a held node waits.
+    pub hold_seconds: u64,
+    /// Requests of one address in a minute.
+    pub requests_per_minute: u32,
+    /// Hellos of one endorsement key in a minute.
+    pub hellos_per_minute: u32,
+    /// Refusals of strangers in the audit log in a minute.
+    pub strangers_per_minute: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 2048,
+            queue: 256,
+            patience_seconds: 20,
+            connection_seconds: 120,
+            challenge_seconds: 60,
+            commit_seconds: 600,
+            hold_seconds: 5,
+            requests_per_minute: 1200,
+            hellos_per_minute: 60,
+            strangers_per_minute: 60,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let advice = || format!("Failed to read {}: make a broker with `key-broker init`", path.display());
+        let text = fs::read_to_string(path).with_context(advice)?;
+        let mut config: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        config.folder = folder.to_owned();
+        let is_loopback = config.metrics.is_none_or(|address| address.ip().is_loopback());
+        ensure!(is_loopback, "{}: metrics are served on loopback alone", path.display());
+        Ok(config)
+    }
+
+    /// A file beside it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// What the engine is told.
+    pub fn settings(&self) -> Settings {
+        let Limits { challenge_seconds, commit_seconds, hold_seconds, hellos_per_minute, strangers_per_minute, .. } =
+            self.limits;
+        Settings {
+            challenge: Duration::from_secs(challenge_seconds),
+            commit: Duration::from_secs(commit_seconds),
+            hold: Duration::from_secs(hold_seconds),
+            hellos_per_minute,
+            strangers_per_minute,
+        }
+    }
+
+    /// What `init` writes.
+    pub fn text(listen: SocketAddr) -> String {
+        format!(
+            "# Where nodes reach the broker: IP:PORT. With port 0 any free one, which is printed.\nlisten = \"{listen}\"\n\n\
+             # Where /health and /metrics are served by plain HTTP, on loopback alone.\n# metrics = \"127.0.0.1:9464\"\n\n\
+             # Limits; these are the values that hold without this section.\n# [limits]\n# connections = 2048\n# queue = 256\n\
+             # patience_seconds = 20\n# connection_seconds = 120\n# challenge_seconds = 60\n# commit_seconds = 600\n\
+             # hold_seconds = 5\n# requests_per_minute = 1200\n# hellos_per_minute = 60\n# strangers_per_minute = 60\n"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_init_writes_is_read_and_its_comments_are_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broker.toml");
+        let text = Config::text("127.0.0.1:7443".parse().unwrap());
+        fs::write(&path, &text).unwrap();
+        let plain = Config::read(&path).unwrap();
+        let limits = text.split("# [limits]").nth(1).unwrap().replace("# ", "");
+        fs::write(&path, format!("listen = \"127.0.0.1:7443\"\n[limits]{limits}")).unwrap();
+        let written = Config::read(&path).unwrap();
+        assert_eq!(format!("{:?}", plain.limits), format!("{:?}", written.limits));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broker.toml");
+        for (text, word) in [
+            ("listen = \"127.0.0.1:1\"\nunknown = 1\n", "unknown"),
+            ("listen = \"broker.example:1\"\n", "listen"),
+            ("listen = \"127.0.0.1:1\"\nmetrics = \"192.0.2.1:1\"\n", "loopback"),
+            ("", "listen"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = format!("{:#}", Config::read(&path).unwrap_err());
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(format!("{:#}", Config::read(&folder.path().join("x")).unwrap_err()).contains("key-broker init"));
+    }
+}

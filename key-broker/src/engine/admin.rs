@@ -1,0 +1,421 @@
+//! What operators do: nodes, releases, disks, the audit log. Each change is a row of the audit log, in the same transaction.
+
+use std::path::PathBuf;
+
+use attest::bytes::{Bytes32, Hex};
+use measurements::Bank;
+use measurements::document::image::ImageReference;
+use measurements::document::machine::MachineReference;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::audit::{self, Leaf};
+use super::hello::sha256;
+use super::records::{self, Disk, Grant, Node, Release, get, put};
+use super::{Engine, Open};
+use crate::code::{Code, Own};
+use crate::store::{Error, Table, Transaction};
+
+/// A command of the admin socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "command", deny_unknown_fields)]
+#[allow(missing_docs)]
+pub enum AdminCommand {
+    NodeEnrol { name: String, ek: Bytes32, machine: Hex, bank: Bank, hold: bool },
+    NodeList,
+    NodeShow { name: String },
+    NodeApprove { name: String },
+    NodeRetire { name: String },
+    ReleaseAllow { reference: Hex, unsigned_development: bool, allow_debug: bool },
+    ReleaseRevoke { id: String },
+    ReleaseList,
+    DiskList,
+    DiskGrant { node: String, slot: String, overwrite: bool, rebind_from: Option<String>, generation: Option<u64> },
+    AuditTail { count: usize },
+    AuditVerify,
+    Explain { request: String },
+    Backup { to: PathBuf },
+    Status,
+}
+
+/// What is wrong, and what to do next.
+type Outcome = Result<Value, String>;
+
+fn is_name(text: &str) -> bool {
+    let is_character = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    (1..=63).contains(&text.len()) && text.bytes().all(is_character)
+}
+
+impl Engine {
+    /// Carries out a command.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do next.
+    pub fn admin(&self, command: &AdminCommand) -> Outcome {
+        match command {
+            AdminCommand::Status => self.status(),
+            AdminCommand::Backup { to } => {
+                self.store.backup(to).map_err(|error| format!("{error}; name a file that is not there yet"))?;
+                Ok(json!({"backup": to}))
+            }
+            AdminCommand::AuditVerify => self.audit_verify(),
+            command => {
+                let mut outcome = None;
+                let written = self.store.transact(&mut |transaction| {
+                    let done = self.in_transaction(transaction, command)?;
+                    let undone = done.is_err();
+                    outcome = Some(done);
+                    if undone { Err(Error::Work(String::new())) } else { Ok(()) }
+                });
+                match (written, outcome) {
+                    (Ok(()) | Err(Error::Work(_)), Some(outcome)) => outcome,
+                    (Err(error), _) => Err(error.to_string()),
+                    (Ok(()), None) => Err("nothing was done".into()),
+                }
+            }
+        }
+    }
+
+    fn in_transaction(&self, transaction: &mut dyn Transaction, command: &AdminCommand) -> Result<Outcome, Error> {
+        let open = self.keys();
+        let needs_open = || open.as_deref().ok_or("the broker is sealed: key-broker unseal".to_owned());
+        match command {
+            AdminCommand::NodeList => Ok(Ok(nodes(transaction)?)),
+            AdminCommand::NodeShow { name } => node_show(transaction, name),
+            AdminCommand::ReleaseList => releases(transaction).map(Ok),
+            AdminCommand::DiskList => disks(transaction).map(Ok),
+            AdminCommand::AuditTail { count } => Ok(Ok(json!(audit::tail(transaction, *count)?))),
+            AdminCommand::Explain { request } => explain(transaction, request),
+            command => match needs_open() {
+                Ok(open) => self.change(transaction, open, command),
+                Err(problem) => Ok(Err(problem)),
+            },
+        }
+    }
+
+    fn change(&self, transaction: &mut dyn Transaction, open: &Open, command: &AdminCommand) -> Result<Outcome, Error> {
+        let done = match command {
+            AdminCommand::NodeEnrol { name, ek, machine, bank, hold } => {
+                self.node_enrol(transaction, name, *ek, &machine.0, *bank, *hold)?
+            }
+            AdminCommand::NodeApprove { name } => with_node(transaction, name, |node| node.held = false)?,
+            AdminCommand::NodeRetire { name } => self.node_retire(transaction, name)?,
+            AdminCommand::ReleaseAllow { reference, unsigned_development, allow_debug } => {
+                release_allow(transaction, &reference.0, *unsigned_development, *allow_debug)?
+            }
+            AdminCommand::ReleaseRevoke { id } => release_revoke(transaction, id)?,
+            AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation } => {
+                disk_grant(transaction, node, slot, *overwrite, rebind_from.as_deref(), *generation)?
+            }
+            _ => Err("the command is not one of these".into()),
+        };
+        let Ok((node, what)) = done else { return Ok(done.map(|_| Value::Null)) };
+        let leaf = Leaf {
+            number: 0,
+            time: Self::now(),
+            request: String::new(),
+            node,
+            code: Code::from(Own::Administered).name().into(),
+            found: what.clone(),
+        };
+        audit::append(transaction, leaf, &self.signer(open))?;
+        Ok(Ok(json!({"done": what})))
+    }
+
+    fn node_enrol(
+        &self,
+        transaction: &mut dyn Transaction,
+        name: &str,
+        ek: Bytes32,
+        machine: &[u8],
+        bank: Bank,
+        hold: bool,
+    ) -> Result<Result<(String, String), String>, Error> {
+        if !is_name(name) {
+            return Ok(Err(format!("{name:?} is no name of a node: use 1 to 63 of a-z, 0-9, - and .")));
+        }
+        if bank == Bank::Sha1 {
+            return Ok(Err("nodes are not enrolled with the bank sha1: use sha384 or sha256".into()));
+        }
+        let reference = match MachineReference::parse(machine) {
+            Ok(reference) if reference.shape.tpm.is_some() => reference,
+            Ok(reference) => return Ok(Err(format!("the machine {} has no TPM", reference.name))),
+            Err(error) => return Ok(Err(format!("the machine reference cannot be used: {error}"))),
+        };
+        let taken = transaction.get(Table::EndorsementKeys, &ek.0)?;
+        let kept: Option<Node> = get(transaction, Table::Nodes, name.as_bytes())?;
+        let conflict = match (&kept, &taken) {
+            (Some(node), _) if node.ek != ek && !node.retired => true,
+            (_, Some(owner)) => owner != name.as_bytes(),
+            _ => false,
+        };
+        if conflict {
+            let problem = Code::from(Own::IdentityConflict);
+            return Ok(Err(format!("{}: {}; {}", problem.name(), problem.meaning(), problem.next())));
+        }
+        let digest = Bytes32(sha256(machine));
+        let ak = kept.filter(|node| node.ek == ek && !node.retired).and_then(|node| node.ak);
+        let node = Node {
+            name: name.to_owned(),
+            ek,
+            machine: digest,
+            machine_name: reference.name.clone(),
+            bank,
+            held: hold,
+            retired: false,
+            ak,
+            release: None,
+            seen: None,
+        };
+        transaction.put(Table::Machines, &digest.0, machine)?;
+        transaction.put(Table::EndorsementKeys, &ek.0, name.as_bytes())?;
+        put(transaction, Table::Nodes, name.as_bytes(), &node)?;
+        let held = if hold { ", held" } else { "" };
+        Ok(Ok((
+            name.to_owned(),
+            format!("enrolled with ek sha256:{} in {}, {bank}{held}", hex::encode(ek.0), reference.name),
+        )))
+    }
+
+    /// The node's disks cannot be opened any more: their shares are destroyed.
+    fn node_retire(
+        &self,
+        transaction: &mut dyn Transaction,
+        name: &str,
+    ) -> Result<Result<(String, String), String>, Error> {
+        let mut destroyed = Vec::new();
+        for (key, mut disk) in records::all::<Disk>(transaction, Table::Disks)? {
+            if disk.node == name {
+                disk.state = "retired".into();
+                disk.share = None;
+                destroyed.push(disk.id.clone());
+                put(transaction, Table::Disks, &key, &disk)?;
+            }
+        }
+        let done = with_node(transaction, name, |node| node.retired = true)?;
+        Ok(done.map(|(name, _)| (name, format!("retired; shares destroyed: {}", destroyed.join(", ")))))
+    }
+
+    fn status(&self) -> Outcome {
+        let mut sizes = serde_json::Map::new();
+        self.store
+            .transact(&mut |transaction| {
+                for table in [Table::Nodes, Table::Releases, Table::Disks, Table::Audit] {
+                    sizes.insert(table.name().into(), transaction.last(table, usize::MAX)?.len().into());
+                }
+                Ok(())
+            })
+            .map_err(|error| error.to_string())?;
+        let state = if self.is_sealed() { "sealed" } else { "serving" };
+        Ok(json!({
+            "state": state,
+            "cluster": hex::encode(&self.cluster.id.0),
+            "least assurance": self.cluster.assurance,
+            "sizes": sizes,
+            "decisions": self.counts(),
+        }))
+    }
+
+    fn audit_verify(&self) -> Outcome {
+        let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
+        let public = ring::signature::KeyPair::public_key(&open.keys.audit);
+        let key: [u8; 32] = public.as_ref().try_into().map_err(|_| "the key of the audit log is none of Ed25519")?;
+        let mut found = None;
+        self.store
+            .transact(&mut |transaction| {
+                found = Some(audit::verify(transaction, &self.origin, &key)?);
+                Ok(())
+            })
+            .map_err(|error| error.to_string())?;
+        match found {
+            Some(Ok(size)) => Ok(json!({"leaves": size, "origin": self.origin, "verified": true})),
+            Some(Err(problem)) => {
+                Err(format!("the audit log was changed: {problem}; restore a backup, and find out who did it"))
+            }
+            None => Err("the audit log was not read".into()),
+        }
+    }
+}
+
+fn with_node(
+    transaction: &mut dyn Transaction,
+    name: &str,
+    change: impl FnOnce(&mut Node),
+) -> Result<Result<(String, String), String>, Error> {
+    let Some(mut node) = get::<Node>(transaction, Table::Nodes, name.as_bytes())? else {
+        return Ok(Err(format!("there is no node {name:?}: key-broker node list")));
+    };
+    change(&mut node);
+    put(transaction, Table::Nodes, name.as_bytes(), &node)?;
+    let state = if node.held { "held" } else { "approved" };
+    Ok(Ok((name.to_owned(), state.to_owned())))
+}
+
+fn nodes(transaction: &dyn Transaction) -> Result<Value, Error> {
+    let nodes = records::all::<Node>(transaction, Table::Nodes)?;
+    Ok(nodes.iter().map(|(_, node)| shown(node)).collect())
+}
+
+fn shown(node: &Node) -> Value {
+    let state = match (node.retired, node.held) {
+        (true, _) => "retired",
+        (_, true) => "held",
+        _ => "enrolled",
+    };
+    json!({
+        "node": node.name,
+        "state": state,
+        "machine": node.machine_name,
+        "bank": node.bank,
+        "ek": hex::encode(node.ek.0),
+        "release": node.release,
+        "seen": node.seen,
+    })
+}
+
+fn node_show(transaction: &dyn Transaction, name: &str) -> Result<Outcome, Error> {
+    let Some(node) = get::<Node>(transaction, Table::Nodes, name.as_bytes())? else {
+        return Ok(Err(format!("there is no node {name:?}: key-broker node list")));
+    };
+    let disks = records::all::<Disk>(transaction, Table::Disks)?;
+    let mut value = shown(&node);
+    value["disks"] = disks.iter().filter(|(_, disk)| disk.node == name).map(|(_, disk)| disk_shown(disk)).collect();
+    Ok(Ok(value))
+}
+
+fn disk_shown(disk: &Disk) -> Value {
+    json!({
+        "node": disk.node,
+        "slot": disk.slot,
+        "disk": disk.id,
+        "state": disk.state,
+        "generation": disk.generation,
+        "committed": disk.committed,
+    })
+}
+
+fn disks(transaction: &dyn Transaction) -> Result<Value, Error> {
+    let disks = records::all::<Disk>(transaction, Table::Disks)?;
+    Ok(disks.iter().map(|(_, disk)| disk_shown(disk)).collect())
+}
+
+fn releases(transaction: &dyn Transaction) -> Result<Value, Error> {
+    let releases = records::all::<Release>(transaction, Table::Releases)?;
+    let shown = |(id, release): &(Vec<u8>, Release)| {
+        let verdict = if release.unsigned { "development" } else { "signed" };
+        json!({"release": hex::encode(id), "name": release.name, "verdict": verdict})
+    };
+    Ok(releases.iter().map(shown).collect())
+}
+
+fn release_allow(
+    transaction: &mut dyn Transaction,
+    bytes: &[u8],
+    unsigned: bool,
+    allow_debug: bool,
+) -> Result<Result<(String, String), String>, Error> {
+    if !unsigned {
+        return Ok(Err("releases that are signed and logged cannot be verified yet: with --unsigned-development, every verdict says `development`".into()));
+    }
+    let reference = match ImageReference::parse(bytes).and_then(|reference| reference.measured().map(|_| reference)) {
+        Ok(reference) => reference,
+        Err(error) => return Ok(Err(format!("the image reference cannot be used: {error}"))),
+    };
+    if reference.debug && !allow_debug {
+        return Ok(Err(
+            "this is a debug image: whoever has the console has its disk. If that is meant: --allow-debug".into()
+        ));
+    }
+    let name = format!("{} {} ({})", reference.id, reference.version, reference.variant);
+    let id = sha256(bytes);
+    let release = Release { name: name.clone(), reference: String::from_utf8_lossy(bytes).into_owned(), unsigned };
+    put(transaction, Table::Releases, &id, &release)?;
+    Ok(Ok((String::new(), format!("release {} allowed: {name}, development", hex::encode(id)))))
+}
+
+fn release_revoke(transaction: &mut dyn Transaction, id: &str) -> Result<Result<(String, String), String>, Error> {
+    let releases = records::all::<Release>(transaction, Table::Releases)?;
+    let matching: Vec<_> =
+        releases.iter().filter(|(key, _)| !id.is_empty() && hex::encode(key).starts_with(id)).collect();
+    let [(key, release)] = matching[..] else {
+        return Ok(Err(format!("{} releases begin with {id:?}: key-broker release list", matching.len())));
+    };
+    transaction.remove(Table::Releases, key)?;
+    Ok(Ok((String::new(), format!("release {} revoked: {}", hex::encode(key), release.name))))
+}
+
+fn disk_grant(
+    transaction: &mut dyn Transaction,
+    node: &str,
+    slot: &str,
+    overwrite: bool,
+    rebind_from: Option<&str>,
+    generation: Option<u64>,
+) -> Result<Result<(String, String), String>, Error> {
+    if get::<Node>(transaction, Table::Nodes, node.as_bytes())?.is_none() {
+        return Ok(Err(format!("there is no node {node:?}: key-broker node list")));
+    }
+    let (key, mut what) = (Disk::key(node, slot), Vec::new());
+    if let Some(from) = rebind_from {
+        let old = Disk::key(from, slot);
+        let Some(mut disk) = get::<Disk>(transaction, Table::Disks, &old)? else {
+            return Ok(Err(format!("node {from:?} has no disk in slot {slot:?}: key-broker disk list")));
+        };
+        if get::<Disk>(transaction, Table::Disks, &key)?.is_some() {
+            return Ok(Err(format!("node {node:?} has a disk in slot {slot:?} already")));
+        }
+        disk.node = node.to_owned();
+        // The new machine's boots are others: nothing of the old one's last boot counts.
+        (disk.released, disk.committed) = (None, false);
+        transaction.remove(Table::Disks, &old)?;
+        transaction.put(Table::DiskIds, disk.id.as_bytes(), &key)?;
+        put(transaction, Table::Disks, &key, &disk)?;
+        what.push(format!("disk {} moved here from {from}", disk.id));
+    }
+    let disk: Option<Disk> = get(transaction, Table::Disks, &key)?;
+    match (overwrite, disk) {
+        (true, disk) => {
+            if let Some(disk) = disk {
+                transaction.remove(Table::Disks, &key)?;
+                transaction.remove(Table::DiskIds, disk.id.as_bytes())?;
+                what.push(format!("disk {} forgotten, its share destroyed", disk.id));
+            }
+            put(transaction, Table::Grants, &key, &Grant { overwrite: true })?;
+            what.push("the next disk may be overwritten".into());
+        }
+        (false, Some(mut disk)) => {
+            if let Some(generation) = generation {
+                what.push(format!("generation {} is now {generation}", disk.generation));
+                disk.generation = generation;
+            }
+            if disk.state == "quarantine" {
+                disk.state = "active".into();
+                what.push("out of quarantine".into());
+            }
+            put(transaction, Table::Disks, &key, &disk)?;
+        }
+        (false, None) => {}
+    }
+    if what.is_empty() {
+        return Ok(Err("nothing is to be granted: name --overwrite, --rebind-from or --generation".into()));
+    }
+    Ok(Ok((node.to_owned(), format!("slot {slot}: {}", what.join("; ")))))
+}
+
+fn explain(transaction: &dyn Transaction, request: &str) -> Result<Outcome, Error> {
+    let Some(leaf) = audit::of_request(transaction, request)? else {
+        return Ok(Err(format!(
+            "the audit log has no request {request:?}: it is of another broker, or one of too many refusals of strangers in that minute"
+        )));
+    };
+    let code = Code::named(&leaf.code);
+    Ok(Ok(json!({
+        "request": leaf.request,
+        "time": leaf.time,
+        "node": leaf.node,
+        "code": leaf.code,
+        "meaning": code.map_or("", Code::meaning),
+        "found": leaf.found,
+        "next": code.map_or("", Code::next),
+    })))
+}

@@ -1,0 +1,177 @@
+//! The audit log: one leaf for each decision, in a Merkle tree whose head is signed with each of them (RFC 6962; C2SP tlog-checkpoint). Nodes keep the heads that they are given as receipts.
+
+use attest::bytes::Bytes32;
+use attest::message::Receipt;
+use ring::signature::Ed25519KeyPair;
+use serde::{Deserialize, Serialize};
+use transparency::checkpoint::Checkpoint;
+use transparency::tree::{self, Frontier};
+
+use super::records::{bytes, get, put};
+use crate::store::{Error, Table, Transaction};
+
+const HEAD: &[u8] = b"audit head";
+
+/// A decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaf {
+    /// Number of the leaf, from 0.
+    pub number: u64,
+    /// When, by the broker's clock.
+    pub time: String,
+    /// The request.
+    pub request: String,
+    /// The node, if it is known.
+    pub node: String,
+    /// The code.
+    pub code: String,
+    /// What was found, or what was done.
+    pub found: String,
+}
+
+/// The head of the tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    size: u64,
+    roots: Vec<Bytes32>,
+    checkpoint: String,
+}
+
+/// Who signs, and which log it is.
+pub struct Signer<'a> {
+    /// `cairn/<cluster>/audit`.
+    pub origin: &'a str,
+    /// The key.
+    pub key: &'a Ed25519KeyPair,
+}
+
+/// Appends a leaf; its number is set here. Gives the new head.
+///
+/// # Errors
+/// [`Error`].
+pub fn append(open: &mut dyn Transaction, mut leaf: Leaf, signer: &Signer) -> Result<Receipt, Error> {
+    let head: Head = get(open, Table::State, HEAD)?.unwrap_or_default();
+    let roots = head.roots.iter().map(|root| root.0).collect();
+    let mut frontier = Frontier::new(head.size, roots).ok_or(Error::Damaged("audit head"))?;
+    leaf.number = frontier.size();
+    let content = bytes(&leaf)?;
+    frontier.append(tree::leaf(&content));
+    let key = leaf.number.to_be_bytes();
+    if !open.insert(Table::Audit, &key, &content)? {
+        return Err(Error::Damaged("audit log"));
+    }
+    if !leaf.request.is_empty() {
+        open.put(Table::Requests, leaf.request.as_bytes(), &key)?;
+    }
+    let (size, root) = (frontier.size(), frontier.root());
+    let checkpoint = Checkpoint { origin: signer.origin.to_owned(), size, root }.sign(signer.key);
+    let roots = frontier.roots().iter().copied().map(Bytes32).collect();
+    put(open, Table::State, HEAD, &Head { size, roots, checkpoint: checkpoint.clone() })?;
+    Ok(Receipt { checkpoint, root: Bytes32(root), size })
+}
+
+/// The last leaves.
+///
+/// # Errors
+/// [`Error`].
+pub fn tail(open: &dyn Transaction, count: usize) -> Result<Vec<Leaf>, Error> {
+    let rows = open.last(Table::Audit, count)?;
+    let read = |(_, bytes): (Vec<u8>, Vec<u8>)| serde_json::from_slice(&bytes).map_err(|_| Error::Damaged("audit log"));
+    rows.into_iter().map(read).collect()
+}
+
+/// The leaf of a request.
+///
+/// # Errors
+/// [`Error`].
+pub fn of_request(open: &dyn Transaction, request: &str) -> Result<Option<Leaf>, Error> {
+    match open.get(Table::Requests, request.as_bytes())? {
+        Some(number) => get(open, Table::Audit, &number),
+        None => Ok(None),
+    }
+}
+
+/// Computes the tree anew from its leaves, and compares it with the signed head: how many leaves there are, or what is wrong.
+///
+/// # Errors
+/// [`Error`].
+pub fn verify(open: &dyn Transaction, origin: &str, key: &[u8; 32]) -> Result<Result<u64, String>, Error> {
+    let head: Head = get(open, Table::State, HEAD)?.unwrap_or_default();
+    let mut frontier = Frontier::default();
+    for (number, bytes) in open.last(Table::Audit, usize::MAX)? {
+        if number != frontier.size().to_be_bytes() {
+            return Ok(Err(format!("leaf {} is missing", frontier.size())));
+        }
+        frontier.append(tree::leaf(&bytes));
+    }
+    if frontier.size() == 0 && head.size == 0 {
+        return Ok(Ok(0));
+    }
+    Ok(match Checkpoint::open(&head.checkpoint, origin, key) {
+        Err(error) => Err(error.to_string()),
+        Ok(checkpoint) if (checkpoint.size, checkpoint.root) != (frontier.size(), frontier.root()) => Err(format!(
+            "the signed head is of {} leaves with the root {}, the log has {} with the root {}",
+            checkpoint.size,
+            hex::encode(checkpoint.root),
+            frontier.size(),
+            hex::encode(frontier.root())
+        )),
+        Ok(checkpoint) => Ok(checkpoint.size),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::signature::KeyPair as _;
+
+    use super::*;
+    use crate::store::{Sqlite, Store};
+
+    #[test]
+    fn a_log_that_was_changed_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("database")).unwrap();
+        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+        let public: [u8; 32] = key.public_key().as_ref().try_into().unwrap();
+        let signer = Signer { origin: "cairn/test/audit", key: &key };
+        let leaf = |request: &str| Leaf {
+            number: 0,
+            time: "now".into(),
+            request: request.into(),
+            node: "node".into(),
+            code: "RELEASED".into(),
+            found: String::new(),
+        };
+        let check = || {
+            let mut found = None;
+            store
+                .transact(&mut |open| {
+                    found = Some(verify(open, signer.origin, &public)?);
+                    Ok(())
+                })
+                .unwrap();
+            found.unwrap()
+        };
+        assert_eq!(check(), Ok(0));
+        store
+            .transact(&mut |open| {
+                for request in ["a", "b", "c"] {
+                    append(open, leaf(request), &signer)?;
+                }
+                assert_eq!(of_request(open, "b")?.map(|leaf| leaf.number), Some(1));
+                assert_eq!(of_request(open, "x")?, None);
+                assert_eq!(tail(open, 2)?.len(), 2);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(check(), Ok(3));
+        let mut changed = leaf("b");
+        (changed.number, changed.code) = (1, "COMMITTED".into());
+        store.transact(&mut |open| put(open, Table::Audit, &1_u64.to_be_bytes(), &changed)).unwrap();
+        assert!(check().unwrap_err().contains("signed head"));
+        store.transact(&mut |open| open.remove(Table::Audit, &1_u64.to_be_bytes())).unwrap();
+        assert!(check().unwrap_err().contains("leaf 1 is missing"));
+    }
+}

@@ -1,0 +1,251 @@
+//! M5 and M6: what became of a release. A second quote of the same boot shows that it was closed before the disk was opened; the record changes, and the node gets a certificate.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use attest::binding::Commitment;
+use attest::bytes::{Bytes32, Hex};
+use attest::message::{self, Ack, Commit, CommitResult, NodeCertificate};
+use attest::tpm::{self, AttestationKey, Quoted};
+use measurements::canonical::Document;
+use state_disk::record::{self, Report};
+
+use super::audit::{self, Leaf};
+use super::records::{Disk, Latch, get, put};
+use super::{Engine, Open, Reply};
+use crate::code::{Code, Own, Refusal};
+use crate::fault;
+use crate::store::{Error, Table, Transaction};
+
+/// The register of the cap.
+const CAP: u8 = 15;
+/// Codes of the agent after which a person must look at the disk.
+const ALARMS: [&str; 7] = [
+    "BROKER_BEHIND",
+    "DISK_KEY_WRONG",
+    "DISK_ROLLBACK",
+    "DISK_TABLE_MISMATCH",
+    "GENERATION_INVALID",
+    "HEADER_DIGEST",
+    "HEADER_INVALID",
+];
+
+/// How a transaction ended.
+enum Decided {
+    Acknowledged(Vec<u8>),
+    Refused(Refusal),
+}
+
+impl Engine {
+    /// Answers a commit.
+    pub fn commit(&self, body: &[u8], _now: Instant) -> Reply {
+        let Some(open) = self.keys() else { return Reply::sealed() };
+        let (commit, digest): (Commit, _) = match message::read(body) {
+            Ok(read) => read,
+            Err(refusal) => return self.refuse(None, &refusal.into()),
+        };
+        let (boot, latch) = match self.latch(&commit.session.0) {
+            Ok(Some(found)) => found,
+            Ok(None) => return self.refuse(None, &Refusal::new(Own::State, "nothing was released in this session")),
+            Err(error) => return self.unavailable(&error),
+        };
+        let name = latch.node.clone();
+        let shown = match show(&commit, &latch, &boot) {
+            Ok(quoted) => quoted,
+            Err(refusal) => return self.refuse(Some(&name), &refusal),
+        };
+        if let Err(refusal) = self.closed(&shown, &commit, &latch) {
+            return self.refuse(Some(&name), &refusal);
+        }
+        let mut decided = None;
+        let written = self.store.transact(&mut |transaction| {
+            let outcome = self.acknowledge(transaction, &open, &commit, digest, &boot)?;
+            let undone = matches!(outcome, Decided::Refused(_));
+            decided = Some(outcome);
+            if undone { Err(Error::Work(String::new())) } else { Ok(()) }
+        });
+        match (written, decided) {
+            (Ok(()), Some(Decided::Acknowledged(body))) => {
+                fault::point("after-commit-transaction");
+                Reply { status: 200, body, retry_after: None }
+            }
+            (Err(Error::Work(_)), Some(Decided::Refused(refusal))) => self.refuse(Some(&name), &refusal),
+            (Err(error), _) => self.unavailable(&error),
+            _ => Reply::unavailable(),
+        }
+    }
+
+    fn unavailable(&self, error: &Error) -> Reply {
+        eprintln!("key-broker: {error}");
+        Reply::unavailable()
+    }
+
+    /// The boot of a session, and what it was given.
+    fn latch(&self, session: &[u8]) -> Result<Option<(Vec<u8>, Latch)>, Error> {
+        let mut found = None;
+        self.store.transact(&mut |transaction| {
+            if let Some(boot) = transaction.get(Table::Spent, session)? {
+                let latch: Option<Latch> = get(transaction, Table::Latches, &boot)?;
+                found = latch.filter(|latch| latch.session.0 == session).map(|latch| (boot, latch));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// That the boot was closed with this release, and nothing but PCR 15 has moved since. A node that failed shows what it can.
+    fn closed(&self, shown: &Quoted, commit: &Commit, latch: &Latch) -> Result<(), Refusal> {
+        let volume = match &commit.result {
+            CommitResult::Formatted { volume, .. } | CommitResult::Opened { volume, .. } => volume,
+            CommitResult::Failed { .. } => return Ok(()),
+        };
+        let before: BTreeMap<u8, &Vec<u8>> =
+            latch.registers.iter().map(|(number, value)| (*number, &value.0)).collect();
+        for (number, value) in shown.registers.iter().filter(|(number, _)| **number != CAP) {
+            if before.get(number) != Some(&value) {
+                let found = format!("PCR {number} has moved since the release");
+                return Err(Refusal::new(Own::CapMismatch, found));
+            }
+        }
+        let words = [
+            format!("cluster:{}", hex::encode(&self.cluster.id.0)),
+            format!("release:{}", hex::encode(latch.release.0)),
+            format!("volume:{}", hex::encode(volume.0)),
+        ];
+        let bank = latch.bank;
+        let extend = |value: Vec<u8>, word: &String| bank.extend(&value, &bank.digest(word.as_bytes()));
+        let expected = words.iter().fold(vec![0; bank.length()], extend);
+        if shown.registers.get(&CAP) != Some(&expected) {
+            return Err(Refusal::new(Own::CapMismatch, "PCR 15 is not that of this cluster, release and volume"));
+        }
+        Ok(())
+    }
+
+    fn acknowledge(
+        &self,
+        transaction: &mut dyn Transaction,
+        open: &Open,
+        commit: &Commit,
+        digest: [u8; 32],
+        boot: &[u8],
+    ) -> Result<Decided, Error> {
+        let refused = |code: Code, found: &str| Ok(Decided::Refused(Refusal::new(code, found)));
+        let Some(mut latch) = get::<Latch>(transaction, Table::Latches, boot)? else {
+            return refused(Own::State.into(), "nothing was released in this boot");
+        };
+        if let Some((known, ack)) = &latch.acknowledged {
+            // Said again, with another quote of the same: the answer is the same.
+            return if known.0 == digest {
+                Ok(Decided::Acknowledged(ack.clone().into_bytes()))
+            } else {
+                refused(Own::State.into(), "this boot has reported before, and something else")
+            };
+        }
+        if Self::seconds() > latch.deadline {
+            return refused(Own::CommitLate.into(), "the time to report is over");
+        }
+        let key = Disk::key(&latch.node, &latch.slot);
+        let Some(mut disk) = get::<Disk>(transaction, Table::Disks, &key)? else {
+            return refused(Own::State.into(), "the disk is not known any more");
+        };
+        let (code, found) = match self.report(&mut disk, commit, &latch, boot) {
+            Ok(done) => done,
+            Err(refusal) => return Ok(Decided::Refused(refusal)),
+        };
+        put(transaction, Table::Disks, &key, &disk)?;
+        let leaf = Leaf {
+            number: 0,
+            time: Self::now(),
+            request: format!("{}-commit", latch.request),
+            node: latch.node.clone(),
+            code: Code::from(code).name().to_owned(),
+            found,
+        };
+        let receipt = audit::append(transaction, leaf, &self.signer(open))?;
+        let work = |refusal: &dyn std::fmt::Display| Error::Work(format!("making an acknowledgement: {refusal}"));
+        let key = AttestationKey::parse(&latch.ak.0).map_err(|refusal| work(&refusal))?;
+        let certificate = NodeCertificate {
+            ak_name: Hex(key.name().as_bytes().to_vec()),
+            assurance: latch.assurance.clone(),
+            cluster: hex::encode(&self.cluster.id.0),
+            epoch: open.certificate.epoch,
+            node: latch.node.clone(),
+            schema: NodeCertificate::SCHEMA.into(),
+        };
+        let certificate =
+            message::sign(&certificate, "broker", &open.keys.message).map_err(|refusal| work(&refusal))?;
+        let ack = Ack {
+            certificate: String::from_utf8_lossy(&certificate.bytes).into_owned(),
+            commit: Bytes32(digest),
+            generation: disk.generation,
+            receipt,
+            schema: Ack::SCHEMA.into(),
+        };
+        let sent = message::sign(&ack, "broker", &open.keys.message).map_err(|refusal| work(&refusal))?;
+        latch.acknowledged = Some((Bytes32(digest), String::from_utf8_lossy(&sent.bytes).into_owned()));
+        put(transaction, Table::Latches, boot, &latch)?;
+        self.count(code.into());
+        Ok(Decided::Acknowledged(sent.bytes))
+    }
+
+    /// What the report does to the disk's record.
+    fn report(&self, disk: &mut Disk, commit: &Commit, latch: &Latch, boot: &[u8]) -> Result<(Own, String), Refusal> {
+        let report = match &commit.result {
+            CommitResult::Formatted { header, .. } => Report::Formatted(header.0),
+            CommitResult::Opened { header, .. } => Report::Opened(header.0),
+            CommitResult::Failed { code } => {
+                if ALARMS.contains(&code.as_str()) {
+                    let record = record::commit(&disk.record(), &latch.node, &boot.to_vec(), Report::Alarm)
+                        .map_err(|refusal| Refusal::new(refusal, format!("disk {}", disk.id)))?;
+                    disk.take(&record);
+                }
+                // Only what a code can be goes into the log.
+                let shown: String = code.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(64).collect();
+                return Ok((
+                    Own::NodeFailed,
+                    format!("the node's code is {shown}; disk {} is {}", disk.id, disk.state),
+                ));
+            }
+        };
+        if commit.generation != disk.generation + 1 {
+            let found = format!("the disk says {}, {} is expected", commit.generation, disk.generation + 1);
+            return Err(Refusal::new(Own::GenerationAhead, found));
+        }
+        let record = record::commit(&disk.record(), &latch.node, &boot.to_vec(), report)
+            .map_err(|refusal| Refusal::new(refusal, format!("disk {}", disk.id)))?;
+        disk.take(&record);
+        let stages: Vec<String> =
+            commit.stages.iter().take(16).map(|(name, time)| format!("{} {time} ms", clean(name))).collect();
+        Ok((
+            Own::Committed,
+            format!("disk {} is {}, generation {}; {}", disk.id, disk.state, disk.generation, stages.join(", ")),
+        ))
+    }
+}
+
+fn clean(name: &str) -> String {
+    name.chars().filter(|c| c.is_ascii_lowercase() || *c == '-').take(32).collect()
+}
+
+/// The second quote: of the same key and the same boot.
+fn show(commit: &Commit, latch: &Latch, boot: &[u8]) -> Result<Quoted, Refusal> {
+    if commit.release != latch.release {
+        return Err(Refusal::new(Own::State, "the report is on another release"));
+    }
+    let key = AttestationKey::parse(&latch.ak.0)?;
+    let (header_digest, volume) = match &commit.result {
+        CommitResult::Formatted { header, volume } | CommitResult::Opened { header, volume } => {
+            (&header.0[..], &volume.0[..])
+        }
+        CommitResult::Failed { .. } => (&[][..], &[][..]),
+    };
+    let commitment = Commitment { release: &latch.release.0, header_digest, volume, generation: commit.generation };
+    let registers = (0..).zip(commit.registers.iter().map(|value| value.0.clone())).take(256).collect();
+    let evidence = tpm::Evidence { attest: &commit.quote.0, signature: &commit.signature.0, registers: &registers };
+    let quoted = tpm::check(&evidence, &key, latch.bank, &commitment.extra_data())?;
+    let now = [&quoted.boot.key.as_bytes()[..], &quoted.boot.reset.to_be_bytes(), &quoted.boot.restart.to_be_bytes()];
+    if now.concat() != boot {
+        return Err(Refusal::new(Own::State, "the report is of another boot"));
+    }
+    Ok(quoted)
+}

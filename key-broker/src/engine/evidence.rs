@@ -1,0 +1,449 @@
+//! M3 and M4: evidence is verified, cheap checks first, each with its code; then one transaction spends the session, latches the boot, changes the disk's record, writes the audit log and keeps the reply.
+
+use std::time::Instant;
+
+use attest::binding::{Binding, Transcript, activation};
+use attest::bytes::{Bytes32, Hex};
+use attest::cluster::Assurance;
+use attest::hpke::{Context, seal};
+use attest::message::{self, DiskGrant, DiskState, Evidence, Purpose, Release, Resume};
+use attest::recovery::Recovery;
+use attest::tpm::{self, AttestationKey, BootId, Quoted};
+use attest::{Code as EvidenceCode, Refusal as Refused};
+use measurements::canonical::Document;
+use measurements::parse::tcg_log::Log;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use state_disk::record::{Answer, Refusal as DiskRefusal, Request, answer};
+use zeroize::Zeroizing;
+
+use super::audit::{self, Leaf};
+use super::hello::sha256;
+use super::policy::Matched;
+use super::records::{Disk, Grant, Latch, Node, get, put};
+use super::{Conversation, Engine, Open, Reply};
+use crate::code::{Own, Refusal};
+use crate::fault;
+use crate::store::{Error, Table, Transaction};
+
+/// What evidence was found to show.
+struct Shown {
+    node: Node,
+    /// The attestation key was activated now.
+    activated: bool,
+    quoted: Quoted,
+    matched: Matched,
+    assurance: Assurance,
+    transcript: Transcript,
+}
+
+/// How a transaction ended.
+enum Decided {
+    Released(Vec<u8>),
+    Refused(Refusal),
+    Held(Refusal),
+}
+
+fn boot_bytes(boot: &BootId) -> Vec<u8> {
+    [&boot.key.as_bytes()[..], &boot.reset.to_be_bytes(), &boot.restart.to_be_bytes()].concat()
+}
+
+impl Engine {
+    /// Answers evidence.
+    pub fn evidence(&self, conversation: &mut Option<Conversation>, now: Instant, body: &[u8]) -> Reply {
+        let Some(open) = self.keys() else { return Reply::sealed() };
+        let evidence: Evidence = match message::read(body) {
+            Ok((evidence, _)) => evidence,
+            Err(refusal) => return self.refuse(None, &refusal.into()),
+        };
+        match self.is_spent(&evidence.session.0) {
+            Ok(false) => {}
+            Ok(true) => return self.refuse(None, &Refusal::new(Own::NonceSpent, "the session was answered before")),
+            Err(error) => return self.failed(&error),
+        }
+        let begun = conversation.take();
+        let Some(begun) = begun.filter(|begun| begun.session == evidence.session.0[..] && now < begun.until) else {
+            let found = "the session is none of this connection's, or its time is over";
+            return self.refuse(None, &Refusal::new(Own::SessionInvalid, found));
+        };
+        let node = match self.node_of(&sha256(&begun.hello.ek.0)) {
+            Ok(node) => node,
+            Err(error) => return self.failed(&error),
+        };
+        let Some(node) = node else {
+            let found = format!("ek sha256:{}", hex::encode(sha256(&begun.hello.ek.0)));
+            return self.refuse(None, &Refusal::new(Own::NodeUnknown, found));
+        };
+        let name = node.name.clone();
+        match self.verify(node, &begun, &evidence).and_then(|shown| {
+            fault::point("after-verify");
+            self.decide(&open, &begun, &shown)
+        }) {
+            Ok(Decided::Released(reply)) => {
+                fault::point("after-transaction");
+                self.count(Own::Released.into());
+                Reply { status: 200, body: reply, retry_after: None }
+            }
+            Ok(Decided::Held(refusal)) => self.hold(&name, &refusal),
+            Ok(Decided::Refused(refusal)) | Err(refusal) => self.refuse(Some(&name), &refusal),
+        }
+    }
+
+    fn failed(&self, error: &Error) -> Reply {
+        eprintln!("key-broker: {error}");
+        Reply::unavailable()
+    }
+
+    fn is_spent(&self, session: &[u8]) -> Result<bool, Error> {
+        let mut spent = false;
+        self.store.transact(&mut |transaction| {
+            spent = transaction.get(Table::Spent, session)?.is_some();
+            Ok(())
+        })?;
+        Ok(spent)
+    }
+
+    fn verify(&self, node: Node, begun: &Conversation, evidence: &Evidence) -> Result<Shown, Refusal> {
+        if node.retired {
+            return Err(Refusal::new(Own::NodeRetired, format!("node {}", node.name)));
+        }
+        let transcript = Transcript::new(&begun.hello_digest, &begun.challenge_digest, &begun.exporter);
+        let key = AttestationKey::parse(&begun.hello.ak.0)?;
+        if let Some(secret) = &begun.secret {
+            let expected = activation(&secret[..], &transcript);
+            if evidence.activation.map(|proof| proof.0) != Some(expected) {
+                return Err(Refusal::new(Own::ActivationFailed, "the credential was not activated"));
+            }
+        }
+        let (disk_id, header_digest) = match (begun.hello.purpose, &begun.hello.disk) {
+            (Purpose::Unlock, DiskState::Luks { uuid, digest }) => (uuid.as_bytes(), &digest.0[..]),
+            _ => (&[][..], &[][..]),
+        };
+        let ak_name = key.name();
+        let binding = Binding {
+            transcript,
+            hpke_key: &begun.hello.hpke_key.0,
+            ak_name: ak_name.as_bytes(),
+            purpose: begun.hello.purpose.into(),
+            disk_id,
+            header_digest,
+        };
+        let registers = (0..).zip(evidence.registers.iter().map(|value| value.0.clone())).take(256).collect();
+        let quote =
+            tpm::Evidence { attest: &evidence.quote.0, signature: &evidence.signature.0, registers: &registers };
+        let quoted = tpm::check(&quote, &key, begun.bank, &binding.extra_data())?;
+        let log = Log::parse(&evidence.event_log.0)
+            .map_err(|error| Refused::new(EvidenceCode::LogReplay, format!("the firmware's log: {error}")))?;
+        let matched = self.matched(&node, &quoted, &log)?;
+        let assurance = if matched.release.unsigned { Assurance::Development } else { Assurance::TpmVirtual };
+        if assurance < self.cluster.assurance {
+            let found = format!("the evidence is worth {assurance}, cluster.json asks for {}", self.cluster.assurance);
+            return Err(Refusal::new(Own::AssuranceTooLow, found));
+        }
+        Ok(Shown { node, activated: begun.secret.is_some(), quoted, matched, assurance, transcript })
+    }
+
+    /// Everything that is written happens here, or nothing of it.
+    fn decide(&self, open: &Open, begun: &Conversation, shown: &Shown) -> Result<Decided, Refusal> {
+        if shown.node.held {
+            return Ok(Decided::Held(Refusal::new(Own::NodeHeld, format!("node {}", shown.node.name))));
+        }
+        let mut decided = None;
+        let written = self.store.transact(&mut |transaction| {
+            let outcome = self.release(transaction, open, begun, shown)?;
+            let undone = !matches!(outcome, Decided::Released(_));
+            decided = Some(outcome);
+            // What is not released leaves no trace here: its row in the audit log follows.
+            if undone { Err(Error::Work(String::new())) } else { Ok(()) }
+        });
+        match (written, decided) {
+            (Ok(()) | Err(Error::Work(_)), Some(decided)) => Ok(decided),
+            (Err(error), _) => Err(Refusal::new(Own::State, error.to_string())),
+            (Ok(()), None) => Err(Refusal::new(Own::State, "nothing was decided")),
+        }
+    }
+
+    fn release(
+        &self,
+        transaction: &mut dyn Transaction,
+        open: &Open,
+        begun: &Conversation,
+        shown: &Shown,
+    ) -> Result<Decided, Error> {
+        let boot = boot_bytes(&shown.quoted.boot);
+        let slot = &self.cluster.slots[0].name;
+        let name = &shown.node.name;
+        if begun.hello.slot != *slot {
+            return Ok(Decided::Refused(Refusal::new(
+                DiskRefusal::NoDisk,
+                format!("there is no slot {:?}", begun.hello.slot),
+            )));
+        }
+        if !transaction.insert(Table::Spent, &begun.session, &boot)? {
+            return Ok(Decided::Refused(Refusal::new(Own::NonceSpent, "the session was answered before")));
+        }
+        if let Some(latch) = get::<Latch>(transaction, Table::Latches, &boot)? {
+            let found = format!("this boot was given its release by request {}", latch.request);
+            return Ok(Decided::Refused(Refusal::new(Own::BootLatched, found)));
+        }
+        let mut disk = match self.disk(transaction, begun, name, slot, &boot)? {
+            Ok(disk) => disk,
+            Err(decided) => return Ok(decided),
+        };
+        let work = |refusal: &dyn std::fmt::Display| Error::Work(format!("making a release: {refusal}"));
+        let share = self.share(open, &mut disk).map_err(|refusal| work(&refusal.found))?;
+        let request = hex::encode(&self.random::<16>().map_err(|refusal| work(&refusal.found))?[..]);
+        let leaf = Leaf {
+            number: 0,
+            time: Self::now(),
+            request: request.clone(),
+            node: name.clone(),
+            code: crate::code::Code::from(Own::Released).name().to_owned(),
+            found: format!(
+                "{} disk {} ({}), {} {}, assurance {}",
+                match begun.hello.purpose {
+                    Purpose::Provision => "to make",
+                    Purpose::Unlock => "to unlock",
+                },
+                disk.id,
+                disk.slot,
+                shown.matched.release.name,
+                hex::encode(&shown.matched.id[..4]),
+                shown.assurance
+            ),
+        };
+        let receipt = audit::append(transaction, leaf, &self.signer(open))?;
+        let context = Context::Release(shown.transcript.as_bytes());
+        let random = self.random::<32>().map_err(|refusal| work(&refusal.found))?;
+        let sealed = seal(&share[..], &begun.hello.hpke_key.0, context, &random).map_err(|refusal| work(&refusal))?;
+        let release = Release {
+            assurance: shown.assurance.name().into(),
+            commit_within: u32::try_from(self.settings.commit.as_secs()).unwrap_or(u32::MAX),
+            disk: DiskGrant {
+                generation: disk.generation,
+                headers: disk.header.into_iter().chain(disk.next_header).collect(),
+                id: disk.id.clone(),
+                overwrite: self.take_grant(transaction, name, slot)?.overwrite,
+                recovery: (begun.hello.purpose == Purpose::Provision).then(|| disk.recovery.clone()).flatten(),
+                slot: slot.clone(),
+            },
+            receipt,
+            request: request.clone(),
+            schema: Release::SCHEMA.into(),
+            share: sealed,
+            transcript: Bytes32(*shown.transcript.as_bytes()),
+        };
+        let sent = message::sign(&release, "broker", &open.keys.message).map_err(|refusal| work(&refusal))?;
+        let latch = Latch {
+            session: Hex(begun.session.to_vec()),
+            request,
+            node: name.clone(),
+            slot: slot.clone(),
+            purpose: begun.hello.purpose,
+            assurance: shown.assurance.name().into(),
+            bank: shown.quoted.bank,
+            ak: begun.hello.ak.clone(),
+            registers: shown.quoted.registers.iter().map(|(number, value)| (*number, Hex(value.clone()))).collect(),
+            release: Bytes32(sent.digest),
+            reply: String::from_utf8_lossy(&sent.bytes).into_owned(),
+            deadline: Self::seconds() + self.settings.commit.as_secs(),
+            acknowledged: None,
+        };
+        put(transaction, Table::Latches, &boot, &latch)?;
+        put(transaction, Table::Disks, &Disk::key(name, slot), &disk)?;
+        transaction.put(Table::DiskIds, disk.id.as_bytes(), &Disk::key(name, slot))?;
+        let mut node = shown.node.clone();
+        if shown.activated {
+            node.ak = Some(begun.hello.ak.clone());
+        }
+        node.release = Some(shown.matched.release.name.clone());
+        node.seen = Some(Self::now());
+        put(transaction, Table::Nodes, name.as_bytes(), &node)?;
+        Ok(Decided::Released(sent.bytes))
+    }
+
+    /// The disk's record after this release, or why there is none.
+    fn disk(
+        &self,
+        transaction: &mut dyn Transaction,
+        begun: &Conversation,
+        node: &str,
+        slot: &str,
+        boot: &Vec<u8>,
+    ) -> Result<Result<Disk, Decided>, Error> {
+        let refused = |refusal: DiskRefusal, found: String| Ok(Err(Decided::Refused(Refusal::new(refusal, found))));
+        let kept: Option<Disk> = get(transaction, Table::Disks, &Disk::key(node, slot))?;
+        if let DiskState::Luks { uuid, digest } = &begun.hello.disk {
+            let owner = transaction.get(Table::DiskIds, uuid.as_bytes())?;
+            if owner.is_some_and(|owner| owner != Disk::key(node, slot)) {
+                return refused(DiskRefusal::DiskNodeMismatch, format!("disk {uuid}"));
+            }
+            let is_kept = kept.as_ref().is_some_and(|disk| disk.id == *uuid);
+            if begun.hello.purpose == Purpose::Unlock && !is_kept {
+                return refused(DiskRefusal::NoDisk, format!("node {node} has no disk {uuid}"));
+            }
+            let known = kept
+                .as_ref()
+                .is_some_and(|disk| disk.header.iter().chain(&disk.next_header).any(|known| known == digest));
+            if begun.hello.purpose == Purpose::Unlock
+                && !known
+                && kept.as_ref().is_some_and(|disk| disk.state == "active")
+            {
+                return refused(
+                    DiskRefusal::HeaderDigest,
+                    format!("disk {uuid} has a header with the digest {}", hex::encode(digest.0)),
+                );
+            }
+        } else if begun.hello.purpose == Purpose::Unlock {
+            return refused(DiskRefusal::NoDisk, "the node's disk has no header".into());
+        }
+        let request = match begun.hello.purpose {
+            Purpose::Provision => Request::Provision,
+            Purpose::Unlock => Request::Unlock,
+        };
+        let record = kept.as_ref().map(Disk::record);
+        match answer(record.as_ref(), node, boot, request, true) {
+            Answer::Refuse(DiskRefusal::Hold) => {
+                Ok(Err(Decided::Held(Refusal::new(DiskRefusal::Hold, format!("slot {slot} of node {node}")))))
+            }
+            Answer::Refuse(refusal) => refused(refusal, format!("slot {slot} of node {node}")),
+            // A boot that is latched has been refused before.
+            Answer::Resend => {
+                Ok(Err(Decided::Refused(Refusal::new(Own::BootLatched, "this boot was given its release"))))
+            }
+            Answer::Release(record) => {
+                if request == Request::Provision && !self.may_be_made(transaction, begun, kept.as_ref(), node, slot)? {
+                    return Ok(Err(Decided::Held(Refusal::new(
+                        Own::DiskForeign,
+                        format!("slot {slot} of node {node}"),
+                    ))));
+                }
+                let mut disk = match kept {
+                    Some(disk) => disk,
+                    None => Disk::new(node, slot).map_err(Error::Work)?,
+                };
+                disk.take(&record);
+                Ok(Ok(disk))
+            }
+        }
+    }
+
+    /// A blank disk may be made; one that holds something only if it is the one that was begun, or an operator has granted it.
+    fn may_be_made(
+        &self,
+        transaction: &dyn Transaction,
+        begun: &Conversation,
+        kept: Option<&Disk>,
+        node: &str,
+        slot: &str,
+    ) -> Result<bool, Error> {
+        let granted = get::<Grant>(transaction, Table::Grants, &Disk::key(node, slot))?.unwrap_or_default().overwrite;
+        Ok(granted
+            || match &begun.hello.disk {
+                DiskState::Blank => true,
+                DiskState::Foreign => false,
+                DiskState::Luks { uuid, .. } => kept.is_some_and(|disk| disk.id == *uuid),
+            })
+    }
+
+    /// A grant is used once.
+    fn take_grant(&self, transaction: &mut dyn Transaction, node: &str, slot: &str) -> Result<Grant, Error> {
+        let key = Disk::key(node, slot);
+        let grant = get::<Grant>(transaction, Table::Grants, &key)?.unwrap_or_default();
+        transaction.remove(Table::Grants, &key)?;
+        Ok(grant)
+    }
+
+    /// The share of a disk: unwrapped, or made and wrapped under the newest epoch's key, and sealed to the recovery keys.
+    fn share(&self, open: &Open, disk: &mut Disk) -> Result<Zeroizing<[u8; 32]>, Refusal> {
+        const NONCE: usize = 12;
+        let broken = || Refusal::new(Own::State, format!("the share of disk {} cannot be unwrapped", disk.id));
+        let aad = |disk: &Disk| Aad::from(format!("{} {}", disk.id, disk.epoch).into_bytes());
+        let key = |epoch: u64| {
+            let key = open.keys.epochs.get(&epoch).ok_or_else(broken)?;
+            let key = UnboundKey::new(&AES_256_GCM, &key[..]).map_err(|_| broken())?;
+            Ok::<_, Refusal>(LessSafeKey::new(key))
+        };
+        if let Some(wrapped) = &disk.share {
+            let (nonce, sealed) = wrapped.0.split_first_chunk::<NONCE>().ok_or_else(broken)?;
+            let mut bytes = Zeroizing::new(sealed.to_vec());
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let plain = key(disk.epoch)?.open_in_place(nonce, aad(disk), &mut bytes).map_err(|_| broken())?;
+            let mut share = Zeroizing::new([0; 32]);
+            if plain.len() != share.len() {
+                return Err(broken());
+            }
+            share.copy_from_slice(plain);
+            return Ok(share);
+        }
+        let share = self.random::<32>()?;
+        disk.epoch = open.certificate.epoch;
+        let nonce = *self.random::<NONCE>()?;
+        let mut sealed = share.to_vec();
+        key(disk.epoch)?
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad(disk), &mut sealed)
+            .map_err(|_| broken())?;
+        disk.share = Some(Hex([&nonce[..], &sealed].concat()));
+        let mut failed = None;
+        let recovery = Recovery::seal(&disk.id, &share, &self.cluster.recovery.keys, || {
+            self.random::<32>().unwrap_or_else(|refusal| {
+                failed = Some(refusal);
+                Zeroizing::new([0; 32])
+            })
+        })?;
+        if let Some(refusal) = failed {
+            return Err(refusal);
+        }
+        disk.recovery = Some(recovery);
+        Ok(share)
+    }
+
+    /// Sends the stored reply of a session again, byte for byte.
+    pub fn resume(&self, body: &[u8]) -> Reply {
+        if self.is_sealed() {
+            return Reply::sealed();
+        }
+        let resume: Resume = match message::read(body) {
+            Ok((resume, _)) => resume,
+            Err(refusal) => return self.refuse(None, &refusal.into()),
+        };
+        let mut reply = None;
+        let read = self.store.transact(&mut |transaction| {
+            let Some(boot) = transaction.get(Table::Spent, &resume.session.0)? else { return Ok(()) };
+            let latch: Option<Latch> = get(transaction, Table::Latches, &boot)?;
+            reply = latch.filter(|latch| latch.session == resume.session).map(|latch| latch.reply.into_bytes());
+            Ok(())
+        });
+        match (read, reply) {
+            (Ok(()), Some(body)) => Reply { status: 200, body, retry_after: None },
+            (Ok(()), None) => self.refuse(None, &Refusal::new(Own::SessionInvalid, "the session has no stored reply")),
+            (Err(error), _) => self.failed(&error),
+        }
+    }
+}
+
+impl Disk {
+    /// A record of a disk that is not there yet.
+    fn new(node: &str, slot: &str) -> Result<Self, String> {
+        let mut bytes = [0; 16];
+        let random = ring::rand::SystemRandom::new();
+        ring::rand::SecureRandom::fill(&random, &mut bytes)
+            .map_err(|_| "the kernel gives no random bytes".to_owned())?;
+        Ok(Self {
+            schema: 1,
+            id: uuid::Builder::from_random_bytes(bytes).into_uuid().to_string(),
+            node: node.to_owned(),
+            slot: slot.to_owned(),
+            state: "pending".into(),
+            pending: None,
+            generation: 0,
+            header: None,
+            next_header: None,
+            released: None,
+            committed: false,
+            layout: "luks2-xts-1".into(),
+            epoch: 0,
+            share: None,
+            recovery: None,
+        })
+    }
+}

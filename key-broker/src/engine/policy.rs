@@ -1,0 +1,108 @@
+//! Which release a node runs: exactly one of those that are allowed must have all its registers, with the node's machine and this cluster's configuration.
+
+use std::sync::{Arc, PoisonError};
+
+use attest::policy;
+use attest::tpm::Quoted;
+use measurements::boot::Point;
+use measurements::compose::{Composition, compose};
+use measurements::document::image::ImageReference;
+use measurements::document::machine::MachineReference;
+use measurements::parse::tcg_log::Log;
+
+use super::Engine;
+use super::records::{self, Node, Release};
+use crate::code::{Own, Refusal};
+use crate::store::{Error, Table};
+
+/// A release that a node was found to run.
+pub(super) struct Matched {
+    pub id: Vec<u8>,
+    pub release: Release,
+}
+
+/// Releases with their ids, and the bytes of a machine reference.
+type Allowed = (Vec<(Vec<u8>, Release)>, Vec<u8>);
+
+impl Engine {
+    /// The one release that these registers and this log are of.
+    pub(super) fn matched(&self, node: &Node, quoted: &Quoted, log: &Log) -> Result<Matched, Refusal> {
+        let internal = |error: Error| Refusal::new(Own::State, error.to_string());
+        let (releases, machine) = self.allowed(node).map_err(internal)?;
+        if releases.is_empty() {
+            return Err(Refusal::new(Own::NoReleaseAllowed, "no release is allowed"));
+        }
+        let (mut matching, mut nearest, mut expected) = (Vec::new(), None, Vec::new());
+        for (id, release) in releases {
+            let composition = self.composition(&id, &release, node, &machine)?;
+            match policy::check(quoted, log, &composition) {
+                Ok(()) => matching.push(Matched { id, release }),
+                Err(refusal) => nearest = Some((release.name, refusal)),
+            }
+            expected.push(composition);
+        }
+        match (matching.len(), nearest) {
+            (1, _) => matching.pop().ok_or_else(|| Refusal::new(Own::State, "no release")),
+            (0, Some((name, refusal))) => Err(if is_mixed(quoted, &expected) {
+                Refusal::new(Own::NoSingleRelease, format!("{} releases are allowed", expected.len()))
+            } else {
+                let refusal = Refusal::from(refusal);
+                Refusal {
+                    found: format!("compared with {name} on {}: {}", node.machine_name, refusal.found),
+                    ..refusal
+                }
+            }),
+            (count, _) => Err(Refusal::new(Own::NoSingleRelease, format!("{count} releases measure the same"))),
+        }
+    }
+
+    fn allowed(&self, node: &Node) -> Result<Allowed, Error> {
+        let (mut releases, mut machine) = (Vec::new(), None);
+        self.store.transact(&mut |transaction| {
+            releases = records::all(transaction, Table::Releases)?;
+            machine = transaction.get(Table::Machines, &node.machine.0)?;
+            Ok(())
+        })?;
+        Ok((releases, machine.ok_or(Error::Damaged("machine"))?))
+    }
+
+    /// What is predicted of a release on a node's machine; kept, because nothing of it changes.
+    fn composition(
+        &self,
+        id: &[u8],
+        release: &Release,
+        node: &Node,
+        machine: &[u8],
+    ) -> Result<Arc<Composition>, Refusal> {
+        let key = (id.to_vec(), node.machine.0);
+        let kept =
+            |engine: &Self| engine.compositions.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(composition) = kept(self) {
+            return Ok(composition);
+        }
+        let unusable =
+            |what: &str, error: String| Refusal::new(Own::State, format!("the {what} cannot be used: {error}"));
+        let image = ImageReference::parse(release.reference.as_bytes())
+            .and_then(|reference| reference.measured())
+            .map_err(|error| unusable("image reference", error.to_string()))?;
+        let machine = MachineReference::parse(machine)
+            .and_then(|reference| reference.machine())
+            .map_err(|error| unusable("machine reference", error.to_string()))?;
+        let composition = compose(&image, &machine, &self.configuration)
+            .map_err(|error| unusable("composition", error.to_string()))?;
+        let composition = Arc::new(composition);
+        self.compositions.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), composition.clone());
+        Ok(composition)
+    }
+}
+
+/// Whether each register is that of some release, and no release has all.
+fn is_mixed(quoted: &Quoted, expected: &[Arc<Composition>]) -> bool {
+    let registers: Vec<_> = expected.iter().map(|composition| composition.registers(Point::Initrd)).collect();
+    expected.len() > 1
+        && quoted.registers.iter().all(|(register, found)| {
+            registers
+                .iter()
+                .any(|values| values.get(register).is_some_and(|value| value.allows(quoted.bank, found) == Some(true)))
+        })
+}

@@ -1,0 +1,210 @@
+//! What is kept of nodes, releases, disks and boots, as JSON values of the store.
+
+use std::collections::BTreeMap;
+
+use attest::bytes::{Bytes32, Hex};
+use attest::message::Purpose;
+use attest::recovery::Recovery;
+use measurements::Bank;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use state_disk::record::{HeaderDigests, Record, State};
+
+use crate::store::{Error, Table, Transaction};
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its endorsement key's public area.
+    pub ek: Bytes32,
+    /// SHA-256 of its machine reference.
+    pub machine: Bytes32,
+    /// What the machine is called.
+    pub machine_name: String,
+    /// The bank that it quotes.
+    pub bank: Bank,
+    /// Whether an operator must approve it first.
+    pub held: bool,
+    /// Whether it is gone.
+    pub retired: bool,
+    /// Its attestation key's public area, once it was activated.
+    pub ak: Option<Hex>,
+    /// Release of its last boot.
+    pub release: Option<String>,
+    /// When it was last given a share.
+    pub seen: Option<String>,
+}
+
+/// A release that nodes may run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// What it is called.
+    pub name: String,
+    /// Its image reference.
+    pub reference: String,
+    /// Whether nobody signed it.
+    pub unsigned: bool,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// Schema of this record.
+    pub schema: u32,
+    /// Its id, which is the UUID of its header.
+    pub id: String,
+    /// The node that it belongs to.
+    pub node: String,
+    /// Its slot there.
+    pub slot: String,
+    /// pending, active, quarantine or retired.
+    pub state: String,
+    /// The boot in which it is being made.
+    pub pending: Option<Hex>,
+    /// How often it was committed.
+    pub generation: u64,
+    /// Digest of its header, current.
+    pub header: Option<Bytes32>,
+    /// Digest of its header, announced.
+    pub next_header: Option<Bytes32>,
+    /// The boot of the last release.
+    pub released: Option<Hex>,
+    /// Whether that boot has reported.
+    pub committed: bool,
+    /// How it is laid out.
+    pub layout: String,
+    /// Epoch of the key that wraps its share.
+    pub epoch: u64,
+    /// Nonce and share, wrapped; none once it is destroyed.
+    pub share: Option<Hex>,
+    /// The share, sealed to the recovery keys.
+    pub recovery: Option<Recovery>,
+}
+
+/// What an operator has granted for a slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// A disk may be overwritten, once.
+    pub overwrite: bool,
+}
+
+/// A boot that was given a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latch {
+    /// The session.
+    pub session: Hex,
+    /// The request.
+    pub request: String,
+    /// The node.
+    pub node: String,
+    /// The slot.
+    pub slot: String,
+    /// What was asked for.
+    pub purpose: Purpose,
+    /// What the evidence is worth.
+    pub assurance: String,
+    /// The bank that was quoted.
+    pub bank: Bank,
+    /// The attestation key's public area.
+    pub ak: Hex,
+    /// The registers of the release quote.
+    pub registers: BTreeMap<u8, Hex>,
+    /// SHA-256 of the release's payload.
+    pub release: Bytes32,
+    /// The reply as it was sent.
+    pub reply: String,
+    /// Until when it may report, in seconds since 1970.
+    pub deadline: u64,
+    /// SHA-256 of its report, and what was acknowledged.
+    pub acknowledged: Option<(Bytes32, String)>,
+}
+
+impl Disk {
+    /// As the rules of records have it.
+    pub fn record(&self) -> Record {
+        let boot = |hex: &Option<Hex>| hex.as_ref().map(|boot| boot.0.clone());
+        let state = match self.state.as_str() {
+            "pending" => State::Pending(boot(&self.pending).unwrap_or_default()),
+            "active" => State::Active,
+            "retired" => State::Retired,
+            // Whatever else it says, a person must look.
+            _ => State::Quarantine,
+        };
+        let header = self
+            .header
+            .map(|current| HeaderDigests { current: current.0, pending: self.next_header.map(|digest| digest.0) });
+        Record {
+            node: self.node.clone(),
+            state,
+            generation: self.generation,
+            header,
+            released: boot(&self.released),
+            committed: self.committed,
+        }
+    }
+
+    /// Takes over what the rules have changed.
+    pub fn take(&mut self, record: &Record) {
+        let hex = |boot: &Vec<u8>| Hex(boot.clone());
+        (self.state, self.pending) = match &record.state {
+            State::Pending(boot) => ("pending".into(), Some(hex(boot))),
+            State::Active => ("active".into(), None),
+            State::Quarantine => ("quarantine".into(), None),
+            State::Retired => ("retired".into(), None),
+        };
+        self.generation = record.generation;
+        self.header = record.header.map(|header| Bytes32(header.current));
+        self.next_header = record.header.and_then(|header| header.pending).map(Bytes32);
+        self.released = record.released.as_ref().map(hex);
+        self.committed = record.committed;
+    }
+
+    /// The key of its record.
+    pub fn key(node: &str, slot: &str) -> Vec<u8> {
+        format!("{node}/{slot}").into_bytes()
+    }
+}
+
+/// Reads a value.
+///
+/// # Errors
+/// [`Error`].
+pub fn get<T: DeserializeOwned>(open: &dyn Transaction, table: Table, key: &[u8]) -> Result<Option<T>, Error> {
+    let Some(bytes) = open.get(table, key)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|_| Error::Damaged(table.name()))
+}
+
+/// The bytes of a value.
+///
+/// # Errors
+/// [`Error`].
+pub fn bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|error| Error::Work(error.to_string()))
+}
+
+/// Writes a value.
+///
+/// # Errors
+/// [`Error`].
+pub fn put<T: Serialize>(open: &mut dyn Transaction, table: Table, key: &[u8], value: &T) -> Result<(), Error> {
+    open.put(table, key, &bytes(value)?)
+}
+
+/// All values of a table.
+///
+/// # Errors
+/// [`Error`].
+pub fn all<T: DeserializeOwned>(open: &dyn Transaction, table: Table) -> Result<Vec<(Vec<u8>, T)>, Error> {
+    let rows = open.last(table, usize::MAX)?;
+    let read = |(key, bytes): (Vec<u8>, Vec<u8>)| {
+        serde_json::from_slice(&bytes).map(|value| (key, value)).map_err(|_| Error::Damaged(table.name()))
+    };
+    rows.into_iter().map(read).collect()
+}

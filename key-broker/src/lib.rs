@@ -1,0 +1,14 @@
+//! The key broker: it verifies what nodes show of themselves, and releases the shares of their disks' keys (docs/protocol.md).
+
+pub mod cli;
+pub mod code;
+mod config;
+pub mod engine;
+mod fault;
+mod harden;
+mod init;
+mod seal;
+mod server;
+mod socket;
+pub mod store;
+mod table;

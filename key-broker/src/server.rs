@@ -1,0 +1,247 @@
+//! The server that nodes talk to: TLS 1.3 over connections that are ours, HTTP/1.1 inside. Everything a stranger can take is bounded: connections, time, bytes, requests of an address, work that waits for a processor.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use attest::binding::EXPORTER;
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::{Config, Limits};
+use crate::engine::{Conversation, Engine, Reply};
+
+/// Largest bodies.
+const SMALL: usize = 16 << 10;
+const LARGE: usize = 1 << 20;
+/// How long running requests have after a signal.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What all connections share.
+struct Shared {
+    engine: Arc<Engine>,
+    limits: Limits,
+    /// Work that runs.
+    processors: Semaphore,
+    /// Work that runs or waits.
+    queue: Semaphore,
+    addresses: DefaultKeyedRateLimiter<IpAddr>,
+}
+
+/// A connection's own state.
+struct Peer {
+    address: IpAddr,
+    exporter: [u8; 32],
+    conversation: Mutex<Option<Conversation>>,
+}
+
+/// TLS 1.3 with the broker's key.
+pub fn tls(config: &Config) -> Result<Arc<ServerConfig>> {
+    let read = |name: &str| {
+        let path = config.file(name);
+        std::fs::read(&path).with_context(|| format!("Failed to read {}: restore it", path.display()))
+    };
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(read("tls.key")?));
+    let certificate = CertificateDer::from(read("tls.der")?);
+    let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .context("tls.key and tls.der do not belong together: restore them")?;
+    Ok(Arc::new(tls))
+}
+
+/// Serves until `stop` says so, then lets running requests end.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    engine: Arc<Engine>,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let quota = Quota::per_minute(NonZeroU32::new(limits.requests_per_minute).unwrap_or(NonZeroU32::MIN));
+    let connections = Arc::new(Semaphore::new(limits.connections));
+    let most = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+    let shared = Arc::new(Shared {
+        engine,
+        processors: Semaphore::new(2 * cores),
+        queue: Semaphore::new(limits.queue),
+        addresses: RateLimiter::keyed(quota),
+        limits,
+    });
+    let acceptor = TlsAcceptor::from(tls);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.changed() => break,
+        };
+        let Ok((socket, address)) = accepted else {
+            // Too many open files, or a connection that is gone again: neither is for ever.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        shared.addresses.retain_recent();
+        // Too many: whoever comes is turned away at once, and may come again.
+        let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
+        let (shared, acceptor, stop) = (shared.clone(), acceptor.clone(), stop.clone());
+        tokio::spawn(async move {
+            let whole = Duration::from_secs(shared.limits.connection_seconds);
+            // Whoever it was has gone, or does not speak as we do: there is nobody to tell.
+            let _ = timeout(whole, converse(shared, acceptor, socket, address, stop)).await;
+            drop(permit);
+        });
+    }
+    // All permits are back when all connections have ended.
+    let _ = timeout(GRACE, connections.acquire_many(most)).await;
+    Ok(())
+}
+
+async fn converse(
+    shared: Arc<Shared>,
+    acceptor: TlsAcceptor,
+    socket: TcpStream,
+    address: SocketAddr,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let patience = Duration::from_secs(shared.limits.patience_seconds);
+    socket.set_nodelay(true)?;
+    let stream = timeout(patience, acceptor.accept(socket)).await??;
+    let exporter = stream.get_ref().1.export_keying_material([0; 32], EXPORTER, None)?;
+    let peer = Arc::new(Peer { address: address.ip(), exporter, conversation: Mutex::new(None) });
+    let service = service_fn(move |request| {
+        let (shared, peer) = (shared.clone(), peer.clone());
+        async move { Ok::<_, std::convert::Infallible>(respond(&shared, &peer, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_headers(32)
+        .max_buf_size(16 << 10)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        done = connection.as_mut() => Ok(done?),
+        _ = stop.changed() => {
+            connection.as_mut().graceful_shutdown();
+            Ok(connection.await?)
+        }
+    }
+}
+
+async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if shared.addresses.check_key(&peer.address).is_err() {
+        return answer(Reply { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: Some(5) });
+    }
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str()) {
+        (&Method::GET, "/health") => answer(health(&shared.engine)),
+        (&Method::GET, "/krp/1/broker") => answer(match shared.engine.certificate() {
+            Some(body) => Reply { status: 200, body, retry_after: None },
+            None => Reply::sealed(),
+        }),
+        (&Method::POST, "/krp/1/hello" | "/krp/1/resume") => work(shared, peer, request, path, SMALL).await,
+        (&Method::POST, "/krp/1/evidence" | "/krp/1/commit") => work(shared, peer, request, path, LARGE).await,
+        _ => answer(Reply { status: 404, body: vec![], retry_after: None }),
+    }
+}
+
+/// Reads a body, waits for a processor, and lets the engine decide.
+async fn work(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    request: Request<Incoming>,
+    path: String,
+    most: usize,
+) -> Response<Full<Bytes>> {
+    let status = |status: u16| answer(Reply { status, body: vec![], retry_after: None });
+    let patience = Duration::from_secs(shared.limits.patience_seconds);
+    let body = match timeout(patience, Limited::new(request.into_body(), most).collect()).await {
+        Err(_) => return status(408),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return status(413),
+        Ok(Err(_)) => return status(400),
+        Ok(Ok(body)) => body.to_bytes(),
+    };
+    let Ok(_place) = shared.queue.try_acquire() else { return answer(Reply::unavailable()) };
+    let Ok(_processor) = shared.processors.acquire().await else { return answer(Reply::unavailable()) };
+    let (engine, peer) = (shared.engine.clone(), peer.clone());
+    let decided = tokio::task::spawn_blocking(move || {
+        let now = Instant::now();
+        let mut conversation = peer.conversation.lock().unwrap_or_else(PoisonError::into_inner);
+        match path.as_str() {
+            "/krp/1/hello" => engine.hello(&mut conversation, peer.exporter, now, &body),
+            "/krp/1/evidence" => engine.evidence(&mut conversation, now, &body),
+            "/krp/1/commit" => engine.commit(&body, now),
+            _ => engine.resume(&body),
+        }
+    });
+    answer(decided.await.unwrap_or_else(|_| Reply::unavailable()))
+}
+
+fn health(engine: &Engine) -> Reply {
+    let state = if engine.is_sealed() { "sealed" } else { "serving" };
+    Reply { status: 200, body: format!("{{\"state\":\"{state}\"}}\n").into_bytes(), retry_after: None }
+}
+
+fn answer(reply: Reply) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(reply.body)));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    if let Some(seconds) = reply.retry_after {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// /health and /metrics by plain HTTP, for the broker's own host.
+pub async fn serve_metrics(listener: TcpListener, engine: Arc<Engine>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.changed() => return,
+        };
+        let Ok((socket, _)) = accepted else { continue };
+        let engine = engine.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let response = match request.uri().path() {
+                "/health" => answer(health(&engine)),
+                "/metrics" => metrics(&engine),
+                _ => answer(Reply { status: 404, body: vec![], retry_after: None }),
+            };
+            async move { Ok::<_, std::convert::Infallible>(response) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(socket), service);
+        tokio::spawn(timeout(GRACE, connection));
+    }
+}
+
+/// OpenMetrics 1.0.
+fn metrics(engine: &Engine) -> Response<Full<Bytes>> {
+    let mut text = String::from("# TYPE cairn_broker_sealed gauge\n");
+    text += &format!("cairn_broker_sealed {}\n", u8::from(engine.is_sealed()));
+    text += "# TYPE cairn_broker_decisions counter\n";
+    for (code, count) in engine.counts() {
+        text += &format!("cairn_broker_decisions_total{{code=\"{code}\"}} {count}\n");
+    }
+    text += "# EOF\n";
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
+}

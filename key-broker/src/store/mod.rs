@@ -1,0 +1,124 @@
+//! What a broker keeps, as short transactions over tables of keys and values: every decision reads and writes inside one of them, and nothing is kept elsewhere. A distributed store can implement the same trait.
+
+mod sqlite;
+
+pub use sqlite::Sqlite;
+
+/// A table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Nodes, by name.
+    Nodes,
+    /// Names of nodes, by the SHA-256 of their endorsement keys.
+    EndorsementKeys,
+    /// Machine references, by their SHA-256.
+    Machines,
+    /// Releases, by the SHA-256 of their references.
+    Releases,
+    /// Disk records, by node and slot.
+    Disks,
+    /// Node and slot, by disk id.
+    DiskIds,
+    /// What operators have granted, by node and slot.
+    Grants,
+    /// Boots that were given a release, with the stored reply.
+    Latches,
+    /// Sessions that are spent.
+    Spent,
+    /// Leaves of the audit log, by number.
+    Audit,
+    /// Numbers of leaves, by request.
+    Requests,
+    /// Single values: the head of the audit log.
+    State,
+}
+
+impl Table {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Nodes,
+        Self::EndorsementKeys,
+        Self::Machines,
+        Self::Releases,
+        Self::Disks,
+        Self::DiskIds,
+        Self::Grants,
+        Self::Latches,
+        Self::Spent,
+        Self::Audit,
+        Self::Requests,
+        Self::State,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nodes => "nodes",
+            Self::EndorsementKeys => "endorsement_keys",
+            Self::Machines => "machines",
+            Self::Releases => "releases",
+            Self::Disks => "disks",
+            Self::DiskIds => "disk_ids",
+            Self::Grants => "grants",
+            Self::Latches => "latches",
+            Self::Spent => "spent",
+            Self::Audit => "audit",
+            Self::Requests => "requests",
+            Self::State => "state",
+        }
+    }
+}
+
+/// Why something could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error(
+        "the database: {0}; see that its disk has room and is writable, and that no other version of the broker uses it"
+    )]
+    Database(#[from] rusqlite::Error),
+    /// Its version.
+    #[error(
+        "the database is of version {found}, this broker understands {expected}: use the broker that made it, or restore a backup"
+    )]
+    Version {
+        /// What was found.
+        found: i64,
+        /// What is understood.
+        expected: i64,
+    },
+    /// What was read cannot be.
+    #[error("the database holds a {0} that cannot be read: restore a backup")]
+    Damaged(&'static str),
+    /// The work itself failed; nothing was written.
+    #[error("{0}")]
+    Work(String),
+}
+
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// A transaction: all of it happens, or nothing.
+pub trait Transaction {
+    /// A value.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+    /// Adds a value; false if the key is there already, and then nothing changes.
+    fn insert(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<bool, Error>;
+    /// Sets a value.
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Error>;
+    /// Removes a value; what was there is overwritten.
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Error>;
+    /// All pairs of a table in the order of their keys; at most `most`, the last ones.
+    fn last(&self, table: Table, most: usize) -> Result<Vec<Row>, Error>;
+}
+
+/// The work of a transaction.
+pub type Work<'a> = &'a mut dyn FnMut(&mut dyn Transaction) -> Result<(), Error>;
+
+/// A store.
+pub trait Store: Send + Sync {
+    /// Runs `work` in a transaction, which happens before or after every other one. An error undoes all of it.
+    fn transact(&self, work: Work) -> Result<(), Error>;
+    /// Writes a whole copy of what is there now to a new file.
+    fn backup(&self, to: &std::path::Path) -> Result<(), Error>;
+}

@@ -1,0 +1,165 @@
+//! SQLite: one file, write-ahead log, every commit on the disk before it counts. Several processes may use one file; the writing one locks it.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::{Error, Row, Store, Table, Transaction, Work};
+
+/// Version of the tables.
+const VERSION: i64 = 1;
+/// How long another process may hold the lock.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A database.
+pub struct Sqlite(Mutex<Connection>);
+
+impl Sqlite {
+    /// Opens a database, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let mut connection = Connection::open(path)?;
+        connection.busy_timeout(PATIENCE)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        // What is removed, destroyed shares above all, is overwritten.
+        connection.pragma_update(None, "secure_delete", "ON")?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match found {
+            VERSION => {}
+            0 => {
+                for table in Table::ALL {
+                    let name = table.name();
+                    let make = format!(
+                        "CREATE TABLE {name} (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID"
+                    );
+                    transaction.execute(&make, [])?;
+                }
+                transaction.pragma_update(None, "user_version", VERSION)?;
+            }
+            found => return Err(Error::Version { found, expected: VERSION }),
+        }
+        transaction.commit()?;
+        Ok(Self(Mutex::new(connection)))
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A transaction that panicked was rolled back.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for Sqlite {
+    fn transact(&self, work: Work) -> Result<(), Error> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut open = Open(transaction);
+        work(&mut open)?;
+        crate::fault::point("after-insert");
+        open.0.commit()?;
+        Ok(())
+    }
+
+    fn backup(&self, to: &Path) -> Result<(), Error> {
+        let text = to.to_str().ok_or(Error::Work("the name of the backup is not UTF-8".into()))?;
+        // A new file: VACUUM INTO refuses one that is there.
+        self.connection().execute("VACUUM INTO ?1", params![text])?;
+        Ok(())
+    }
+}
+
+struct Open<'a>(rusqlite::Transaction<'a>);
+
+impl Transaction for Open<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let mut statement = self.0.prepare_cached(&format!("SELECT value FROM {} WHERE key = ?1", table.name()))?;
+        Ok(statement.query_row(params![key], |row| row.get(0)).optional()?)
+    }
+
+    fn insert(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<bool, Error> {
+        let text = format!("INSERT INTO {} (key, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING", table.name());
+        Ok(self.0.prepare_cached(&text)?.execute(params![key, value])? == 1)
+    }
+
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        let text = format!(
+            "INSERT INTO {} (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            table.name()
+        );
+        self.0.prepare_cached(&text)?.execute(params![key, value])?;
+        Ok(())
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Error> {
+        self.0.prepare_cached(&format!("DELETE FROM {} WHERE key = ?1", table.name()))?.execute(params![key])?;
+        Ok(())
+    }
+
+    fn last(&self, table: Table, most: usize) -> Result<Vec<Row>, Error> {
+        let text = format!("SELECT key, value FROM {} ORDER BY key DESC LIMIT ?1", table.name());
+        let mut statement = self.0.prepare_cached(&text)?;
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![most], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
+        rows.reverse();
+        Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_happens_whole_or_not_at_all_and_keys_are_unique() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("database")).unwrap();
+        store
+            .transact(&mut |open| {
+                assert!(open.insert(Table::Nodes, b"a", b"1")?);
+                assert!(!open.insert(Table::Nodes, b"a", b"2")?);
+                open.put(Table::State, b"x", b"1")
+            })
+            .unwrap();
+        let failed = store.transact(&mut |open| {
+            open.put(Table::State, b"x", b"2")?;
+            Err(Error::Work("no".into()))
+        });
+        assert!(matches!(failed, Err(Error::Work(_))));
+        let other = Sqlite::open(&folder.path().join("database")).unwrap();
+        other
+            .transact(&mut |open| {
+                assert_eq!(open.get(Table::State, b"x")?, Some(b"1".to_vec()));
+                assert_eq!(open.last(Table::Nodes, 5)?, [(b"a".to_vec(), b"1".to_vec())]);
+                open.remove(Table::Nodes, b"a")?;
+                assert_eq!(open.get(Table::Nodes, b"a")?, None);
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn another_version_is_refused_and_a_backup_is_a_database() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, copy) = (folder.path().join("database"), folder.path().join("copy"));
+        let store = Sqlite::open(&path).unwrap();
+        store.transact(&mut |open| open.put(Table::State, b"x", b"1")).unwrap();
+        store.backup(&copy).unwrap();
+        assert!(store.backup(&copy).is_err(), "a backup never overwrites one");
+        let restored = Sqlite::open(&copy).unwrap();
+        restored
+            .transact(&mut |open| {
+                assert_eq!(open.get(Table::State, b"x")?, Some(b"1".to_vec()));
+                Ok(())
+            })
+            .unwrap();
+        drop(store);
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 9).unwrap();
+        assert!(matches!(Sqlite::open(&path), Err(Error::Version { found: 9, .. })));
+    }
+}
