@@ -6,6 +6,7 @@
 mod interrupts;
 mod outcome;
 mod terminal;
+mod with_broker;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,9 @@ const SLICE: Duration = Duration::from_millis(100);
 Exit codes: 0 text seen, or powered off; 3 ended without the text; 4 the guest named a failure code; 5 kernel panic, or
 reset; 6 QEMU or the TPM emulator failed; 124 timeout; 130 interrupted.
 
-Example: cargo xtask boot --until multi-user --timeout 120")]
+Examples: cargo xtask boot --until multi-user --timeout 120
+          cargo xtask boot --with-broker
+          cargo xtask boot --with-broker --change-a-byte")]
 pub struct BootArgs {
     /// Disk image [default: the newest in the image folder]
     pub image: Option<PathBuf>,
@@ -60,6 +63,15 @@ pub struct BootArgs {
     /// Further disk images, attached after the first
     #[arg(long, value_name = "IMAGE")]
     pub disk: Vec<PathBuf>,
+    /// Start a key broker too, and let the node attest, make its disk, reboot and unlock it; run again, it unlocks once more
+    #[arg(long, conflicts_with_all = ["until", "timeout", "memory", "cpus", "no_tpm", "network", "disk", "no_kvm", "qemu"])]
+    pub with_broker: bool,
+    /// Forget the broker and the node of earlier runs
+    #[arg(long, requires = "with_broker")]
+    pub fresh: bool,
+    /// Change one byte of the node's image before it boots, to see the refusal
+    #[arg(long, requires = "with_broker")]
+    pub change_a_byte: bool,
     /// Do not use KVM even where it works
     #[arg(long)]
     pub no_kvm: bool,
@@ -75,6 +87,9 @@ pub fn run(args: &BootArgs, build_root: &Path, images: &Path) -> Result<ExitCode
         Some(image) => image.clone(),
         None => newest_image(images)?,
     };
+    if args.with_broker {
+        return with_broker::run(args, &image, build_root, &interrupts);
+    }
     let network = if args.network { Network::Host } else { Network::None };
     let sandbox = Sandbox::new(build_root).network(network);
     let accelerator = if args.no_kvm { Accelerator::Emulation } else { Accelerator::detect(&sandbox) };
@@ -123,12 +138,23 @@ fn watch_machine(
     interrupts: &Interrupts,
 ) -> Result<Outcome> {
     let mut vm = Vm::start(sandbox, machine, copy_to_standard_output())?;
+    let limit = args.timeout.map(Duration::from_secs).or_else(|| args.until.is_some().then_some(UNTIL_TIMEOUT));
+    watch_vm(&mut vm, args.until.as_deref(), limit, terminal, interrupts)
+}
+
+/// Watches a running machine until it shows `until`, ends, or `limit` has passed.
+fn watch_vm(
+    vm: &mut Vm,
+    until: Option<&str>,
+    limit: Option<Duration>,
+    terminal: &Terminal,
+    interrupts: &Interrupts,
+) -> Result<Outcome> {
     let escaped: &'static AtomicBool = Box::leak(Box::default());
     if let Some(input) = vm.take_input() {
         terminal.copy_keys_to(input, escaped);
     }
-    let limit = args.timeout.map(Duration::from_secs).or_else(|| args.until.is_some().then_some(UNTIL_TIMEOUT));
-    let texts: Vec<&str> = args.until.as_deref().into_iter().collect();
+    let texts: Vec<&str> = until.into_iter().collect();
     let mut searched = 0;
     let mut named_at = None;
     loop {
@@ -137,22 +163,22 @@ fn watch_machine(
         }
         let length = vm.console().text().len();
         if let Found::Text(..) = vm.console().wait_for(&texts, searched, SLICE) {
-            return Ok(Outcome::Seen(args.until.clone().unwrap_or_default()));
+            return Ok(Outcome::Seen(until.unwrap_or_default().to_owned()));
         }
-        searched = length.saturating_sub(args.until.as_deref().map_or(0, str::len));
+        searched = length.saturating_sub(until.map_or(0, str::len));
         if let Some(ending) = vm.wait_exit(Duration::ZERO)? {
             // The last words may have come since.
             let seen = vm.console().wait_for(&texts, searched, Duration::ZERO);
-            return Ok(Outcome::of_ending(ending, args.until.as_deref(), matches!(seen, Found::Text(..))));
+            return Ok(Outcome::of_ending(ending, until, matches!(seen, Found::Text(..))));
         }
         if let Some(ending) = Ending::named_by(&vm.console().text()) {
             let since = *named_at.get_or_insert_with(Instant::now);
             if since.elapsed() > GRACE {
-                return Ok(Outcome::of_ending(ending, args.until.as_deref(), false));
+                return Ok(Outcome::of_ending(ending, until, false));
             }
         }
         if limit.is_some_and(|limit| vm.elapsed() > limit) {
-            return Ok(Outcome::TimedOut(args.until.clone()));
+            return Ok(Outcome::TimedOut(until.map(str::to_owned)));
         }
     }
 }

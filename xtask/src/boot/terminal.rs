@@ -27,6 +27,11 @@ impl Terminal {
         Ok(Self { old: Some(old) })
     }
 
+    /// None: keys go nowhere.
+    pub fn none() -> Self {
+        Self { old: None }
+    }
+
     pub fn is_raw(&self) -> bool {
         self.old.is_some()
     }

@@ -47,6 +47,15 @@ pub enum VmError {
     /// swtpm did not open its socket.
     #[error("swtpm did not open its control socket within {0} s: the machine is overloaded, or swtpm hangs")]
     TpmSilent(u64),
+    /// swtpm's control channel was lost.
+    #[error("Failed to talk to swtpm's control channel: {0}; has it ended?")]
+    TpmControl(#[source] std::io::Error),
+    /// The emulated TPM does not power on.
+    #[error("swtpm did not power its TPM on: error 0x{0:x}; is its state folder whole, and used by no other swtpm?")]
+    TpmPower(u32),
+    /// The emulated TPM failed.
+    #[error(transparent)]
+    Tpm(#[from] super::tpm_commands::TpmError),
     /// Waiting for a program failed.
     #[error("Failed to wait for {program}: {source}")]
     Wait {

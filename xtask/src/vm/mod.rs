@@ -4,6 +4,7 @@
 //! What the TPM holds is computed from the commands that the emulator received ([`pcr`]), never from what the guest says. Dropping a [`Vm`] ends it.
 
 pub mod console;
+pub mod emulated_tpm;
 mod ending;
 mod error;
 mod fw_cfg;
@@ -11,6 +12,7 @@ pub mod pcr;
 mod qemu;
 pub mod shell;
 mod tpm;
+pub mod tpm_commands;
 mod tpm_log;
 
 use std::io::Write;

@@ -14,7 +14,7 @@ use crate::sandbox::Sandbox;
 pub(super) const SOCKET: &str = "tpm.sock";
 const LOG: &str = "tpm.log";
 /// Where its state is inside the sandbox.
-const STATE: &str = "/tmp/tpm-state";
+pub(super) const STATE: &str = "/tmp/tpm-state";
 const SOCKET_SECONDS: u64 = 30;
 
 /// How the guest reaches the TPM.
@@ -118,7 +118,7 @@ impl Drop for Emulator {
 }
 
 /// Manufactures a TPM with these active banks.
-fn set_up(inside: &Sandbox, banks: &[Bank]) -> Result<(), VmError> {
+pub(super) fn set_up(inside: &Sandbox, banks: &[Bank]) -> Result<(), VmError> {
     let names: Vec<&str> = banks.iter().map(|bank| bank.name()).collect();
     let mut command = inside.command("swtpm_setup");
     command.args(["--tpm2", "--tpmstate", STATE, "--pcr-banks", &names.join(",")]);
