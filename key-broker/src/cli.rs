@@ -412,7 +412,7 @@ fn open_at_start(engine: &Arc<Engine>, files: &Files, args: &PassphraseArgs) {
     let (engine, files) = (engine.clone(), files.clone());
     std::thread::spawn(move || {
         match passphrase_of(&path).and_then(|passphrase| socket::unseal(&engine, &files, &passphrase)) {
-            Ok(()) => eprintln!("key-broker: open"),
+            Ok(()) => println!("open"),
             Err(error) => eprintln!("key-broker: stays sealed: {error:#}"),
         }
     });

@@ -233,6 +233,9 @@ impl Broker {
             read?;
             bail!("the key broker did not start: see above");
         };
+        line.clear();
+        output.read_line(&mut line).context("Failed to read from the key broker")?;
+        ensure!(line.trim() == "open", "the key broker stays sealed: see above");
         let (program, configuration) = (program.to_owned(), places.configuration());
         Ok(Self { program, configuration, process, address, _output: output })
     }
