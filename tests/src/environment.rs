@@ -17,6 +17,11 @@ pub fn xtask() -> Result<PathBuf> {
     variable(LAUNCHER_VARIABLE)
 }
 
+/// A program of the workspace, compiled for the tests.
+pub fn program(name: &str) -> Result<PathBuf> {
+    Ok(variable("CAIRN_PROGRAMS")?.join(name))
+}
+
 /// Runs programs of the build root.
 pub fn sandbox() -> Result<Sandbox> {
     xtask()?;

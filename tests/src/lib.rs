@@ -1,6 +1,7 @@
 //! What the end-to-end tests are made of: the images under test, copies of them with one thing changed, machines that are watched until there is a
 //! verdict, and a small model of the registers, written apart from the build so that both must be right.
 
+pub mod broker;
 pub mod difference;
 pub mod disk;
 pub mod environment;
@@ -10,6 +11,7 @@ pub mod harness;
 pub mod image;
 pub mod machine;
 pub mod mirror;
+pub mod node;
 pub mod pe;
 pub mod registers;
 pub mod settled;

@@ -8,8 +8,11 @@ use xtask::configure;
 use xtask::machine::config::{FOLDER, MachineConfig};
 use xtask::machine::firmware::Firmware;
 use xtask::vm::console::Found;
-use xtask::vm::{Ending, Machine, Tpm, tpm_commands};
+use xtask::vm::emulated_tpm::{EmulatedTpm, endorsement_key_digest};
+use xtask::vm::pcr::Bank;
+use xtask::vm::{Ending, Machine, Tpm};
 
+use crate::broker::Broker;
 use crate::image::Image;
 use crate::machine::{KnownMachine, checkout};
 use crate::suite::Suite;
@@ -32,15 +35,16 @@ pub struct Node {
 }
 
 impl Node {
-    /// A new TPM, a blank disk, and a copy of `image` that knows its cluster and finds the broker at this port of the host.
-    pub fn new(name: &str, image: &Image, cluster: &[u8], port: u16) -> Result<Self> {
+    /// A new TPM that the broker knows, a blank disk, and a copy of `image` that knows its cluster and finds the broker.
+    pub fn new(suite: &Suite, name: &str, image: &Image, broker: &Broker) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("cairn-node-").tempdir().context("Failed to make a folder")?;
         let known = KnownMachine::get(MACHINE)?;
         let firmware = known.firmware()?;
         let node = Self { name: name.to_owned(), folder, config: known.config, firmware };
         File::create_new(node.disk()).and_then(|disk| disk.set_len(DISK)).context("Failed to make a state disk")?;
-        fs::create_dir(node.tpm()).context("Failed to make a folder")?;
-        node.configure(&image.file("raw"), cluster, port)?;
+        EmulatedTpm::manufacture(&suite.sandbox, node.folder.path(), &Bank::ALL)?;
+        node.configure(&image.file("raw"), &broker.cluster()?, broker.port()?)?;
+        broker.enrol(name, &node.endorsement_key(suite)?, &Self::machine_reference()?)?;
         Ok(node)
     }
 
@@ -69,7 +73,7 @@ impl Node {
 
     /// SHA-256 of its endorsement key's public area, in hexadecimal.
     pub fn endorsement_key(&self, suite: &Suite) -> Result<String> {
-        Ok(hex::encode(tpm_commands::endorsement_key_digest(&suite.sandbox, &self.tpm())?))
+        Ok(hex::encode(endorsement_key_digest(&suite.sandbox, self.folder.path())?))
     }
 
     /// The reference of its machine.

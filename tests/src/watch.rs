@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use xtask::sandbox::Network;
 use xtask::vm::console::Found;
 use xtask::vm::{Ending, Machine, Vm};
 
@@ -49,7 +50,9 @@ pub struct Watched {
 impl Watched {
     /// Powers a machine on; `row` names the transcript.
     pub fn start(suite: &Suite, row: &str, machine: &Machine) -> Result<Self> {
-        let vm = Vm::start(&suite.sandbox, machine, Box::new(|_, _| {}))?;
+        // A network card reaches the host's loopback, where brokers of tests are.
+        let network = if machine.network { Network::Host } else { Network::None };
+        let vm = Vm::start(&suite.sandbox.clone().network(network), machine, Box::new(|_, _| {}))?;
         Ok(Self { vm, transcript: suite.transcripts.join(format!("{row}.console")) })
     }
 

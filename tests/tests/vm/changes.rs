@@ -167,7 +167,7 @@ fn configuration(suite: &Suite, row: &str) -> Result<()> {
     disk.write_at(suite.debug.partition("configuration")?.start, CLUSTER)?;
     let mut watched = Watched::start(suite, row, &released.known.real(&disk.path())?)?;
     match watched.verdict()? {
-        Verdict::Ended(Ending::Failed { code, .. }) if code == "CONFIGURATION_UNSUPPORTED" => {}
+        Verdict::Ended(Ending::Failed { code, .. }) if code == "CONFIGURATION_INVALID" => {}
         other => bail!("the boot ended in {other:?}{}", watched.last_lines()),
     }
     let predicted = compose(&released.image, &released.machine, &Configuration::cluster(CLUSTER))?;

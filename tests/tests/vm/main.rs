@@ -3,6 +3,7 @@
 mod boots;
 mod changes;
 mod host_inputs;
+mod nodes;
 mod predictions;
 mod root;
 
@@ -18,7 +19,7 @@ type Row = harness::Row<Suite>;
 
 fn main() -> ExitCode {
     let transcripts = concat!(env!("CARGO_TARGET_TMPDIR"), "/vm").into();
-    let rows = [boots::rows(), root::rows(), host_inputs::rows(), predictions::rows(), changes::rows()]
+    let rows = [boots::rows(), root::rows(), host_inputs::rows(), predictions::rows(), changes::rows(), nodes::rows()]
         .into_iter()
         .flatten()
         .collect();

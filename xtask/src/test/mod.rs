@@ -81,6 +81,7 @@ impl Session {
         let linted =
             ["clippy", "--package", "cairn-tests", "--all-targets", "--features", "end-to-end", "--", "-D", "warnings"];
         self.check("the_end_to_end_tests_have_no_lint", self.cargo(&linted), tally)?;
+        let programs = self.programs(tally)?;
         let images = self.checkout.target().join("test-images");
         for variant in VARIANTS {
             self.image(variant, &images.join(variant), tally);
@@ -93,10 +94,24 @@ impl Session {
                 .env(LAUNCHER_VARIABLE, &self.xtask)
                 .env("CAIRN_BUILD_ROOT", &tools.tree)
                 .env("CAIRN_IMAGE_DIR", images.join(VARIANTS[0]))
-                .env("CAIRN_DEBUG_IMAGE_DIR", images.join(VARIANTS[1]));
+                .env("CAIRN_DEBUG_IMAGE_DIR", images.join(VARIANTS[1]))
+                .env("CAIRN_PROGRAMS", &programs);
             self.suite(name, command, tally)?;
         }
         Ok(())
+    }
+
+    /// The programs that the tests start, in a folder where nothing else replaces them: the broker has its fault points.
+    fn programs(&self, tally: &mut Tally) -> Result<PathBuf> {
+        let folder = self.checkout.target().join("test-programs");
+        let build = ["build", "--package", "cairn", "--package", "key-broker", "--features", "key-broker/fault-points"];
+        self.check("the_programs_build", self.cargo(&build), tally)?;
+        std::fs::create_dir_all(&folder).with_context(|| format!("Failed to make {}", folder.display()))?;
+        for name in ["cairn", "key-broker"] {
+            let made = self.checkout.target().join("debug").join(name);
+            std::fs::copy(&made, folder.join(name)).with_context(|| format!("Failed to copy {}", made.display()))?;
+        }
+        Ok(folder)
     }
 
     /// The agent and what it shares are no default members: only the build root has the libraries that they link.

@@ -45,6 +45,8 @@ pub struct Machine {
     pub kept_disks: Vec<PathBuf>,
     /// Whether it has a network card (user-mode; it reaches what the sandbox reaches).
     pub network: bool,
+    /// Ports of the host's loopback that lead to ports of the guest.
+    pub forwarded: Vec<(u16, u16)>,
     /// Its firmware; that of the build root if none is named.
     pub firmware: Option<FirmwareFiles>,
     /// Whether the files that QEMU hands to the firmware can be read ([`Vm::fw_cfg`]).
@@ -74,6 +76,7 @@ impl Machine {
             disks: vec![image.to_owned()],
             kept_disks: vec![],
             network: false,
+            forwarded: vec![],
             firmware: None,
             open_fw_cfg: false,
             accelerator: Accelerator::Emulation,

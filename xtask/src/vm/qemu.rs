@@ -102,7 +102,8 @@ fn arguments(machine: &Machine) -> Vec<String> {
         add("-device", format!("{},tpmdev=tpm0", interface.device()));
     }
     if machine.network {
-        add("-netdev", "user,id=net0".into());
+        let forward = |(host, guest): &(u16, u16)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}");
+        add("-netdev", format!("user,id=net0{}", machine.forwarded.iter().map(forward).collect::<String>()));
         add("-device", "virtio-net-pci,netdev=net0,romfile=".into());
     }
     if machine.open_fw_cfg {

@@ -1,0 +1,179 @@
+//! A key broker of a test's own: the real program with a database and keys of its own, on a free port of loopback.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::environment::program;
+
+const PASSPHRASE: &[u8] = b"a passphrase of a test\n";
+
+/// A broker, running or not. It is killed when dropped.
+pub struct Broker {
+    folder: tempfile::TempDir,
+    program: PathBuf,
+    running: Option<Running>,
+}
+
+struct Running {
+    process: Child,
+    port: u16,
+    // Open, so that the broker can go on writing.
+    _output: BufReader<ChildStdout>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Broker {
+    /// Makes keys, database and cluster.json; `limits` are lines of the section `[limits]` of broker.toml.
+    pub fn new(limits: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("cairn-broker-").tempdir().context("Failed to make a folder")?;
+        let broker = Self { folder, program: program("key-broker")?, running: None };
+        let mut file = std::fs::File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(broker.passphrase())
+            .context("Failed to write a passphrase")?;
+        std::io::Write::write_all(&mut file, PASSPHRASE).context("Failed to write a passphrase")?;
+        let mut init = Command::new(&broker.program);
+        init.arg("init").arg(broker.place()).args(["--assurance", "development", "--listen", "127.0.0.1:0"]);
+        init.arg("--passphrase-file").arg(broker.passphrase());
+        succeed(&mut init)?;
+        let toml = broker.file("broker.toml");
+        let text = std::fs::read_to_string(&toml)? + "\n[limits]\n" + limits + "\n";
+        std::fs::write(&toml, text).context("Failed to set limits")?;
+        Ok(broker)
+    }
+
+    /// One that runs.
+    pub fn start() -> Result<Self> {
+        let mut broker = Self::new("")?;
+        broker.run()?;
+        Ok(broker)
+    }
+
+    fn place(&self) -> PathBuf {
+        self.folder.path().join("broker")
+    }
+
+    fn passphrase(&self) -> PathBuf {
+        self.folder.path().join("passphrase")
+    }
+
+    /// One of its files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.place().join(name)
+    }
+
+    /// The bytes of its cluster.json.
+    pub fn cluster(&self) -> Result<Vec<u8>> {
+        std::fs::read(self.file("cluster.json")).context("Failed to read cluster.json")
+    }
+
+    /// Starts it, and waits until it is open.
+    pub fn run(&mut self) -> Result<()> {
+        self.run_with(&[])
+    }
+
+    /// Starts it with variables of the environment.
+    pub fn run_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        // The same port again: nodes know it.
+        if let Some(port) = self.running.take().map(|running| running.port) {
+            let toml = self.file("broker.toml");
+            let text = std::fs::read_to_string(&toml)?.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+            std::fs::write(&toml, text).context("Failed to keep the port")?;
+        }
+        let mut serve = Command::new(&self.program);
+        serve.arg("serve").arg("--config").arg(self.file("broker.toml"));
+        serve.arg("--passphrase-file").arg(self.passphrase());
+        serve.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = serve.spawn().context("Failed to start the key broker")?;
+        let mut output = BufReader::new(process.stdout.take().context("the key broker has no output")?);
+        let mut port = None;
+        loop {
+            let mut line = String::new();
+            if output.read_line(&mut line).context("Failed to read from the key broker")? == 0 {
+                // It ended.
+                let status = process.wait().context("Failed to wait for the key broker")?;
+                bail!("the key broker ended with {status}");
+            }
+            if let Some(address) = line.trim().strip_prefix("listening on ") {
+                port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+            }
+            if line.trim() == "open" {
+                break;
+            }
+        }
+        let port = port.context("the key broker named no port")?;
+        self.running = Some(Running { process, port, _output: output });
+        Ok(())
+    }
+
+    /// Its port on loopback.
+    pub fn port(&self) -> Result<u16> {
+        self.running.as_ref().map(|running| running.port).context("the broker does not run")
+    }
+
+    /// Kills it, as `kill -9` does.
+    pub fn kill(&mut self) {
+        if let Some(running) = &mut self.running {
+            let _ = running.process.kill();
+            let _ = running.process.wait();
+        }
+    }
+
+    /// Runs one of the operator's commands.
+    pub fn command(&self, words: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.program);
+        command.args(words).arg("--config").arg(self.file("broker.toml"));
+        command.output().context("Failed to start the key broker")
+    }
+
+    /// Runs one of the operator's commands, which must succeed; what it says as JSON.
+    pub fn admin(&self, words: &[&str]) -> Result<Value> {
+        let output = self.command(&[words, &["--json"]].concat())?;
+        ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{words:?} printed no JSON"))
+    }
+
+    /// The code of a request.
+    pub fn code(&self, request: &str) -> Result<String> {
+        let explained = self.admin(&["explain", request])?;
+        explained["code"].as_str().map(str::to_owned).context("the explanation has no code")
+    }
+
+    /// Enrols a node, and allows a release.
+    pub fn enrol(&self, name: &str, ek: &str, machine: &Path) -> Result<()> {
+        let machine = machine.display().to_string();
+        self.admin(&["node", "enrol", name, "--ek", ek, "--machine", &machine]).map(drop)
+    }
+
+    /// Allows a release that nobody signed.
+    pub fn allow(&self, reference: &Path) -> Result<()> {
+        let reference = reference.display().to_string();
+        self.admin(&["release", "allow", "--unsigned-development", "--allow-debug", &reference]).map(drop)
+    }
+
+    /// The only disk of a node: a field of its record.
+    pub fn disk(&self, node: &str, field: &str) -> Result<Value> {
+        let shown = self.admin(&["node", "show", node])?;
+        Ok(shown["disks"][0][field].clone())
+    }
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let output = command.output().context("Failed to start the key broker")?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! Nodes and their broker: real machines with TPM emulators and disks of their own attest to the real broker, open their disks, and get nothing where they should not.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cairn_tests::broker::Broker;
+use cairn_tests::image::Image;
+use cairn_tests::node::{Node, request};
+use cairn_tests::suite::Suite;
+use cairn_tests::watch::Watched;
+use xtask::vm::Machine;
+use xtask::vm::console::Found;
+use xtask::vm::shell::Shell;
+
+use crate::Row;
+
+/// Header and keyslot.
+const HEADER: usize = 16 << 20;
+/// Where the service of the running system answers.
+const ATTESTATION: u16 = 7444;
+const PATIENCE: Duration = Duration::from_secs(300);
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("a_node_keeps_its_files_and_says_what_it_is", keeps_files),
+        Row::new("three_nodes_open_their_own_disks_and_a_retired_one_nothing", three_nodes),
+        Row::new("a_broker_that_comes_up_late_delays_the_boot_and_no_more", late_broker),
+        Row::new("an_image_with_one_changed_byte_gets_no_key", changed_image),
+        Row::new("an_older_or_changed_disk_is_noticed_and_never_formatted", changed_disks),
+        Row::new("an_older_database_is_noticed", older_database),
+        Row::new("a_held_node_waits_for_approval_without_a_reboot", held),
+        Row::new("a_power_cut_while_the_disk_is_made_loses_nothing", power_cuts),
+    ]
+}
+
+/// A broker that allows this image.
+fn broker_for(image: &Image) -> Result<Broker> {
+    let broker = Broker::start()?;
+    broker.allow(&image.file("reference.json"))?;
+    Ok(broker)
+}
+
+/// The boot must be refused, with this code in the broker's audit log.
+fn must_be_refused(suite: &Suite, row: &str, node: &Node, broker: &Broker, code: &str) -> Result<String> {
+    let line = node.must_fail(suite, row, "ATTESTATION_REFUSED")?;
+    let request = request(&line)?;
+    let found = broker.code(&request)?;
+    ensure!(found == code, "the broker refused with {found}, not {code}");
+    Ok(request)
+}
+
+fn generation(broker: &Broker, node: &str, expected: u64) -> Result<()> {
+    let found = broker.disk(node, "generation")?;
+    ensure!(found.as_u64() == Some(expected), "the broker has generation {found}, not {expected}");
+    Ok(())
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0").context("no free port")?.local_addr()?.port())
+}
+
+fn keeps_files(suite: &Suite, row: &str) -> Result<()> {
+    let broker = broker_for(&suite.debug)?;
+    let node = Node::new(suite, "one", &suite.debug, &broker)?;
+    let mut first = node.must_run(suite, row)?;
+    let mut shell = Shell::log_in(&mut first.vm)?;
+    shell.run("echo precious > /var/lib/kept && sync")?;
+    let mounts = shell.run("grep ' /var ' /proc/mounts")?;
+    ensure!(mounts.starts_with("/dev/mapper/") && mounts.contains(" ext4 rw,nosuid,nodev"), "/var is {mounts}");
+    let keys = shell.run("cat /proc/keys")?;
+    ensure!(!keys.contains("cryptsetup"), "the volume key is still in a keyring: {keys}");
+    let id = shell.run("cat /etc/machine-id")?;
+    first.vm.send("systemctl poweroff\n")?;
+    first.vm.wait_exit(PATIENCE)?;
+    drop(first);
+    generation(&broker, "one", 1)?;
+
+    let port = free_port()?;
+    let machine = Machine { forwarded: vec![(port, ATTESTATION)], ..node.machine(&node.disk())? };
+    let mut second = Watched::start(suite, row, &machine)?;
+    second.must_run()?;
+    let mut shell = Shell::log_in(&mut second.vm)?;
+    let kept = shell.run("cat /var/lib/kept /etc/machine-id")?;
+    ensure!(kept == format!("precious\n{id}"), "after the reboot: {kept}");
+    generation(&broker, "one", 2)?;
+    says_what_it_is(suite, &broker, &node, port)?;
+    broker.admin(&["audit", "verify"]).map(drop)
+}
+
+/// The running node is verified by its certificate, and by its endorsement key; as another image it is refused, and without anybody who vouches for it.
+fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16) -> Result<()> {
+    let cairn = cairn_tests::environment::program("cairn")?;
+    let ask = |image: &Image, more: &[&str]| -> Result<(Option<i32>, String)> {
+        let mut command = Command::new(&cairn);
+        command.args(["verify-node", &format!("127.0.0.1:{port}"), "--reference"]).arg(image.file("reference.json"));
+        command.arg("--machine").arg(Node::machine_reference()?).arg("--cluster").arg(broker.file("cluster.json"));
+        let output = command.args(more).output().context("Failed to start cairn")?;
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        Ok((output.status.code(), text))
+    };
+    let ek = node.endorsement_key(suite)?;
+    let other = "00".repeat(32);
+    for (image, more, code, words) in [
+        (&suite.debug, &[][..], 0, "certified it as the node one"),
+        (&suite.debug, &["--ek", &ek][..], 0, "has the endorsement key sha256:"),
+        (&suite.debug, &["--ek", &other][..], 3, "REFUSED AK_UNVERIFIED"),
+        (&suite.image, &[][..], 3, "REFUSED LOG_UNEXPECTED_EVENT"),
+    ] {
+        let (found, text) = ask(image, more)?;
+        ensure!(found == Some(code) && text.contains(words), "{more:?}: {found:?}, {text}");
+    }
+    Ok(())
+}
+
+fn three_nodes(suite: &Suite, row: &str) -> Result<()> {
+    let broker = broker_for(&suite.image)?;
+    let nodes: Vec<Node> = ["one", "two", "three"]
+        .iter()
+        .map(|name| Node::new(suite, name, &suite.image, &broker))
+        .collect::<Result<_>>()?;
+    for node in &nodes {
+        node.must_run(suite, row)?;
+        generation(&broker, &node.name, 1)?;
+    }
+    let ids: Vec<_> = nodes.iter().map(|node| broker.disk(&node.name, "disk")).collect::<Result<_>>()?;
+    ensure!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "two nodes have one disk: {ids:?}");
+
+    let own = nodes[0].copy_disk("own.raw")?;
+    nodes[0].put_back(&nodes[1].disk())?;
+    must_be_refused(suite, row, &nodes[0], &broker, "DISK_NODE_MISMATCH")?;
+    nodes[0].put_back(&own)?;
+
+    broker.admin(&["node", "retire", "three"])?;
+    must_be_refused(suite, row, &nodes[2], &broker, "NODE_RETIRED")?;
+    for node in &nodes[..2] {
+        node.must_run(suite, row)?;
+        generation(&broker, &node.name, 2)?;
+    }
+    Ok(())
+}
+
+fn late_broker(suite: &Suite, row: &str) -> Result<()> {
+    let mut broker = broker_for(&suite.image)?;
+    let node = Node::new(suite, "one", &suite.image, &broker)?;
+    broker.kill();
+    let mut watched = node.boot(suite, row)?;
+    let waits = watched.vm.console().wait_for(&["waiting: broker unreachable"], 0, PATIENCE);
+    ensure!(matches!(waits, Found::Text(..)), "the node does not wait{}", watched.last_lines());
+    broker.run()?;
+    watched.must_run()?;
+    generation(&broker, "one", 1)
+}
+
+fn changed_image(suite: &Suite, row: &str) -> Result<()> {
+    const NAME: &[u8] = b"PRETTY_NAME=\"Cairn";
+    let broker = broker_for(&suite.image)?;
+    let node = Node::new(suite, "one", &suite.image, &broker)?;
+    let bytes = std::fs::read(node.image()).context("Failed to read the image")?;
+    let at = bytes.windows(NAME.len()).position(|window| window == NAME).context("the image has no name")?;
+    File::options().write(true).open(node.image())?.write_all_at(b"c", (at + NAME.len() - 5) as u64)?;
+    let request = must_be_refused(suite, row, &node, &broker, "LOG_UNEXPECTED_EVENT")?;
+    let found = broker.admin(&["explain", &request])?["found"].to_string();
+    ensure!(found.contains("PCR 4") && found.contains(".osrel"), "the reason is {found}");
+    let shown = broker.admin(&["node", "show", "one"])?;
+    ensure!(shown["disks"].as_array().is_some_and(Vec::is_empty), "the refused node has a disk: {shown}");
+    Ok(())
+}
+
+fn write(disk: &Path, bytes: &[u8], at: u64) -> Result<()> {
+    File::options()
+        .write(true)
+        .open(disk)
+        .and_then(|file| file.write_all_at(bytes, at))
+        .with_context(|| format!("Failed to write {}", disk.display()))
+}
+
+fn changed_disks(suite: &Suite, row: &str) -> Result<()> {
+    let broker = broker_for(&suite.image)?;
+    let node = Node::new(suite, "one", &suite.image, &broker)?;
+    node.must_run(suite, row)?;
+    let older = node.copy_disk("older.raw")?;
+    node.must_run(suite, row)?;
+    let newest = node.copy_disk("newest.raw")?;
+
+    write(&node.disk(), &vec![0; HEADER], 0)?;
+    must_be_refused(suite, row, &node, &broker, "DISK_EXPECTED")?;
+    let mut start = vec![0; HEADER];
+    File::open(node.disk())?.read_exact_at(&mut start, 0)?;
+    ensure!(start.iter().all(|byte| *byte == 0), "the disk was written to");
+
+    node.put_back(&newest)?;
+    // A digit of the JSON in both copies would do as well; the digest covers every byte, this one is in the keyslot.
+    let mut byte = [0];
+    File::open(node.disk())?.read_exact_at(&mut byte, 40_000)?;
+    write(&node.disk(), &[byte[0] ^ 1], 40_000)?;
+    must_be_refused(suite, row, &node, &broker, "HEADER_DIGEST")?;
+
+    node.put_back(&older)?;
+    node.must_fail(suite, row, "DISK_ROLLBACK")?;
+    let state = broker.disk("one", "state")?;
+    ensure!(state == "quarantine", "after a rollback the disk is {state}");
+    broker.admin(&["disk", "grant", "one"])?;
+    node.put_back(&newest)?;
+    node.must_run(suite, row)?;
+    generation(&broker, "one", 3)?;
+
+    // Within one generation a copy is not told from the disk: documented in docs/threat-model.md.
+    let same = node.copy_disk("same.raw")?;
+    node.put_back(&same)?;
+    node.must_run(suite, row).map(drop)
+}
+
+fn older_database(suite: &Suite, row: &str) -> Result<()> {
+    let mut broker = broker_for(&suite.image)?;
+    let node = Node::new(suite, "one", &suite.image, &broker)?;
+    node.must_run(suite, row)?;
+    let backup = broker.file("backup");
+    let name = backup.display().to_string();
+    broker.admin(&["backup", &name])?;
+    node.must_run(suite, row)?;
+    node.must_run(suite, row)?;
+    broker.kill();
+    let restored = broker.command(&["restore", &name, "--replace"])?;
+    ensure!(restored.status.success(), "restore: {}", String::from_utf8_lossy(&restored.stderr));
+    broker.run()?;
+    generation(&broker, "one", 1)?;
+    node.must_fail(suite, row, "BROKER_BEHIND")?;
+    broker.admin(&["disk", "grant", "one", "--generation", "3"])?;
+    node.must_run(suite, row)?;
+    generation(&broker, "one", 4)
+}
+
+fn held(suite: &Suite, row: &str) -> Result<()> {
+    let broker = broker_for(&suite.image)?;
+    let node = Node::new(suite, "one", &suite.image, &broker)?;
+    let machine = Node::machine_reference()?.display().to_string();
+    let ek = node.endorsement_key(suite)?;
+    broker.admin(&["node", "enrol", "one", "--ek", &ek, "--machine", &machine, "--hold"])?;
+    let mut watched = node.boot(suite, row)?;
+    let holds = watched.vm.console().wait_for(&["waiting: hold: an operator must decide on request"], 0, PATIENCE);
+    ensure!(matches!(holds, Found::Text(..)), "the node does not wait{}", watched.last_lines());
+    broker.admin(&["node", "approve", "one"])?;
+    watched.must_run()?;
+    generation(&broker, "one", 1)
+}
+
+/// Power goes wherever the console says something while a disk is made; the next boot goes on, and the disk is made once.
+fn power_cuts(suite: &Suite, row: &str) -> Result<()> {
+    const POINTS: [&str; 10] = [
+        "state=disk",
+        "state=network",
+        "state=attestation",
+        "released by request",
+        "state=open",
+        "is made as",
+        "state=commit",
+        "state disk is open, generation",
+        "state=handover",
+        "handing over",
+    ];
+    let broker = broker_for(&suite.image)?;
+    let node = Node::new(suite, "one", &suite.image, &broker)?;
+    for point in POINTS {
+        node.cut_at(suite, row, point).with_context(|| format!("cut at {point:?}"))?;
+    }
+    let id = broker.disk("one", "disk")?;
+    let watched = node.must_run(suite, row)?;
+    let console = watched.vm.console().text();
+    ensure!(!console.contains("is made as"), "a committed disk was made again{}", watched.last_lines());
+    ensure!(broker.disk("one", "disk")? == id, "the node has another disk than before");
+    broker.admin(&["audit", "verify"]).map(drop)
+}
