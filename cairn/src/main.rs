@@ -3,6 +3,7 @@
 mod explain;
 mod inputs;
 mod measure;
+mod recover;
 mod verify_node;
 
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ enum Command {
     Measure(measure::MeasureArgs),
     /// Say why a machine did not measure what was predicted
     Explain(explain::ExplainArgs),
+    /// Open a state disk without its broker
+    Recover(recover::RecoverArgs),
     /// Ask a running node what it is
     VerifyNode(verify_node::VerifyNodeArgs),
 }
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Measure(args) => measure::run(&args).map(|text| (text, ExitCode::SUCCESS)),
         Command::Explain(args) => explain::run(&args),
+        Command::Recover(args) => recover::run(&args).map(|text| (text, ExitCode::SUCCESS)),
         Command::VerifyNode(args) => verify_node::run(&args),
     };
     match outcome {

@@ -32,6 +32,7 @@ pub struct Node {
     folder: tempfile::TempDir,
     config: MachineConfig,
     firmware: Firmware,
+    ek: String,
 }
 
 impl Node {
@@ -40,11 +41,12 @@ impl Node {
         let folder = tempfile::Builder::new().prefix("cairn-node-").tempdir().context("Failed to make a folder")?;
         let known = KnownMachine::get(MACHINE)?;
         let firmware = known.firmware()?;
-        let node = Self { name: name.to_owned(), folder, config: known.config, firmware };
+        EmulatedTpm::manufacture(&suite.sandbox, folder.path(), &Bank::ALL)?;
+        let ek = hex::encode(endorsement_key_digest(&suite.sandbox, folder.path())?);
+        let node = Self { name: name.to_owned(), folder, config: known.config, firmware, ek };
         File::create_new(node.disk()).and_then(|disk| disk.set_len(DISK)).context("Failed to make a state disk")?;
-        EmulatedTpm::manufacture(&suite.sandbox, node.folder.path(), &Bank::ALL)?;
         node.configure(&image.file("raw"), &broker.cluster()?, broker.port()?)?;
-        broker.enrol(name, &node.endorsement_key(suite)?, &Self::machine_reference()?)?;
+        broker.enrol(name, node.endorsement_key(), &Self::machine_reference()?)?;
         Ok(node)
     }
 
@@ -72,8 +74,8 @@ impl Node {
     }
 
     /// SHA-256 of its endorsement key's public area, in hexadecimal.
-    pub fn endorsement_key(&self, suite: &Suite) -> Result<String> {
-        Ok(hex::encode(endorsement_key_digest(&suite.sandbox, self.folder.path())?))
+    pub fn endorsement_key(&self) -> &str {
+        &self.ek
     }
 
     /// The reference of its machine.

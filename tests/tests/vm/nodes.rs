@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cairn_tests::broker::Broker;
+use cairn_tests::environment::output_of;
 use cairn_tests::image::Image;
 use cairn_tests::node::{Node, request};
 use cairn_tests::suite::Suite;
@@ -71,7 +72,7 @@ fn keeps_files(suite: &Suite, row: &str) -> Result<()> {
     let mut shell = Shell::log_in(&mut first.vm)?;
     shell.run("echo precious > /var/lib/kept && sync")?;
     let mounts = shell.run("grep ' /var ' /proc/mounts")?;
-    ensure!(mounts.starts_with("/dev/mapper/") && mounts.contains(" ext4 rw,nosuid,nodev"), "/var is {mounts}");
+    ensure!(mounts.starts_with("/dev/dm-") && mounts.contains(" ext4 rw,nosuid,nodev"), "/var is {mounts}");
     let keys = shell.run("cat /proc/keys")?;
     ensure!(!keys.contains("cryptsetup"), "the volume key is still in a keyring: {keys}");
     let id = shell.run("cat /etc/machine-id")?;
@@ -89,6 +90,8 @@ fn keeps_files(suite: &Suite, row: &str) -> Result<()> {
     ensure!(kept == format!("precious\n{id}"), "after the reboot: {kept}");
     generation(&broker, "one", 2)?;
     says_what_it_is(suite, &broker, &node, port)?;
+    drop(second);
+    opens_without_its_broker(suite, &broker, &node)?;
     broker.admin(&["audit", "verify"]).map(drop)
 }
 
@@ -103,11 +106,11 @@ fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16) -> Re
         let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         Ok((output.status.code(), text))
     };
-    let ek = node.endorsement_key(suite)?;
+    let ek = node.endorsement_key();
     let other = "00".repeat(32);
     for (image, more, code, words) in [
         (&suite.debug, &[][..], 0, "certified it as the node one"),
-        (&suite.debug, &["--ek", &ek][..], 0, "has the endorsement key sha256:"),
+        (&suite.debug, &["--ek", ek][..], 0, "has the endorsement key sha256:"),
         (&suite.debug, &["--ek", &other][..], 3, "REFUSED AK_UNVERIFIED"),
         (&suite.image, &[][..], 3, "REFUSED LOG_UNEXPECTED_EVENT"),
     ] {
@@ -115,6 +118,19 @@ fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16) -> Re
         ensure!(found == Some(code) && text.contains(words), "{more:?}: {found:?}, {text}");
     }
     Ok(())
+}
+
+/// The recovery key, and stock cryptsetup.
+fn opens_without_its_broker(suite: &Suite, broker: &Broker, node: &Node) -> Result<()> {
+    let passphrase = broker.file("state.key");
+    let mut recover = Command::new(cairn_tests::environment::program("cairn")?);
+    recover.arg("recover").arg("--disk").arg(node.disk()).arg("--key").arg(broker.file("offline/recovery.key"));
+    output_of(recover.arg("--passphrase-file").arg(&passphrase))?;
+    let sandbox =
+        suite.sandbox.clone().bind_read_only(&node.disk(), "/tmp/disk").bind_read_only(&passphrase, "/tmp/key");
+    let mut open = sandbox.command("cryptsetup");
+    open.args(["open", "--test-passphrase", "--key-file", "/tmp/key", "/tmp/disk"]);
+    output_of(&mut open).map(drop)
 }
 
 fn three_nodes(suite: &Suite, row: &str) -> Result<()> {
@@ -239,8 +255,8 @@ fn held(suite: &Suite, row: &str) -> Result<()> {
     let broker = broker_for(&suite.image)?;
     let node = Node::new(suite, "one", &suite.image, &broker)?;
     let machine = Node::machine_reference()?.display().to_string();
-    let ek = node.endorsement_key(suite)?;
-    broker.admin(&["node", "enrol", "one", "--ek", &ek, "--machine", &machine, "--hold"])?;
+    let ek = node.endorsement_key();
+    broker.admin(&["node", "enrol", "one", "--ek", ek, "--machine", &machine, "--hold"])?;
     let mut watched = node.boot(suite, row)?;
     let holds = watched.vm.console().wait_for(&["waiting: hold: an operator must decide on request"], 0, PATIENCE);
     ensure!(matches!(holds, Found::Text(..)), "the node does not wait{}", watched.last_lines());
