@@ -37,7 +37,7 @@ codes! {
     Administered, "ADMINISTERED", "an operator changed something", "nothing";
     SessionInvalid, "SESSION_INVALID", "the session is none of this connection's, or its time is over", "let the node begin anew; if it happens again, look at the network between";
     NonceSpent, "NONCE_SPENT", "the session has been answered before", "somebody sends a message again: find out who; the node may ask for its answer with resume";
-    NodeUnknown, "NODE_UNKNOWN", "no node with this endorsement key is enrolled", "if it is yours: key-broker node enrol";
+    EkUntrusted, "EK_UNTRUSTED", "no node with this endorsement key is enrolled", "if it is yours: key-broker node enrol";
     NodeRetired, "NODE_RETIRED", "the node was retired", "nothing, or enrol it under a new name";
     NodeHeld, "NODE_HELD", "the node waits for an operator's approval", "key-broker node approve";
     IdentityConflict, "IDENTITY_CONFLICT", "a node of this name, or another with this endorsement key, is enrolled already", "choose another name, or retire the old node first; if nobody enrolled it, find out who tries";

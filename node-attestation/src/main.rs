@@ -3,6 +3,7 @@
 //! It gives away nothing that is not measured or public, and takes nothing but a nonce or a credential. Its TLS key is made when it starts and is never stored.
 
 mod node;
+mod readiness;
 mod request;
 mod server;
 
@@ -31,5 +32,6 @@ fn run() -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
     let listener = TcpListener::bind(address).map_err(|error| format!("listening at {address}: {error}"))?;
     eprintln!("cairn: answers questions at {address}");
+    readiness::tell()?;
     server.serve(&listener, &node)
 }

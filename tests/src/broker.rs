@@ -1,13 +1,18 @@
 //! A key broker of a test's own: the real program with a database and keys of its own, on a free port of loopback.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::OpenOptionsExt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use attest::cluster::Cluster;
+use attest::message::{self, Hold, Refused};
+use connection::Response;
 use serde_json::Value;
 
+use crate::attester::Wire;
 use crate::environment::program;
 
 const PASSPHRASE: &[u8] = b"a passphrase of a test\n";
@@ -37,6 +42,24 @@ impl Drop for Running {
 impl Broker {
     /// Makes keys, database and cluster.json; `limits` are lines of the section `[limits]` of broker.toml.
     pub fn new(limits: &str) -> Result<Self> {
+        Self::of_assurance("development", limits)
+    }
+
+    /// The same, for evidence of at least this assurance.
+    pub fn of_assurance(assurance: &str, limits: &str) -> Result<Self> {
+        let broker = Self::in_a_folder()?;
+        let mut init = Command::new(&broker.program);
+        init.arg("init").arg(broker.place()).args(["--assurance", assurance, "--listen", "127.0.0.1:0"]);
+        init.arg("--passphrase-file").arg(broker.passphrase());
+        succeed(&mut init)?;
+        let toml = broker.file("broker.toml");
+        let text = std::fs::read_to_string(&toml)? + "\n[limits]\n" + limits + "\n";
+        std::fs::write(&toml, text).context("Failed to set limits")?;
+        Ok(broker)
+    }
+
+    /// A folder of its own, with a passphrase in it.
+    fn in_a_folder() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("cairn-broker-").tempdir().context("Failed to make a folder")?;
         let broker = Self { folder, program: program("key-broker")?, running: None };
         let mut file = std::fs::File::options()
@@ -46,21 +69,31 @@ impl Broker {
             .open(broker.passphrase())
             .context("Failed to write a passphrase")?;
         std::io::Write::write_all(&mut file, PASSPHRASE).context("Failed to write a passphrase")?;
-        let mut init = Command::new(&broker.program);
-        init.arg("init").arg(broker.place()).args(["--assurance", "development", "--listen", "127.0.0.1:0"]);
-        init.arg("--passphrase-file").arg(broker.passphrase());
-        succeed(&mut init)?;
-        let toml = broker.file("broker.toml");
-        let text = std::fs::read_to_string(&toml)? + "\n[limits]\n" + limits + "\n";
-        std::fs::write(&toml, text).context("Failed to set limits")?;
         Ok(broker)
     }
 
     /// One that runs.
     pub fn start() -> Result<Self> {
-        let mut broker = Self::new("")?;
+        Self::start_with("")
+    }
+
+    /// One that runs with these lines of `[limits]`.
+    pub fn start_with(limits: &str) -> Result<Self> {
+        let mut broker = Self::new(limits)?;
         broker.run()?;
         Ok(broker)
+    }
+
+    /// Another process of the same broker: the same keys, the same database, another port.
+    pub fn replica(&self) -> Result<Self> {
+        let mut replica = Self::in_a_folder()?;
+        std::fs::create_dir(replica.place()).context("Failed to make a folder")?;
+        for name in ["cluster.json", "certificate.json", "sealed.json", "tls.key", "tls.der", "database"] {
+            symlink(self.file(name), replica.file(name)).with_context(|| format!("Failed to share {name}"))?;
+        }
+        std::fs::write(replica.file("broker.toml"), "listen = \"127.0.0.1:0\"\n").context("Failed to configure")?;
+        replica.run()?;
+        Ok(replica)
     }
 
     fn place(&self) -> PathBuf {
@@ -123,6 +156,47 @@ impl Broker {
     /// Its port on loopback.
     pub fn port(&self) -> Result<u16> {
         self.running.as_ref().map(|running| running.port).context("the broker does not run")
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        Ok((Ipv4Addr::LOCALHOST, self.port()?).into())
+    }
+
+    /// Its cluster.
+    pub fn cluster_document(&self) -> Result<Cluster> {
+        Ok(Cluster::read(&self.cluster()?)?)
+    }
+
+    /// A connection to it, as a node's.
+    pub fn wire(&self) -> Result<Wire> {
+        Wire::open(self.address()?, &self.cluster_document()?)
+    }
+
+    /// Memory that it holds, in bytes (VmRSS).
+    pub fn memory(&self) -> Result<u64> {
+        let process = self.running.as_ref().map(|running| running.process.id()).context("the broker does not run")?;
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).context("the broker has ended")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().context("VmRSS is no number")?;
+        Ok(kib << 10)
+    }
+
+    /// How it judged: `RELEASED`, the code behind a refusal or a hold, or the status.
+    pub fn judged(&self, response: &Response) -> Result<String> {
+        match response.status {
+            200 => Ok("RELEASED".into()),
+            202 => self.code(&message::read::<Hold>(&response.body)?.0.request),
+            403 => self.code(&message::read::<Refused>(&response.body)?.0.request),
+            status => Ok(status.to_string()),
+        }
+    }
+
+    /// Nothing was released, and the audit log has this code.
+    pub fn must_refuse(&self, response: &Response, code: &str) -> Result<()> {
+        let found = self.judged(response)?;
+        ensure!(found == code, "{found}, not {code}");
+        Ok(())
     }
 
     /// Kills it, as `kill -9` does.

@@ -1,11 +1,14 @@
 //! What the end-to-end tests are made of: the images under test, copies of them with one thing changed, machines that are watched until there is a
 //! verdict, and a small model of the registers, written apart from the build so that both must be right.
 
+pub mod attacks;
+pub mod attester;
 pub mod broker;
 pub mod difference;
 pub mod disk;
 pub mod environment;
 pub mod erofs;
+pub mod event_log;
 pub mod formats;
 pub mod harness;
 pub mod image;
@@ -28,7 +31,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
     }
 
-    fn sources(folder: &Path, text: &mut String) {
+    pub(crate) fn sources(folder: &Path, text: &mut String) {
         for entry in fs::read_dir(folder).unwrap().flatten() {
             match entry.path() {
                 path if path.is_dir() => sources(&path, text),

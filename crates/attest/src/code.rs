@@ -27,6 +27,8 @@ pub enum Code {
     PcrDigest,
     /// The log does not lead to the quoted values.
     LogReplay,
+    /// The log has a predicted event under another type.
+    LogGrammar,
     /// The log has an event that nobody predicted, or lacks one.
     LogUnexpectedEvent,
     /// A register has another value than predicted.
@@ -61,7 +63,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Malformed,
         Self::AkAttributes,
         Self::EkAttributes,
@@ -73,6 +75,7 @@ impl Code {
         Self::PcrBank,
         Self::PcrDigest,
         Self::LogReplay,
+        Self::LogGrammar,
         Self::LogUnexpectedEvent,
         Self::PcrMismatch,
         Self::BootCapped,
@@ -104,6 +107,7 @@ impl Code {
             Self::PcrBank => "PCR_BANK",
             Self::PcrDigest => "PCR_DIGEST",
             Self::LogReplay => "LOG_REPLAY",
+            Self::LogGrammar => "LOG_GRAMMAR",
             Self::LogUnexpectedEvent => "LOG_UNEXPECTED_EVENT",
             Self::PcrMismatch => "PCR_MISMATCH",
             Self::BootCapped => "BOOT_CAPPED",
@@ -132,7 +136,7 @@ impl Code {
             Self::QuoteType | Self::QuoteSignature | Self::PcrDigest => "no genuine node sends this: find out who does",
             Self::BinderMismatch => "start the boot again; if it stays, somebody stands between node and broker",
             Self::PcrSelection | Self::PcrBank => "enrol the node anew if its TPM has other banks now",
-            Self::LogReplay => "the log was cut or changed on its way, or the node is not genuine",
+            Self::LogReplay | Self::LogGrammar => "the log was cut or changed on its way, or the node is not genuine",
             Self::LogUnexpectedEvent | Self::PcrMismatch => "`cairn explain` with the node's log names what differs",
             Self::BootCapped => "boot the node again: this boot has already been given what it may have",
             Self::NotPredicted => "use a machine reference that knows every register",

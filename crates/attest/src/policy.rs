@@ -2,24 +2,27 @@
 //!
 //! The log is not believed: it must replay to the quoted registers, and its events must be the predicted ones. It is there to say why a register differs.
 
+use measurements::Event;
 use measurements::boot::Point;
 use measurements::compose::Composition;
 use measurements::explain::neighbours::Neighbours;
-use measurements::explain::{self, Verdict};
-use measurements::parse::tcg_log::Log;
+use measurements::explain::{self, Mismatch, Verdict};
+use measurements::parse::tcg_log::{Log, LogEvent, NO_ACTION};
 
 use crate::tpm::Quoted;
 use crate::{Code, Refusal};
 
 /// The register that is zero until the boot is closed.
 pub const CAP: u8 = 15;
+/// What nothing but the cluster's configuration may have moved, and what nothing may.
+const FROM_OUTSIDE: [u8; 2] = [12, 13];
 /// What firmware, stub and kernel measure is in the firmware's log; PCR 10 and above are the kernel's and user space's, but for 11.
 const IN_LOG: [u8; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14];
 
 /// That the quoted registers are those of `expected` at the point where a node attests, and that the log leads there.
 ///
 /// # Errors
-/// [`Code::BootCapped`], [`Code::LogReplay`], [`Code::LogUnexpectedEvent`], [`Code::PcrMismatch`], [`Code::NotPredicted`].
+/// [`Code::BootCapped`], and those of [`as_predicted`].
 pub fn check(quoted: &Quoted, log: &Log, expected: &Composition) -> Result<(), Refusal> {
     if quoted.registers.get(&CAP).is_none_or(|value| value.iter().any(|byte| *byte != 0)) {
         return Err(Refusal::new(Code::BootCapped, "PCR 15 is not zero: this boot was closed before"));
@@ -30,7 +33,7 @@ pub fn check(quoted: &Quoted, log: &Log, expected: &Composition) -> Result<(), R
 /// That the log leads to the quoted registers, that its events are those of `expected`, and that the registers are at `point`, all but those of `except`.
 ///
 /// # Errors
-/// [`Code::LogReplay`], [`Code::LogUnexpectedEvent`], [`Code::PcrMismatch`], [`Code::NotPredicted`].
+/// In this order: [`Code::PcrBank`], [`Code::LogReplay`], [`Code::PcrMismatch`] of PCR 12 and 13, [`Code::LogGrammar`], [`Code::LogUnexpectedEvent`], [`Code::PcrMismatch`]; [`Code::NotPredicted`].
 pub fn as_predicted(
     quoted: &Quoted,
     log: &Log,
@@ -38,34 +41,82 @@ pub fn as_predicted(
     point: Point,
     except: &[u8],
 ) -> Result<(), Refusal> {
+    if !log.banks.contains(&quoted.bank) {
+        let found = format!("the firmware extends no bank {}: its registers say nothing", quoted.bank);
+        return Err(Refusal::new(Code::PcrBank, found));
+    }
     for register in IN_LOG {
         if quoted.registers.get(&register) != Some(&log.replay(quoted.bank, register.into())) {
             let found = format!("the log does not lead to the quoted PCR {register}");
             return Err(Refusal::new(Code::LogReplay, found));
         }
     }
+    let predicted = expected.registers(point);
+    let compare = |register: u8| {
+        let found = quoted.registers.get(&register).map(Vec::as_slice).unwrap_or_default();
+        match predicted.get(&register).and_then(|value| value.allows(quoted.bank, found)) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Refusal::new(Code::PcrMismatch, format!("PCR {register} is {}", hex::encode(found)))),
+            None => Err(Refusal::new(Code::NotPredicted, format!("PCR {register} is not predicted"))),
+        }
+    };
+    for register in FROM_OUTSIDE {
+        compare(register)?;
+    }
+    grammar(quoted, log, expected)?;
     match explain::log(expected.sequences(Point::Firmware), log, &Neighbours::default()) {
         Verdict::Match { unknown, .. } if unknown.is_empty() => {}
         Verdict::Match { unknown, .. } => {
             return Err(Refusal::new(Code::NotPredicted, format!("PCR {unknown:?} is not predicted")));
         }
         Verdict::Mismatch(mismatch) => {
-            return Err(Refusal::new(Code::LogUnexpectedEvent, format!("{}: {}", mismatch.register, mismatch.cause)));
+            let found = format!("{}: {}", mismatch.register, mismatch.cause);
+            return Err(Refusal::new(code(&mismatch, log, expected), found));
         }
         Verdict::CannotTell(reason) => return Err(Refusal::new(Code::NotPredicted, reason)),
     }
-    for (register, value) in expected.registers(point).into_iter().filter(|(register, _)| !except.contains(register)) {
-        let found = quoted.registers.get(&register).map(Vec::as_slice).unwrap_or_default();
-        match value.allows(quoted.bank, found) {
-            Some(true) => {}
-            Some(false) => {
-                let found = format!("PCR {register} is {}", hex::encode(found));
-                return Err(Refusal::new(Code::PcrMismatch, found));
-            }
-            None => return Err(Refusal::new(Code::NotPredicted, format!("PCR {register} is not predicted"))),
+    predicted.keys().filter(|register| !except.contains(register)).try_for_each(|register| compare(*register))
+}
+
+/// The types of events are in no register: a predicted digest under another type is a log that somebody rewrote.
+fn grammar(quoted: &Quoted, log: &Log, expected: &Composition) -> Result<(), Refusal> {
+    let all: Vec<&Event> = expected.sequences(Point::Firmware).flatten().collect();
+    for event in extending(log) {
+        let Some((_, digest)) = event.digests.iter().find(|(bank, _)| *bank == quoted.bank) else { continue };
+        let alike = || {
+            let at = |predicted: &&&Event| u32::from(predicted.register) == event.register;
+            all.iter().filter(at).filter(|predicted| predicted.allows(quoted.bank, digest))
+        };
+        if alike().next().is_some() && alike().all(|predicted| predicted.kind != event.kind) {
+            let found =
+                format!("an event of PCR {} has the type {:#x}, which is another's", event.register, event.kind);
+            return Err(Refusal::new(Code::LogGrammar, found));
         }
     }
     Ok(())
+}
+
+/// Whether a predicted event has another digest, or something happened that was not predicted at all.
+fn code(mismatch: &Mismatch, log: &Log, expected: &Composition) -> Code {
+    let Some(found) = mismatch.event.and_then(|position| extending(log).nth(position)) else {
+        return Code::LogUnexpectedEvent;
+    };
+    let is_predicted = |event: &Event| {
+        let bank = measurements::Bank::ALL.into_iter().find(|bank| bank.name() == mismatch.algorithm);
+        let digest = bank.and_then(|bank| event.digest(bank)).map(hex::encode);
+        digest.is_some() && digest == mismatch.expected
+    };
+    let place = expected.sequences(Point::Firmware).flatten().find(|event| is_predicted(event));
+    let is_in_its_place =
+        place.is_some_and(|event| (u32::from(event.register), event.kind) == (found.register, found.kind));
+    let comes_later = place.is_some_and(|event| {
+        extending(log).any(|logged| logged.digests.iter().any(|(bank, digest)| event.allows(*bank, digest)))
+    });
+    if is_in_its_place && !comes_later { Code::PcrMismatch } else { Code::LogUnexpectedEvent }
+}
+
+fn extending(log: &Log) -> impl Iterator<Item = &LogEvent> {
+    log.events.iter().filter(|event| event.kind != NO_ACTION)
 }
 
 #[cfg(test)]
@@ -87,10 +138,14 @@ mod tests {
     }
 
     fn composition(configuration: &Configuration, uki: &[u8]) -> Composition {
+        with_boot(configuration, vec![event(4, kind::APPLICATION, uki), event(11, kind::IPL, b"section")])
+    }
+
+    fn with_boot(configuration: &Configuration, boot: Vec<Event>) -> Composition {
         let machine = Machine::with_events(vec![event(0, kind::CRTM_VERSION, b"1"), separator(7)]);
         let image = Measured {
             uki: [0; 32],
-            boot: vec![event(4, kind::APPLICATION, uki), event(11, kind::IPL, b"section")],
+            boot,
             initrd: vec![event(11, kind::USER_SPACE, b"enter-initrd")],
             running: vec![event(15, kind::USER_SPACE, b"stateless")],
         };
@@ -127,7 +182,8 @@ mod tests {
         assert_eq!(check(&quoted, &log, &expected), Ok(()));
 
         let (other, other_log) = boot(&composition(&stateless, b"another UKI"));
-        assert_eq!(check(&other, &other_log, &expected).unwrap_err().code, Code::LogUnexpectedEvent);
+        let refusal = check(&other, &other_log, &expected).unwrap_err();
+        assert!(refusal.code == Code::PcrMismatch && refusal.found.starts_with("PCR 4"), "{refusal}");
         assert_eq!(check(&other, &log, &expected).unwrap_err().code, Code::LogReplay, "a log that lies");
         let mut cut = log.clone();
         cut.events.pop();
@@ -143,6 +199,25 @@ mod tests {
             assert_eq!(refusal.code, Code::PcrMismatch, "{refusal}");
             assert!(refusal.found.contains(&format!("PCR {register} ")), "{refusal}");
         }
+    }
+
+    #[test]
+    fn a_log_that_replays_and_says_something_else_is_refused() {
+        let expected = composition(&Configuration::Stateless, b"the UKI");
+        let (quoted, log) = boot(&expected);
+        let mut renamed = log.clone();
+        for event in renamed.events.iter_mut().filter(|event| event.kind == kind::APPLICATION) {
+            event.kind = kind::FIRMWARE_BLOB;
+        }
+        assert_eq!(check(&quoted, &renamed, &expected).unwrap_err().code, Code::LogGrammar);
+        let without_bank = Log { banks: vec![Bank::Sha1], ..log };
+        assert_eq!(check(&quoted, &without_bank, &expected).unwrap_err().code, Code::PcrBank);
+
+        let applications = [&b"another"[..], b"the UKI"].map(|bytes| event(4, kind::APPLICATION, bytes));
+        let one_more = [&applications[..], &[event(11, kind::IPL, b"section")]].concat();
+        let (quoted, log) = boot(&with_boot(&Configuration::Stateless, one_more));
+        let refusal = check(&quoted, &log, &expected).unwrap_err();
+        assert!(refusal.code == Code::LogUnexpectedEvent && refusal.found.contains("one more image"), "{refusal}");
     }
 
     #[test]

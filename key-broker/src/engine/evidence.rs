@@ -71,7 +71,7 @@ impl Engine {
         };
         let Some(node) = node else {
             let found = format!("ek sha256:{}", hex::encode(sha256(&begun.hello.ek.0)));
-            return self.refuse(None, &Refusal::new(Own::NodeUnknown, found));
+            return self.refuse(None, &Refusal::new(Own::EkUntrusted, found));
         };
         let name = node.name.clone();
         match self.verify(node, &begun, &evidence).and_then(|shown| {

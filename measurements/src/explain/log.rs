@@ -45,9 +45,11 @@ fn walk(predicted: &[Event], log: &Log, neighbours: &Neighbours) -> Verdict {
     match (event, found) {
         (None, None) => Verdict::Match { compared: format!("all {same} events are"), unknown },
         _ => {
-            let mut mismatch = mismatch(event, found, predicted.get(same + 1).copied(), logged.len(), bank);
+            let after = (predicted.get(same + 1).copied(), logged.get(same + 1).map(|(_, event)| *event));
+            let mut mismatch = mismatch(event, found, after, logged.len(), bank);
             if let (Some(event), Some((_, found))) = (event, found)
                 && is_at(event, found)
+                && !is_extra(event, after.1, bank)
             {
                 mismatch.cause += &more(event, found, (&predicted, &logged), bank, neighbours);
             }
@@ -116,16 +118,25 @@ fn is_at(event: &Event, logged: &LogEvent) -> bool {
     (u32::from(event.register), event.kind) == (logged.register, logged.kind)
 }
 
+/// What is expected comes right behind: one event more is in between, whatever it looks like.
+fn is_extra(expected: &Event, behind: Option<&LogEvent>, bank: Bank) -> bool {
+    behind.is_some_and(|behind| is(expected, behind, bank))
+}
+
+/// `after` is what comes behind both.
 fn mismatch(
     expected: Option<&Event>,
     found: Option<(usize, &LogEvent)>,
-    after: Option<&Event>,
+    after: (Option<&Event>, Option<&LogEvent>),
     length: usize,
     bank: Bank,
 ) -> Mismatch {
     let Cause { cause, whose, next } = match (expected, found) {
+        (Some(event), Some((_, logged))) if is_extra(event, after.1, bank) => cause::extra(logged),
         (Some(event), Some((_, logged))) if is_at(event, logged) => cause::differs(event, logged),
-        (Some(_), Some((_, logged))) if after.is_some_and(|after| is(after, logged, bank)) => cause::missing(expected),
+        (Some(_), Some((_, logged))) if after.0.is_some_and(|after| is(after, logged, bank)) => {
+            cause::missing(expected)
+        }
         (_, Some((_, logged))) => cause::extra(logged),
         _ => cause::missing(expected),
     };

@@ -112,7 +112,7 @@ fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16) -> Re
         (&suite.debug, &[][..], 0, "certified it as the node one"),
         (&suite.debug, &["--ek", ek][..], 0, "has the endorsement key sha256:"),
         (&suite.debug, &["--ek", &other][..], 3, "REFUSED AK_UNVERIFIED"),
-        (&suite.image, &[][..], 3, "REFUSED LOG_UNEXPECTED_EVENT"),
+        (&suite.image, &[][..], 3, "REFUSED PCR_MISMATCH"),
     ] {
         let (found, text) = ask(image, more)?;
         ensure!(found == Some(code) && text.contains(words), "{more:?}: {found:?}, {text}");
@@ -179,7 +179,7 @@ fn changed_image(suite: &Suite, row: &str) -> Result<()> {
     let bytes = std::fs::read(node.image()).context("Failed to read the image")?;
     let at = bytes.windows(NAME.len()).position(|window| window == NAME).context("the image has no name")?;
     File::options().write(true).open(node.image())?.write_all_at(b"c", (at + NAME.len() - 5) as u64)?;
-    let request = must_be_refused(suite, row, &node, &broker, "LOG_UNEXPECTED_EVENT")?;
+    let request = must_be_refused(suite, row, &node, &broker, "PCR_MISMATCH")?;
     let found = broker.admin(&["explain", &request])?["found"].to_string();
     ensure!(found.contains("PCR 4") && found.contains(".osrel"), "the reason is {found}");
     let shown = broker.admin(&["node", "show", "one"])?;

@@ -1,0 +1,25 @@
+//! The key broker's program, attacked over TLS by nodes that are nothing but a TPM emulator: each row changes one thing, and the audit log must have exactly the code of the [table](cairn_tests::attacks). Run by
+//! `cargo xtask test`; one row is `cargo xtask test -- ROW`.
+
+mod crashes;
+mod evidence;
+mod measured;
+mod scene;
+mod sessions;
+mod strangers;
+
+use std::process::ExitCode;
+
+use cairn_tests::harness;
+use cairn_tests::suite::Suite;
+
+/// Rows at a time: they wait for each other's processors.
+const AT_A_TIME: usize = 2;
+
+type Row = harness::Row<Suite>;
+
+fn main() -> ExitCode {
+    let transcripts = concat!(env!("CARGO_TARGET_TMPDIR"), "/broker").into();
+    let rows = [evidence::rows(), measured::rows(), sessions::rows(), strangers::rows(), crashes::rows()];
+    harness::run(AT_A_TIME, Suite::from_environment(transcripts), rows.into_iter().flatten().collect())
+}

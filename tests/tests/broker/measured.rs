@@ -1,0 +1,1 @@
+use crate::Row; pub fn rows() -> Vec<Row> { vec![] }

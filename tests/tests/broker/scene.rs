@@ -1,0 +1,152 @@
+//! What rows begin with: a broker that allows the image under test, and nodes that it knows.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use attest::bytes::Bytes32;
+use attest::message::{Ack, Commit, CommitResult, DiskState, Evidence, Purpose};
+use cairn_tests::attester::emulated::Emulated;
+use cairn_tests::attester::{Attester, Boot, Released, Talk};
+use cairn_tests::broker::Broker;
+use cairn_tests::image::Image;
+use cairn_tests::node::Node as Machine;
+use cairn_tests::suite::Suite;
+use connection::Response;
+use measurements::compose::{Composition, Configuration, compose};
+use measurements::document::image::ImageReference;
+use measurements::document::machine::MachineReference;
+
+/// A node: a real TPM emulator, and nothing else.
+pub type Node = Attester<Emulated>;
+
+/// What the header of a disk that never was has for its digest, and its volume key for its name.
+const HEADER: Bytes32 = Bytes32([0x11; 32]);
+const VOLUME: Bytes32 = Bytes32([0x22; 32]);
+
+/// A broker, one enrolled node, and what it measures.
+pub struct Scene<'a> {
+    suite: &'a Suite,
+    pub broker: Broker,
+    pub node: Node,
+    pub boot: Boot,
+}
+
+impl<'a> Scene<'a> {
+    /// With default limits.
+    pub fn new(suite: &'a Suite) -> Result<Self> {
+        Self::with(suite, Broker::start()?)
+    }
+
+    /// With this broker.
+    pub fn with(suite: &'a Suite, broker: Broker) -> Result<Self> {
+        broker.allow(&suite.image.file("reference.json"))?;
+        let boot = Boot::of(&composition(&suite.image, &broker)?);
+        let node = Attester::booted(Emulated::new(&suite.sandbox)?, &boot)?;
+        let scene = Self { suite, broker, node, boot };
+        scene.enrol("one", &scene.node)?;
+        Ok(scene)
+    }
+
+    fn enrol(&self, name: &str, node: &Node) -> Result<()> {
+        self.broker.enrol(name, &node.tpm.endorsement_key_digest(), &Machine::machine_reference()?)
+    }
+
+    /// A node that nobody has enrolled.
+    pub fn stranger(&self) -> Result<Node> {
+        Attester::booted(Emulated::new(&self.suite.sandbox)?, &self.boot)
+    }
+
+    /// One more enrolled node.
+    pub fn another(&self, name: &str) -> Result<Node> {
+        let node = self.stranger()?;
+        self.enrol(name, &node)?;
+        Ok(node)
+    }
+
+    /// Begins a conversation of the first node.
+    pub fn begin(&self, purpose: Purpose) -> Result<Talk> {
+        begin(&self.broker, &self.node, purpose)
+    }
+
+    /// The first node's evidence, changed, must get this code; unchanged evidence in a new conversation must then be released, so that the change is what it was refused for.
+    pub fn must_refuse(&mut self, code: &str, change: impl FnOnce(&mut Node, &Talk, &mut Evidence) -> Result<()>) -> Result<()> {
+        let mut talk = self.begin(Purpose::Provision)?;
+        let mut evidence = self.node.evidence(&talk)?;
+        change(&mut self.node, &talk, &mut evidence)?;
+        let response = talk.show(&evidence)?;
+        self.broker.must_refuse(&response, code)
+    }
+
+    /// What was refused was refused for what was changed: without the change there is a release.
+    pub fn must_still_release(&mut self) -> Result<Released> {
+        release(&self.broker, &mut self.node, Purpose::Provision)
+    }
+
+    /// Provisions the disk of the first node.
+    pub fn provision(&mut self) -> Result<Released> {
+        provision(&self.broker, &mut self.node)
+    }
+}
+
+/// What a node of this broker with this image measures.
+pub fn composition(image: &Image, broker: &Broker) -> Result<Composition> {
+    let measured = ImageReference::parse(&image.read("reference.json")?)?.measured()?;
+    let path = Machine::machine_reference()?;
+    let machine = fs::read(&path).with_context(|| format!("Failed to read {}", path.display()))?;
+    let machine = MachineReference::parse(&machine)?.machine()?;
+    Ok(compose(&measured, &machine, &Configuration::cluster(&broker.cluster()?))?)
+}
+
+/// Begins a conversation.
+pub fn begin(broker: &Broker, node: &Node, purpose: Purpose) -> Result<Talk> {
+    broker.wire()?.begin(node.hello(purpose)?)
+}
+
+/// Shows good evidence.
+pub fn ask(broker: &Broker, node: &mut Node, purpose: Purpose) -> Result<(Talk, Response)> {
+    let mut talk = begin(broker, node, purpose)?;
+    let evidence = node.evidence(&talk)?;
+    let response = talk.show(&evidence)?;
+    Ok((talk, response))
+}
+
+/// Shows good evidence, which must be released.
+pub fn release(broker: &Broker, node: &mut Node, purpose: Purpose) -> Result<Released> {
+    let (talk, response) = ask(broker, node, purpose)?;
+    ensure!(response.status == 200, "no release: {}", broker.judged(&response)?);
+    node.open(&talk, &response.body)
+}
+
+/// Closes the boot and writes the report.
+pub fn report(broker: &Broker, node: &mut Node, released: &Released, purpose: Purpose) -> Result<Commit> {
+    node.cap(&broker.cluster_document()?.id.0, &released.digest)?;
+    node.say(&format!("volume:{}", hex::encode(VOLUME.0)))?;
+    let result = match purpose {
+        Purpose::Provision => CommitResult::Formatted { header: HEADER, volume: VOLUME },
+        Purpose::Unlock => CommitResult::Opened { header: HEADER, volume: VOLUME },
+    };
+    node.commit(released, result, released.release.disk.generation + 1)
+}
+
+/// Closes the boot and reports, which must be acknowledged.
+pub fn commit(broker: &Broker, node: &mut Node, released: &Released, purpose: Purpose) -> Result<Ack> {
+    let commit = report(broker, node, released, purpose)?;
+    let ack = broker.wire()?.must_acknowledge(&commit)?;
+    node.disk = DiskState::Luks { uuid: released.release.disk.id.clone(), digest: HEADER };
+    Ok(ack)
+}
+
+/// Gets a share for a new disk, and reports that it is made.
+pub fn provision(broker: &Broker, node: &mut Node) -> Result<Released> {
+    let released = release(broker, node, Purpose::Provision)?;
+    commit(broker, node, &released, Purpose::Provision)?;
+    Ok(released)
+}
+
+/// Boots again, and opens the disk.
+pub fn unlock(broker: &Broker, node: &mut Node, boot: &Boot) -> Result<Released> {
+    node.reboot(boot)?;
+    let released = release(broker, node, Purpose::Unlock)?;
+    commit(broker, node, &released, Purpose::Unlock)?;
+    Ok(released)
+}
