@@ -406,6 +406,7 @@ fn serve(config: &Config, args: &PassphraseArgs) -> Result<()> {
 /// A broker whose passphrase does not fit stays sealed: it says so, and can be opened by hand.
 fn open_at_start(engine: &Arc<Engine>, files: &Files, args: &PassphraseArgs) {
     let Some(path) = args.passphrase_file.clone().or_else(credential) else {
+        println!("sealed");
         eprintln!("key-broker: sealed; open it with `key-broker unseal`");
         return;
     };

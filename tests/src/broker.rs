@@ -121,6 +121,22 @@ impl Broker {
 
     /// Starts it with variables of the environment.
     pub fn run_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        let passphrase = self.passphrase();
+        self.serve(Some(&passphrase), variables)
+    }
+
+    /// Starts it, and leaves it sealed.
+    pub fn run_sealed(&mut self) -> Result<()> {
+        self.serve(None, &[])
+    }
+
+    /// Opens it.
+    pub fn unseal(&self) -> Result<()> {
+        let passphrase = self.passphrase().display().to_string();
+        self.admin(&["unseal", "--passphrase-file", &passphrase]).map(drop)
+    }
+
+    fn serve(&mut self, passphrase: Option<&Path>, variables: &[(&str, &str)]) -> Result<()> {
         // The same port again: nodes know it.
         if let Some(port) = self.running.take().map(|running| running.port) {
             let toml = self.file("broker.toml");
@@ -129,7 +145,9 @@ impl Broker {
         }
         let mut serve = Command::new(&self.program);
         serve.arg("serve").arg("--config").arg(self.file("broker.toml"));
-        serve.arg("--passphrase-file").arg(self.passphrase());
+        if let Some(path) = passphrase {
+            serve.arg("--passphrase-file").arg(path);
+        }
         serve.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = serve.spawn().context("Failed to start the key broker")?;
         let mut output = BufReader::new(process.stdout.take().context("the key broker has no output")?);
@@ -144,7 +162,7 @@ impl Broker {
             if let Some(address) = line.trim().strip_prefix("listening on ") {
                 port = address.rsplit(':').next().and_then(|port| port.parse().ok());
             }
-            if line.trim() == "open" {
+            if line.trim() == if passphrase.is_some() { "open" } else { "sealed" } {
                 break;
             }
         }

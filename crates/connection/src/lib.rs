@@ -111,13 +111,32 @@ impl Connection {
 
     fn request(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Response, Error> {
         let address = self.address;
-        let broken = |source| Error::Broken { address, source };
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        self.stream.write_all(head.as_bytes()).map_err(broken)?;
-        self.stream.write_all(body).and_then(|()| self.stream.flush()).map_err(broken)?;
+        self.send(head.as_bytes())?;
+        self.send(body)?;
+        self.receive()
+    }
+
+    /// Sends bytes as they are: a part of a request, or what is none.
+    ///
+    /// # Errors
+    /// [`Error::Broken`].
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let address = self.address;
+        let sent = self.stream.write_all(bytes).and_then(|()| self.stream.flush());
+        sent.map_err(|source| Error::Broken { address, source })
+    }
+
+    /// Waits for an answer.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn receive(&mut self) -> Result<Response, Error> {
+        let address = self.address;
+        let broken = |source| Error::Broken { address, source };
         let mut received = Vec::new();
         let mut piece = [0; 4096];
         loop {

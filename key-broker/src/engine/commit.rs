@@ -57,6 +57,7 @@ impl Engine {
         if let Err(refusal) = self.closed(&shown, &commit, &latch) {
             return self.refuse(Some(&name), &refusal);
         }
+        fault::point("after-commit-verify");
         let mut decided = None;
         let written = self.store.transact(&mut |transaction| {
             let outcome = self.acknowledge(transaction, &open, &commit, digest, &boot)?;
@@ -184,6 +185,7 @@ impl Engine {
         let sent = message::sign(&ack, "broker", &open.keys.message).map_err(|refusal| work(&refusal))?;
         latch.acknowledged = Some((Bytes32(digest), String::from_utf8_lossy(&sent.bytes).into_owned()));
         put(transaction, Table::Latches, boot, &latch)?;
+        fault::point("after-commit-insert");
         self.count(code.into());
         Ok(Decided::Acknowledged(sent.bytes))
     }

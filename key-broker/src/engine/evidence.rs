@@ -258,6 +258,7 @@ impl Engine {
         node.release = Some(shown.matched.release.name.clone());
         node.seen = Some(Self::now());
         put(transaction, Table::Nodes, name.as_bytes(), &node)?;
+        fault::point("after-insert");
         Ok(Decided::Released(sent.bytes))
     }
 

@@ -60,7 +60,6 @@ impl Store for Sqlite {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut open = Open(transaction);
         work(&mut open)?;
-        crate::fault::point("after-insert");
         open.0.commit()?;
         Ok(())
     }

@@ -10,7 +10,7 @@ use measurements::Bank;
 use xtask::vm::tpm_commands::{Attested, Selection, SigningKey};
 
 use crate::Row;
-use crate::scene::{Scene, ask, begin};
+use crate::scene::{Scene, ask, provision};
 
 pub fn rows() -> Vec<Row> {
     vec![
@@ -30,33 +30,14 @@ pub fn rows() -> Vec<Row> {
 }
 
 fn another_session(suite: &Suite, _: &str) -> Result<()> {
-    let mut scene = Scene::new(suite)?;
-    let talk = scene.begin(Purpose::Provision)?;
-    let earlier = scene.node.evidence(&talk)?;
-    scene.must_refuse(code(2), |_, talk, evidence| {
-        *evidence = earlier;
-        evidence.session = talk.challenge.session.clone();
-        // What an earlier credential gave is no use either: it is not what fails here.
-        evidence.activation = talk.challenge.credential.as_ref().and(evidence.activation);
-        Ok(())
-    })
-    .or_else(|error| {
-        // The activation is judged before the quote; it is bound to the transcript, too.
-        ensure!(error.to_string().starts_with("ACTIVATION_FAILED"), "{error:#}");
-        Ok(())
-    })?;
-    // Once the key is activated, the quote's binding alone decides.
-    scene.provision()?;
-    let boot = scene.boot.clone();
-    scene.node.reboot(&boot)?;
+    let mut scene = Scene::known(suite)?;
     let talk = scene.begin(Purpose::Unlock)?;
     let mut earlier = scene.node.evidence(&talk)?;
     let mut talk = scene.begin(Purpose::Unlock)?;
-    ensure!(talk.challenge.credential.is_none(), "a known key is challenged");
     earlier.session = talk.challenge.session.clone();
     let response = talk.show(&earlier)?;
     scene.broker.must_refuse(&response, code(2))?;
-    crate::scene::release(&scene.broker, &mut scene.node, Purpose::Unlock).map(drop)
+    scene.must_still_unlock()
 }
 
 fn another_node(suite: &Suite, _: &str) -> Result<()> {
@@ -87,7 +68,10 @@ fn general_key(suite: &Suite, _: &str) -> Result<()> {
         let commands = &mut node.tpm.tpm.commands;
         let key = commands.signing_key(SigningKey::Unrestricted)?;
         evidence.signature = Hex(commands.sign(&key, &evidence.quote.0)?);
-        ensure!(commands.sign(&node.tpm.ak, &evidence.quote.0).is_err(), "a restricted key signs what looks like a quote");
+        ensure!(
+            commands.sign(&node.tpm.ak, &evidence.quote.0).is_err(),
+            "a restricted key signs what looks like a quote"
+        );
         Ok(commands.flush(key.handle)?)
     })?;
     scene.must_still_release().map(drop)
@@ -152,31 +136,23 @@ fn banks(suite: &Suite, _: &str) -> Result<()> {
 fn two_tpms(suite: &Suite, _: &str) -> Result<()> {
     let mut scene = Scene::new(suite)?;
     let mut other = scene.stranger()?;
-    let mut hello = other.hello(Purpose::Provision)?;
-    hello.ek = scene.node.hello(Purpose::Provision)?.ek;
-    let mut talk = scene.broker.wire()?.begin(hello)?;
-    ensure!(other.evidence(&talk).is_err(), "a TPM activates another's credential");
-    let guesses = [None, Some(Bytes32(random()?))];
-    talk.challenge.credential = None;
-    let mut evidence = other.evidence(&talk)?;
-    for guess in guesses {
+    let ek = scene.node.hello(Purpose::Provision)?.ek;
+    for guess in [None, Some(Bytes32(random()?))] {
+        let mut hello = other.hello(Purpose::Provision)?;
+        hello.ek = ek.clone();
+        let mut talk = scene.broker.wire()?.begin(hello)?;
+        ensure!(other.evidence(&talk).is_err(), "a TPM activates another's credential");
+        talk.challenge.credential = None;
+        let mut evidence = other.evidence(&talk)?;
         evidence.activation = guess;
-        let mut hello = talk.hello.clone();
-        hello.nonce = Bytes32(random()?);
-        let mut again = scene.broker.wire()?.begin(hello)?;
-        again.challenge.credential = None;
-        evidence = attest::message::Evidence { activation: guess, ..other.evidence(&again)? };
-        let response = again.show(&evidence)?;
+        let response = talk.show(&evidence)?;
         scene.broker.must_refuse(&response, code(11))?;
     }
     scene.must_still_release().map(drop)
 }
 
 fn exchanged_key(suite: &Suite, _: &str) -> Result<()> {
-    let mut scene = Scene::new(suite)?;
-    scene.provision()?;
-    let boot = scene.boot.clone();
-    scene.node.reboot(&boot)?;
+    let mut scene = Scene::known(suite)?;
     let theirs = Bytes32(hpke_key()?.public());
     let hello = scene.node.hello(Purpose::Unlock)?;
     let mut talk = scene.broker.wire()?.begin_changed(hello, |hello| hello.hpke_key = theirs)?;
@@ -184,7 +160,7 @@ fn exchanged_key(suite: &Suite, _: &str) -> Result<()> {
     let evidence = scene.node.evidence(&talk)?;
     let response = talk.show(&evidence)?;
     scene.broker.must_refuse(&response, code(13))?;
-    crate::scene::release(&scene.broker, &mut scene.node, Purpose::Unlock).map(drop)
+    scene.must_still_unlock()
 }
 
 fn another_disk(suite: &Suite, _: &str) -> Result<()> {
@@ -197,29 +173,23 @@ fn another_disk(suite: &Suite, _: &str) -> Result<()> {
         scene.broker.must_refuse(&response, code(14))?;
     }
     other.disk = DiskState::Blank;
-    crate::scene::provision(&scene.broker, &mut other).map(drop)
+    provision(&scene.broker, &mut other).map(drop)
 }
 
 fn another_connection(suite: &Suite, _: &str) -> Result<()> {
-    let mut scene = Scene::new(suite)?;
-    scene.provision()?;
-    let boot = scene.boot.clone();
-    scene.node.reboot(&boot)?;
+    let mut scene = Scene::known(suite)?;
     // Somebody between has one connection to the broker and another to the node: the node binds what it sees.
     let mut talk = scene.begin(Purpose::Unlock)?;
     talk.exporter = random()?;
     let evidence = scene.node.evidence(&talk)?;
     let response = talk.show(&evidence)?;
     scene.broker.must_refuse(&response, code(15))?;
-    crate::scene::release(&scene.broker, &mut scene.node, Purpose::Unlock).map(drop)
+    scene.must_still_unlock()
 }
 
 fn downgrade(suite: &Suite, _: &str) -> Result<()> {
     let [changed, unspoken] = codes(16) else { anyhow::bail!("two codes") };
-    let mut scene = Scene::new(suite)?;
-    scene.provision()?;
-    let boot = scene.boot.clone();
-    scene.node.reboot(&boot)?;
+    let mut scene = Scene::known(suite)?;
     let hello = scene.node.hello(Purpose::Unlock)?;
     let mut talk = scene.broker.wire()?.begin_changed(hello, |hello| hello.versions = [0, 1])?;
     let evidence = scene.node.evidence(&talk)?;
@@ -229,7 +199,7 @@ fn downgrade(suite: &Suite, _: &str) -> Result<()> {
     hello.versions = [2, 3];
     let response = scene.broker.wire()?.say("/krp/1/hello", &hello)?;
     scene.broker.must_refuse(&response, unspoken)?;
-    crate::scene::release(&scene.broker, &mut scene.node, Purpose::Unlock).map(drop)
+    scene.must_still_unlock()
 }
 
 fn other_fields(suite: &Suite, _: &str) -> Result<()> {
@@ -256,9 +226,7 @@ fn other_fields(suite: &Suite, _: &str) -> Result<()> {
         Ok(())
     })?;
     // What is said of the disk, and what for, is bound, too.
-    scene.provision()?;
-    let boot = scene.boot.clone();
-    scene.node.reboot(&boot)?;
+    let mut scene = Scene::known(suite)?;
     for change in [
         (|hello| hello.purpose = Purpose::Provision) as fn(&mut attest::message::Hello),
         |hello| hello.nonce.0[0] ^= 1,
@@ -275,9 +243,5 @@ fn other_fields(suite: &Suite, _: &str) -> Result<()> {
         let response = talk.show(&evidence)?;
         scene.broker.must_refuse(&response, "BINDER_MISMATCH")?;
     }
-    let other = scene.another("two")?;
-    let mut talk = begin(&scene.broker, &other, Purpose::Provision)?;
-    talk.challenge_digest[0] ^= 1;
-    drop(talk);
-    crate::scene::release(&scene.broker, &mut scene.node, Purpose::Unlock).map(drop)
+    scene.must_still_unlock()
 }

@@ -20,7 +20,7 @@ use measurements::document::machine::MachineReference;
 pub type Node = Attester<Emulated>;
 
 /// What the header of a disk that never was has for its digest, and its volume key for its name.
-const HEADER: Bytes32 = Bytes32([0x11; 32]);
+pub const HEADER: Bytes32 = Bytes32([0x11; 32]);
 const VOLUME: Bytes32 = Bytes32([0x22; 32]);
 
 /// A broker, one enrolled node, and what it measures.
@@ -47,6 +47,19 @@ impl<'a> Scene<'a> {
         Ok(scene)
     }
 
+    /// In the second boot: the node's key is known, and it has a disk.
+    pub fn known(suite: &'a Suite) -> Result<Self> {
+        let mut scene = Self::new(suite)?;
+        scene.provision()?;
+        scene.reboot()?;
+        Ok(scene)
+    }
+
+    /// Ends the node's boot and begins another, which measures the same.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.node.reboot(&self.boot)
+    }
+
     fn enrol(&self, name: &str, node: &Node) -> Result<()> {
         self.broker.enrol(name, &node.tpm.endorsement_key_digest(), &Machine::machine_reference()?)
     }
@@ -68,8 +81,12 @@ impl<'a> Scene<'a> {
         begin(&self.broker, &self.node, purpose)
     }
 
-    /// The first node's evidence, changed, must get this code; unchanged evidence in a new conversation must then be released, so that the change is what it was refused for.
-    pub fn must_refuse(&mut self, code: &str, change: impl FnOnce(&mut Node, &Talk, &mut Evidence) -> Result<()>) -> Result<()> {
+    /// The first node's evidence, changed, must get this code.
+    pub fn must_refuse(
+        &mut self,
+        code: &str,
+        change: impl FnOnce(&mut Node, &Talk, &mut Evidence) -> Result<()>,
+    ) -> Result<()> {
         let mut talk = self.begin(Purpose::Provision)?;
         let mut evidence = self.node.evidence(&talk)?;
         change(&mut self.node, &talk, &mut evidence)?;
@@ -80,6 +97,11 @@ impl<'a> Scene<'a> {
     /// What was refused was refused for what was changed: without the change there is a release.
     pub fn must_still_release(&mut self) -> Result<Released> {
         release(&self.broker, &mut self.node, Purpose::Provision)
+    }
+
+    /// The same, for a node that has a disk.
+    pub fn must_still_unlock(&mut self) -> Result<()> {
+        release(&self.broker, &mut self.node, Purpose::Unlock).map(drop)
     }
 
     /// Provisions the disk of the first node.
@@ -140,13 +162,5 @@ pub fn commit(broker: &Broker, node: &mut Node, released: &Released, purpose: Pu
 pub fn provision(broker: &Broker, node: &mut Node) -> Result<Released> {
     let released = release(broker, node, Purpose::Provision)?;
     commit(broker, node, &released, Purpose::Provision)?;
-    Ok(released)
-}
-
-/// Boots again, and opens the disk.
-pub fn unlock(broker: &Broker, node: &mut Node, boot: &Boot) -> Result<Released> {
-    node.reboot(boot)?;
-    let released = release(broker, node, Purpose::Unlock)?;
-    commit(broker, node, &released, Purpose::Unlock)?;
     Ok(released)
 }

@@ -1,1 +1,238 @@
-use crate::Row; pub fn rows() -> Vec<Row> { vec![] }
+//! What anybody on the network may do: ask without being known, send too much, too often, too slowly, and compare the answers.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use attest::bytes::Hex;
+use attest::message::{self, Purpose, Refused};
+use cairn_tests::attacks::{code, codes};
+use cairn_tests::broker::Broker;
+use cairn_tests::node::Node as Machine;
+use cairn_tests::suite::Suite;
+use measurements::parse::tcg_log::Log;
+
+use crate::Row;
+use crate::scene::{self, Scene, ask, begin};
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("a_machine_that_nobody_enrolled_gets_nothing", unknown),
+        Row::new("a_name_is_enrolled_once", conflict),
+        Row::new("bombs_are_refused_and_memory_stays", bombs),
+        Row::new("slow_connections_end_and_nodes_are_served", slow),
+        Row::new("floods_are_turned_away_and_keep_nothing", floods),
+        Row::new("denials_look_alike", alike),
+        Row::new("a_sealed_broker_answers_health_and_nothing_else", sealed),
+    ]
+}
+
+fn unknown(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    let mut stranger = scene.stranger()?;
+    let (_, response) = ask(&scene.broker, &mut stranger, Purpose::Provision)?;
+    scene.broker.must_refuse(&response, code(10))?;
+    scene.must_still_release().map(drop)
+}
+
+fn conflict(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    scene.provision()?;
+    let before = scene.broker.admin(&["node", "show", "one"])?;
+    let stranger = scene.stranger()?;
+    let machine = Machine::machine_reference()?.display().to_string();
+    let (ours, theirs) = (scene.node.tpm.endorsement_key_digest(), stranger.tpm.endorsement_key_digest());
+    // Another machine under a name that is taken; a machine that is enrolled under another name.
+    for (name, ek) in [("one", &theirs), ("two", &ours)] {
+        let refused = scene.broker.command(&["node", "enrol", name, "--ek", ek, "--machine", &machine])?;
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && words.contains(code(12)), "enrolling {name}: {words}");
+    }
+    ensure!(scene.broker.admin(&["node", "show", "one"])? == before, "the old record was touched");
+    scene.reboot()?;
+    scene.must_still_unlock()
+}
+
+fn bombs(suite: &Suite, _: &str) -> Result<()> {
+    /// What a broker may need on top while it looks at a body of 1 MiB.
+    const MORE: u64 = 48 << 20;
+    let [too_long, malformed, log] = codes(59) else { anyhow::bail!("three codes") };
+    let mut scene = Scene::new(suite)?;
+    let before = scene.broker.memory()?;
+    let hello = message::write(&scene.node.hello(Purpose::Provision)?)?.bytes;
+    let nested = [b"{\"a\":".repeat(3000), b"1".to_vec(), b"}".repeat(3000)].concat();
+    let padded = [&hello[..hello.len() - 2], &b" ".repeat(16 << 10), b"}\n"].concat();
+    let long = vec![b'['; (1 << 20) + 1];
+    for (path, body, expected) in [
+        ("hello", padded, *too_long),
+        ("evidence", long.clone(), too_long),
+        ("commit", long, too_long),
+        ("hello", nested[..16 << 10].to_vec(), malformed),
+        ("hello", b"\xff\xfe\xfd".to_vec(), malformed),
+        ("hello", vec![], malformed),
+        ("evidence", vec![b'['; 1 << 20], malformed),
+        ("resume", b"{\"schema\":\"cairn.krp.resume/1\",\"schema\":\"\",\"session\":\"\"}\n".to_vec(), malformed),
+        ("commit", vec![b'0'; 1 << 20], malformed),
+    ] {
+        let response = scene.broker.wire()?.post(&format!("/krp/1/{path}"), &body)?;
+        scene.broker.must_refuse(&response, expected).with_context(|| format!("{path} of {} bytes", body.len()))?;
+    }
+    // As many events as there is room for.
+    scene.must_refuse(log, |node, _, evidence| {
+        let empty = Log { events: vec![], ..node.log.clone() };
+        let header = cairn_tests::event_log::write(&empty);
+        evidence.event_log = Hex([header, [[9, 0, 0, 0, 4, 0, 0, 0], [0; 8]].concat().repeat(29_000)].concat());
+        Ok(())
+    })?;
+    let after = scene.broker.memory()?;
+    ensure!(after < before + MORE, "memory went from {before} to {after} bytes");
+    scene.must_still_release().map(drop)
+}
+
+fn slow(suite: &Suite, _: &str) -> Result<()> {
+    const MANY: usize = 48;
+    let broker = Broker::start_with("connections = 64\npatience_seconds = 1\nconnection_seconds = 30")?;
+    let mut scene = Scene::with(suite, broker)?;
+    let address = scene.broker.address()?;
+    let mut silent = (0..MANY).map(|_| TcpStream::connect(address)).collect::<std::io::Result<Vec<_>>>()?;
+    // Half of a handshake in each other one.
+    for socket in silent.iter_mut().step_by(2) {
+        socket.write_all(&[0x16, 3, 1, 2])?;
+    }
+    scene.provision()?;
+    for mut socket in silent {
+        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut rest = Vec::new();
+        // Closed, or reset; not left open.
+        if let Err(error) = socket.read_to_end(&mut rest) {
+            ensure!(error.kind() == std::io::ErrorKind::ConnectionReset, "a silent connection stays open: {error}");
+        }
+    }
+    scene.reboot()?;
+    // After a handshake: a head that never ends, and a body that never comes.
+    let head = "POST /krp/1/hello HTTP/1.1\r\nContent-Length: 100\r\n";
+    for slow in [head.to_owned(), format!("{head}\r\n{{")] {
+        let mut connection = connection::Connection::open(scene.broker.address()?, Duration::from_secs(20))?;
+        connection.send(slow.as_bytes())?;
+        match connection.receive() {
+            Ok(response) => ensure!(response.status == 408, "a slow request is answered with {}", response.status),
+            // Closed without a word; a time-out of our own would say that it may take for ever.
+            Err(error) => ensure!(!error.to_string().contains("os error 11"), "{error}"),
+        }
+    }
+    scene.must_still_unlock()
+}
+
+fn floods(suite: &Suite, _: &str) -> Result<()> {
+    const SPOOFED: usize = 200;
+    let scene = Scene::with(suite, Broker::start_with("hellos_per_minute = 5\nstrangers_per_minute = 3")?)?;
+    let mut other = scene.another("two")?;
+    let mut statuses = Vec::new();
+    let mut wire = scene.broker.wire()?;
+    for _ in 0..10 {
+        let response = wire.say("/krp/1/hello", &scene.node.hello(Purpose::Provision)?)?;
+        ensure!(response.status != 429 || response.retry_after.is_some(), "no Retry-After");
+        statuses.push(response.status.to_string());
+    }
+    ensure!(statuses.iter().filter(|status| *status == code(61)).count() >= 4, "{statuses:?}");
+    scene::provision(&scene.broker, &mut other)?;
+
+    let size = |scene: &Scene| -> Result<u64> {
+        let audit = scene.broker.admin(&["status"])?;
+        audit["sizes"]["audit"].as_u64().context("the status has no size of the audit log")
+    };
+    let before = size(&scene)?;
+    let mut wire = scene.broker.wire()?;
+    let good = scene.node.hello(Purpose::Provision)?;
+    for number in 0..SPOOFED {
+        let mut hello = good.clone();
+        // Another modulus: the last byte stays odd.
+        let at = hello.ek.0.len() - 2 - number / 250;
+        hello.ek.0[at] ^= (number % 250 + 1) as u8;
+        let response = wire.say("/krp/1/hello", &hello)?;
+        ensure!(response.status == 200, "hello {number}: {}", response.status);
+    }
+    ensure!(size(&scene)? == before, "hellos are kept");
+    // Refusals of strangers are counted, and only a few are written.
+    let mut stranger = scene.stranger()?;
+    for _ in 0..5 {
+        let (_, response) = ask(&scene.broker, &mut stranger, Purpose::Provision)?;
+        ensure!(response.status == 403, "a stranger is told {}", response.status);
+    }
+    let after = size(&scene)?;
+    ensure!(after > before && after <= before + 3, "{} rows of the audit log are strangers'", after - before);
+
+    let mut one_address = Scene::with(suite, Broker::start_with("requests_per_minute = 30")?)?;
+    let mut wire = one_address.broker.wire()?;
+    let statuses: Vec<u16> = (0..60)
+        .map(|_| Ok(wire.say("/krp/1/hello", &one_address.node.hello(Purpose::Provision)?)?.status))
+        .collect::<Result<_>>()?;
+    ensure!(statuses.iter().any(|status| status.to_string() == code(61)), "{statuses:?}");
+    one_address.broker.kill();
+    one_address.broker.run()?;
+    one_address.must_still_release().map(drop)
+}
+
+/// What a stranger sees of a denial.
+fn shape(response: &connection::Response) -> Result<(u16, usize, Option<u32>)> {
+    let (refused, _) = message::read::<Refused>(&response.body)?;
+    ensure!(refused.request.len() == 32, "the request is {:?}", refused.request);
+    Ok((response.status, response.body.len(), response.retry_after))
+}
+
+fn alike(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    let mut shapes = BTreeSet::new();
+    let mut stranger = scene.stranger()?;
+    let (_, response) = ask(&scene.broker, &mut stranger, Purpose::Provision)?;
+    shapes.insert(shape(&response)?);
+    // A known node: with a changed register, a changed log, another's disk, and retired.
+    for change in [
+        (|evidence| evidence.registers[0].0[0] ^= 1) as fn(&mut attest::message::Evidence),
+        |evidence| evidence.event_log.0.truncate(100),
+        |evidence| evidence.session.0[0] ^= 1,
+        |evidence| evidence.activation = None,
+    ] {
+        let mut talk = scene.begin(Purpose::Provision)?;
+        let mut evidence = scene.node.evidence(&talk)?;
+        change(&mut evidence);
+        shapes.insert(shape(&talk.show(&evidence)?)?);
+    }
+    scene.broker.admin(&["node", "retire", "one"])?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    shapes.insert(shape(&response)?);
+    let mut wire = scene.broker.wire()?;
+    shapes.insert(shape(&wire.post("/krp/1/hello", b"{}\n")?)?);
+    shapes.insert(shape(&wire.resume(&Hex(vec![1; 16]))?)?);
+    ensure!(shapes.len() == 1, "denials differ: {shapes:?}");
+    ensure!(shapes.iter().all(|(status, ..)| status.to_string() == code(65)), "{shapes:?}");
+    // Challenges, too: a stranger's is as long as that of a node whose key is not known yet.
+    let two = scene.another("two")?;
+    let lengths = [&two, &stranger].map(|node| begin(&scene.broker, node, Purpose::Provision));
+    let [known, unknown] =
+        lengths.map(|talk| talk.map(|talk| message::write(&talk.challenge).map(|sent| sent.bytes.len())));
+    ensure!(known?? == unknown??, "challenges differ");
+    Ok(())
+}
+
+fn sealed(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    scene.broker.kill();
+    scene.broker.run_sealed()?;
+    let mut connection = connection::Connection::open(scene.broker.address()?, Duration::from_secs(20))?;
+    let health = connection.get("/health")?;
+    ensure!(health.status == 200 && health.body == b"{\"state\":\"sealed\"}\n", "{:?}", health.body);
+    let hello = message::write(&scene.node.hello(Purpose::Provision)?)?;
+    for (path, body) in [("broker", None), ("hello", Some(&hello.bytes)), ("resume", Some(&hello.bytes))] {
+        let path = format!("/krp/1/{path}");
+        let response = match body {
+            None => connection.get(&path)?,
+            Some(body) => connection.post(&path, body)?,
+        };
+        ensure!(response.status == 503 && response.retry_after.is_some(), "{path}: {}", response.status);
+    }
+    scene.broker.unseal()?;
+    scene.must_still_release().map(drop)
+}
