@@ -86,7 +86,7 @@ impl Session {
         for variant in VARIANTS {
             self.image(variant, &images.join(variant), tally);
         }
-        let suites: &[&str] = if quick { &["tools", "builds"] } else { &["tools", "builds", "vm"] };
+        let suites: &[&str] = if quick { &["tools", "builds", "broker"] } else { &["tools", "builds", "broker", "vm"] };
         for name in suites {
             let mut command =
                 self.cargo(&["test", "--package", "cairn-tests", "--features", "end-to-end", "--test", name]);
