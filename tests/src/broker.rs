@@ -148,7 +148,7 @@ impl Broker {
         if let Some(path) = passphrase {
             serve.arg("--passphrase-file").arg(path);
         }
-        serve.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        serve.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(self.errors()?);
         let mut process = serve.spawn().context("Failed to start the key broker")?;
         let mut output = BufReader::new(process.stdout.take().context("the key broker has no output")?);
         let mut port = None;
@@ -169,6 +169,17 @@ impl Broker {
         let port = port.context("the key broker named no port")?;
         self.running = Some(Running { process, port, _output: output });
         Ok(())
+    }
+
+    /// Where it writes what it has to say, from start to start.
+    fn errors(&self) -> Result<std::fs::File> {
+        let file = std::fs::File::options().create(true).append(true).open(self.folder.path().join("stderr"));
+        file.context("Failed to keep what the broker says")
+    }
+
+    /// What it has printed as errors.
+    pub fn printed(&self) -> Result<Vec<u8>> {
+        std::fs::read(self.folder.path().join("stderr")).context("Failed to read what the broker said")
     }
 
     /// Its port on loopback.

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use attest::cluster::{Hints, StaticNetwork};
+use measurements::canonical::{self, Document};
 use xtask::configure;
 use xtask::machine::config::{FOLDER, MachineConfig};
 use xtask::machine::firmware::Firmware;
@@ -38,13 +40,18 @@ pub struct Node {
 impl Node {
     /// A new TPM that the broker knows, a blank disk, and a copy of `image` that knows its cluster and finds the broker.
     pub fn new(suite: &Suite, name: &str, image: &Image, broker: &Broker) -> Result<Self> {
+        Self::with_disk(suite, name, image, broker, DISK)
+    }
+
+    /// The same, with a disk of so many bytes.
+    pub fn with_disk(suite: &Suite, name: &str, image: &Image, broker: &Broker, disk: u64) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("cairn-node-").tempdir().context("Failed to make a folder")?;
         let known = KnownMachine::get(MACHINE)?;
         let firmware = known.firmware()?;
         EmulatedTpm::manufacture(&suite.sandbox, folder.path(), &Bank::ALL)?;
         let ek = hex::encode(endorsement_key_digest(&suite.sandbox, folder.path())?);
         let node = Self { name: name.to_owned(), folder, config: known.config, firmware, ek };
-        File::create_new(node.disk()).and_then(|disk| disk.set_len(DISK)).context("Failed to make a state disk")?;
+        File::create_new(node.disk()).and_then(|file| file.set_len(disk)).context("Failed to make a state disk")?;
         node.configure(&image.file("raw"), &broker.cluster()?, broker.port()?)?;
         broker.enrol(name, node.endorsement_key(), &Self::machine_reference()?)?;
         Ok(node)
@@ -52,11 +59,23 @@ impl Node {
 
     /// Puts another image into the node, or the same one for another broker.
     pub fn configure(&self, image: &Path, cluster: &[u8], port: u16) -> Result<()> {
-        let hints = format!("{{\"brokers\":[\"{HOST}:{port}\"],\"schema\":\"cairn.hints/1\"}}\n");
+        self.configure_network(image, cluster, &[port], None)
+    }
+
+    /// The same, with several brokers on ports of the host's loopback, and a static address.
+    pub fn configure_network(
+        &self,
+        image: &Path,
+        cluster: &[u8],
+        ports: &[u16],
+        network: Option<StaticNetwork>,
+    ) -> Result<()> {
+        let brokers = ports.iter().map(|port| format!("{HOST}:{port}")).collect();
+        let hints = canonical::write(&Hints { brokers, network, schema: Hints::SCHEMA.into() })?;
         if self.image().exists() {
             fs::remove_file(self.image()).context("Failed to remove the old image")?;
         }
-        configure::write(image, cluster, Some(hints.as_bytes()), &self.image())
+        configure::write(image, cluster, Some(&hints), &self.image())
     }
 
     /// Its image.
@@ -104,7 +123,12 @@ impl Node {
 
     /// Boots, and must end with this code; the line that says so.
     pub fn must_fail(&self, suite: &Suite, row: &str, code: &str) -> Result<String> {
-        let mut watched = self.boot(suite, row)?;
+        self.must_fail_as(suite, row, &self.machine(&self.disk())?, code)
+    }
+
+    /// Boots as this machine, and must end with this code; the line that says so.
+    pub fn must_fail_as(&self, suite: &Suite, row: &str, machine: &Machine, code: &str) -> Result<String> {
+        let mut watched = Watched::start(suite, row, machine)?;
         match watched.verdict()? {
             Verdict::Ended(Ending::Failed { code: found, line }) => {
                 ensure!(found == code, "the boot ended with {found}, not {code}{}", watched.last_lines());

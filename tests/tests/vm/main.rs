@@ -3,9 +3,12 @@
 mod boots;
 mod changes;
 mod host_inputs;
+mod hostile;
 mod nodes;
 mod predictions;
 mod root;
+mod secrets;
+mod state_disks;
 
 use std::process::ExitCode;
 
@@ -19,9 +22,19 @@ type Row = harness::Row<Suite>;
 
 fn main() -> ExitCode {
     let transcripts = concat!(env!("CARGO_TARGET_TMPDIR"), "/vm").into();
-    let rows = [boots::rows(), root::rows(), host_inputs::rows(), predictions::rows(), changes::rows(), nodes::rows()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let rows = [
+        boots::rows(),
+        root::rows(),
+        host_inputs::rows(),
+        predictions::rows(),
+        changes::rows(),
+        nodes::rows(),
+        state_disks::rows(),
+        hostile::rows(),
+        secrets::rows(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     harness::run(MACHINES, Suite::from_environment(transcripts), rows)
 }

@@ -111,7 +111,7 @@ fn vmm(sandbox: &Sandbox, config: &MachineConfig) -> Result<String> {
 fn boot(config: &MachineConfig, image: &Path, firmware: &Firmware, sandbox: &Sandbox) -> Result<Blobs> {
     let disk = config.blank_disk()?;
     let kept_disks = disk.iter().map(|disk| disk.path().to_owned()).collect();
-    let machine = Machine { open_fw_cfg: true, kept_disks, ..config.machine(image, firmware)? };
+    let machine = Machine { inspectable: true, kept_disks, ..config.machine(image, firmware)? };
     let mut vm = Vm::start(sandbox, &machine, Box::new(|_, _| {}))?;
     let mut shell = Shell::log_in(&mut vm)?;
     let (bytes, table) = (shell.read_file(LOG)?, shell.read_file(SMBIOS)?);

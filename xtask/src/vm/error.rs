@@ -67,9 +67,9 @@ pub enum VmError {
     /// The serial console does not take input.
     #[error("Failed to write to the serial console: {0}; the machine has probably ended")]
     Input(#[source] std::io::Error),
-    /// What QEMU hands to the firmware cannot be read.
-    #[error("Failed to read the files that QEMU hands to the firmware")]
-    FwCfg(#[source] std::io::Error),
+    /// The host cannot look into the machine.
+    #[error("Failed to look into the machine by QEMU's qtest: {0}; has it ended?")]
+    Inspection(#[source] std::io::Error),
     /// Registers were asked of a machine without TPM.
     #[error("the machine has no TPM")]
     NoTpm,

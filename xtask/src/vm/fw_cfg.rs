@@ -1,13 +1,10 @@
-//! The files that QEMU hands to the firmware (QEMU, `docs/specs/fw_cfg.rst`), read from outside: QEMU's qtest protocol gives the host the guest's I/O ports, so that no code of the guest is needed or
-//! believed. Only for machines that are being recorded, whose guest does not use these ports any more.
+//! The files that QEMU hands to the firmware (QEMU, `docs/specs/fw_cfg.rst`), read from outside, so that no code of the guest is needed or believed. Only for machines that are being recorded, whose guest does not use these
+//! ports any more.
 
-use std::io::{BufRead, BufReader, Error, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::io::Error;
 
-/// Name of the socket in the machine's folder.
-pub(super) const SOCKET: &str = "qtest.sock";
+use super::qtest::Qtest;
+
 /// I/O ports.
 const SELECTOR: u16 = 0x510;
 const DATA: u16 = 0x511;
@@ -19,22 +16,11 @@ const MOST_FILES: u32 = 512;
 const LARGEST: u32 = 1 << 20;
 /// Bytes that are asked for before answers are read.
 const AT_ONCE: usize = 512;
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection.
-pub struct FwCfg {
-    writer: UnixStream,
-    reader: BufReader<UnixStream>,
-}
+pub struct FwCfg(pub(super) Qtest);
 
 impl FwCfg {
-    pub(super) fn connect(socket: &Path) -> std::io::Result<Self> {
-        let writer = UnixStream::connect(socket)?;
-        writer.set_read_timeout(Some(TIMEOUT))?;
-        let reader = BufReader::new(writer.try_clone()?);
-        Ok(Self { writer, reader })
-    }
-
     /// The content of a file; `None` if there is none of this name.
     pub fn read(&mut self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
         self.select(DIRECTORY)?;
@@ -58,8 +44,8 @@ impl FwCfg {
     }
 
     fn select(&mut self, key: u16) -> std::io::Result<()> {
-        writeln!(self.writer, "outw {SELECTOR:#x} {key:#x}")?;
-        self.answer().map(|_| ())
+        self.0.send(&format!("outw {SELECTOR:#x} {key:#x}\n"))?;
+        self.0.number().map(drop)
     }
 
     fn bytes(&mut self, count: usize) -> std::io::Result<Vec<u8>> {
@@ -67,25 +53,13 @@ impl FwCfg {
         let mut bytes = Vec::with_capacity(count);
         while bytes.len() < count {
             let part = AT_ONCE.min(count - bytes.len());
-            self.writer.write_all(line.repeat(part).as_bytes())?;
+            self.0.send(&line.repeat(part))?;
             for _ in 0..part {
-                bytes.push(self.answer()?);
+                let byte = self.0.number()?;
+                bytes.push(u8::try_from(byte).map_err(|_| Error::other(format!("QEMU reads a byte {byte:#x}")))?);
             }
         }
         Ok(bytes)
-    }
-
-    /// `OK`, and for a read the value.
-    fn answer(&mut self) -> std::io::Result<u8> {
-        let mut line = String::new();
-        self.reader.read_line(&mut line)?;
-        let unexpected = || Error::other(format!("QEMU answers {line:?}"));
-        let value = line.trim_end().strip_prefix("OK").ok_or_else(unexpected)?.trim();
-        if value.is_empty() {
-            return Ok(0);
-        }
-        let digits = value.strip_prefix("0x").ok_or_else(unexpected)?;
-        u64::from_str_radix(digits, 16).ok().and_then(|value| u8::try_from(value).ok()).ok_or_else(unexpected)
     }
 }
 
@@ -95,8 +69,10 @@ fn number(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::UnixListener;
 
+    use super::super::qtest::SOCKET;
     use super::*;
 
     /// Stands for QEMU: a fake with one file.
@@ -126,7 +102,7 @@ mod tests {
         let socket = folder.path().join(SOCKET);
         let listener = UnixListener::bind(&socket).unwrap();
         let thread = std::thread::spawn(move || fake(listener, &[7; 1000]));
-        let mut fw_cfg = FwCfg::connect(&socket).unwrap();
+        let mut fw_cfg = FwCfg(Qtest::connect(&socket).unwrap());
         assert_eq!(fw_cfg.read("etc/file").unwrap(), Some(vec![7; 1000]));
         assert_eq!(fw_cfg.read("etc/fil").unwrap(), None);
         drop(fw_cfg);

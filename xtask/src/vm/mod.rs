@@ -10,6 +10,7 @@ mod error;
 mod fw_cfg;
 pub mod pcr;
 mod qemu;
+mod qtest;
 pub mod shell;
 mod tpm;
 pub mod tpm_commands;
@@ -29,6 +30,7 @@ pub use tpm::{Tpm, TpmInterface};
 
 use crate::sandbox::Sandbox;
 use pcr::Pcrs;
+use qtest::Qtest;
 
 /// A machine shape.
 #[derive(Clone, Debug)]
@@ -49,8 +51,8 @@ pub struct Machine {
     pub forwarded: Vec<(u16, u16)>,
     /// Its firmware; that of the build root if none is named.
     pub firmware: Option<FirmwareFiles>,
-    /// Whether the files that QEMU hands to the firmware can be read ([`Vm::fw_cfg`]).
-    pub open_fw_cfg: bool,
+    /// Whether the host can look into it ([`Vm::fw_cfg`], [`Vm::search_memory`]).
+    pub inspectable: bool,
     /// How instructions are executed.
     pub accelerator: Accelerator,
     /// Further arguments of QEMU, for example `-smbios` and `-fw_cfg`.
@@ -78,7 +80,7 @@ impl Machine {
             network: false,
             forwarded: vec![],
             firmware: None,
-            open_fw_cfg: false,
+            inspectable: false,
             accelerator: Accelerator::Emulation,
             extra: vec![],
         }
@@ -162,9 +164,30 @@ impl Vm {
         }
     }
 
-    /// The files that QEMU hands to the firmware, of a machine with `open_fw_cfg`.
+    /// The files that QEMU hands to the firmware, of a machine that is `inspectable`.
     pub fn fw_cfg(&self) -> Result<FwCfg, VmError> {
-        FwCfg::connect(&self.folder.path().join(fw_cfg::SOCKET)).map_err(VmError::FwCfg)
+        self.qtest().map(FwCfg)
+    }
+
+    /// Which of these byte strings are anywhere in the first `length` bytes of the memory of a machine that is `inspectable`; each has at least one byte.
+    pub fn search_memory(&self, length: u64, needles: &[&[u8]]) -> Result<Vec<bool>, VmError> {
+        const PART: u64 = 8 << 20;
+        let mut qtest = self.qtest()?;
+        let longest = needles.iter().map(|needle| needle.len()).max().unwrap_or(0);
+        let (mut found, mut window) = (vec![false; needles.len()], Vec::new());
+        for address in (0..length).step_by(PART as usize) {
+            window.extend(qtest.memory(address, PART.min(length - address)).map_err(VmError::Inspection)?);
+            for (needle, found) in needles.iter().zip(&mut found) {
+                *found |= memchr::memmem::find(&window, needle).is_some();
+            }
+            // What begins here may end in the next part.
+            window.drain(..window.len().saturating_sub(longest));
+        }
+        Ok(found)
+    }
+
+    fn qtest(&self) -> Result<Qtest, VmError> {
+        Qtest::connect(&self.folder.path().join(qtest::SOCKET)).map_err(VmError::Inspection)
     }
 
     /// Every state that the TPM's registers were in, from power-on to now.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{FirmwareFiles, Machine, Tpm, VmError, fw_cfg, tpm};
+use super::{FirmwareFiles, Machine, Tpm, VmError, qtest, tpm};
 use crate::sandbox::Sandbox;
 
 /// Where the machine's own folder is inside the sandbox. QEMU refuses `/tmp` itself for overlays.
@@ -106,8 +106,8 @@ fn arguments(machine: &Machine) -> Vec<String> {
         add("-netdev", format!("user,id=net0{}", machine.forwarded.iter().map(forward).collect::<String>()));
         add("-device", "virtio-net-pci,netdev=net0,romfile=".into());
     }
-    if machine.open_fw_cfg {
-        add("-qtest", format!("unix:{FOLDER}/{},server=on,wait=off", fw_cfg::SOCKET));
+    if machine.inspectable {
+        add("-qtest", format!("unix:{FOLDER}/{},server=on,wait=off", qtest::SOCKET));
         add("-qtest-log", "none".into());
     }
     words.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(String::from));
