@@ -11,7 +11,7 @@ use crate::parse::uki::{self, Uki};
 use crate::parse::variables::{self, Variables};
 use crate::tpm::pcr00::Size;
 use crate::tpm::pcr05::Exit;
-use crate::tpm::{self, pcr00, pcr04, pcr05, pcr07, pcr09, pcr11, pcr15};
+use crate::tpm::{self, pcr00, pcr01, pcr04, pcr05, pcr07, pcr09, pcr11, pcr15};
 use crate::{Event, Source};
 
 /// Where firmware looks on a disk that it knows nothing of (UEFI 2.10, section 3.5.1.1).
@@ -211,6 +211,7 @@ impl Image {
         let mut boot: Vec<Event> = self.table.as_deref().map(pcr05::table).into_iter().collect();
         boot.push(pcr04::uki(&uki));
         boot.extend(pcr11::sections(&uki));
+        boot.extend(pcr01::smbios_by_stub(&uki));
         boot.extend(pcr04::kernel(&uki)?);
         boot.extend([pcr09::load_options(&uki), pcr09::initrd(&uki)]);
         let (initrd, running) = user_space(&uki);
