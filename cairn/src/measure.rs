@@ -232,6 +232,9 @@ mod tests {
         std::fs::write(file.path(), vec![0; 4096]).unwrap();
         let error = format!("{:#}", measure(&[file.path().to_str().unwrap()]).unwrap_err());
         assert!(error.contains("partition table") && error.contains(file.path().to_str().unwrap()), "{error}");
+        std::fs::write(file.path(), b"MZ").unwrap();
+        let error = format!("{:#}", measure(&[file.path().to_str().unwrap()]).unwrap_err());
+        assert!(error.ends_with("the UKI: not a PE image: the headers are cut short"), "the reason once: {error}");
         let error = format!("{:#}", measure(&["/nonexistent"]).unwrap_err());
         assert!(error.contains("/nonexistent"), "{error}");
     }

@@ -73,7 +73,7 @@ pub enum Launch {
 pub enum Error {
     /// The machine cannot start such an image.
     #[error("the launch digest: {0}")]
-    Launch(#[from] ovmf_measure::Error),
+    Launch(ovmf_measure::Error),
 }
 
 /// Everything that will be measured.
@@ -141,7 +141,8 @@ fn at_launch(
         LaunchParameters::SevSnp { layout, vcpu, cpus } => {
             let covers_image = machine.boot == BootMethod::Kernel;
             let hashes = covers_image.then(|| KernelHashes::of_image(image.uki));
-            let digest = layout.memory(hashes.as_ref())?.with_cpus(vcpu, *cpus)?;
+            let digest = layout.memory(hashes.as_ref()).and_then(|memory| memory.with_cpus(vcpu, *cpus));
+            let digest = digest.map_err(Error::Launch)?;
             Ok(Launch::SevSnp { covers_image, digest, host_data: host_data(configuration) })
         }
     }

@@ -34,7 +34,7 @@ pub enum Error {
     #[error("the section {0} appears twice, outside profiles: which one counts is not defined")]
     Twice(String),
     /// The stub would not find in memory what the file says.
-    #[error("section {0} of the UKI {1}")]
+    #[error("section {0}: it {1}")]
     Memory(String, &'static str),
     /// A feature that is not modelled.
     #[error("the UKI has {0}, which is not modelled")]
