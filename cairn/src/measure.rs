@@ -73,7 +73,7 @@ pub fn run(args: &MeasureArgs) -> Result<String> {
     Ok(match args.format {
         Format::Table => table(&composition, bank(args.bank), point),
         Format::Json => document(&composition, point),
-        Format::EventLog => event_log(composition.events(point)),
+        Format::EventLog => event_log(&composition, point),
     })
 }
 
@@ -120,7 +120,18 @@ fn table(composition: &Composition, bank: Bank, point: Point) -> String {
             Err(reason) => format!("{name}  depends on more than the firmware: {reason}\n"),
         };
     }
+    if covers_image(composition) == Some(false) {
+        text += "image-not-covered: MEASUREMENT says nothing about what the disk holds\n";
+    }
     text
+}
+
+/// Whether the launch digest of a machine that has one covers the image.
+fn covers_image(composition: &Composition) -> Option<bool> {
+    match &composition.launch {
+        Some(Launch::SevSnp { covers_image, .. }) => Some(*covers_image),
+        Some(Launch::Tdx { .. }) | None => None,
+    }
 }
 
 /// What is measured at launch, by the names that reports have for it; or why it cannot be known.
@@ -128,7 +139,7 @@ fn launch(composition: &Composition) -> Vec<(&'static str, Result<String, &'stat
     const NOT_MODELLED: &str = "runtime measurements of a trust domain are not modelled yet";
     match &composition.launch {
         None => Vec::new(),
-        Some(Launch::SevSnp { digest, host_data }) => {
+        Some(Launch::SevSnp { digest, host_data, .. }) => {
             vec![("MEASUREMENT", Ok(digest.to_string())), ("HOST_DATA", Ok(hex::encode(host_data)))]
         }
         Some(Launch::Tdx { mrtd }) => {
@@ -153,11 +164,25 @@ fn document(composition: &Composition, point: Point) -> String {
             Err(reason) => json!({"tag": "host-dependent", "reason": reason}),
         };
     }
+    if let Some(covers) = covers_image(composition) {
+        document["launch_covers_image"] = json!(covers);
+    }
     format!("{document}\n")
 }
 
-fn event_log(events: &[Event]) -> String {
-    let events = events.iter().map(|event| {
+/// The first legal sequence of measurements, and the others where there are any.
+fn event_log(composition: &Composition, point: Point) -> String {
+    let mut sequences = composition.sequences(point).map(events);
+    let mut document = json!({"schema": "cairn.events/1", "events": sequences.next().unwrap_or_default()});
+    let others: Vec<_> = sequences.collect();
+    if !others.is_empty() {
+        document["or_events"] = json!(others);
+    }
+    format!("{document}\n")
+}
+
+fn events(events: &[Event]) -> Vec<serde_json::Value> {
+    let event = |event: &Event| {
         let mut line = json!({
             "pcr": event.register,
             "type": format!("{:#x}", event.kind),
@@ -173,8 +198,8 @@ fn event_log(events: &[Event]) -> String {
             line["data"] = json!(hex::encode(data));
         }
         line
-    });
-    format!("{}\n", json!({"schema": "cairn.events/1", "events": events.collect::<Vec<_>>()}))
+    };
+    events.iter().map(event).collect()
 }
 
 fn digests(values: &ByBank) -> serde_json::Value {
@@ -185,6 +210,9 @@ fn digests(values: &ByBank) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use measurements::boot::{Machine, Measured};
+    use measurements::compose::Configuration;
+    use measurements::document::machine::MachineReference;
 
     use super::*;
 
@@ -204,7 +232,43 @@ mod tests {
         std::fs::write(file.path(), vec![0; 4096]).unwrap();
         let error = format!("{:#}", measure(&[file.path().to_str().unwrap()]).unwrap_err());
         assert!(error.contains("partition table") && error.contains(file.path().to_str().unwrap()), "{error}");
+        std::fs::write(file.path(), b"MZ").unwrap();
+        let error = format!("{:#}", measure(&[file.path().to_str().unwrap()]).unwrap_err());
+        assert!(error.ends_with("the UKI: not a PE image: the headers are cut short"), "the reason once: {error}");
         let error = format!("{:#}", measure(&["/nonexistent"]).unwrap_err());
         assert!(error.contains("/nonexistent"), "{error}");
+    }
+
+    #[test]
+    fn every_legal_sequence_of_events_is_printed() {
+        let nothing = Measured { uki: [0; 32], boot: vec![], initrd: vec![], running: vec![] };
+        let printed = |machine: &Machine| -> serde_json::Value {
+            let composition = compose(&nothing, machine, &Configuration::Stateless).unwrap();
+            serde_json::from_str(&event_log(&composition, Point::Firmware)).unwrap()
+        };
+        // How boot services end is not known: with one attempt, or with two.
+        let document = printed(&Machine::unknown());
+        let (first, others) = (document["events"].as_array().unwrap(), document["or_events"].as_array().unwrap());
+        assert_eq!((others.len(), others[0].as_array().unwrap().len()), (1, first.len() + 2));
+        let machine = include_bytes!("../../measurements/machines/q35-ovmf-2025.02-2cpus-1gib.machine.json");
+        let machine = MachineReference::parse(machine).unwrap().machine().unwrap();
+        assert!(printed(&machine).get("or_events").is_none());
+    }
+
+    #[test]
+    fn a_launch_digest_that_does_not_cover_the_image_says_so() {
+        let nothing = Measured { uki: [0; 32], boot: vec![], initrd: vec![], running: vec![] };
+        for (machine, covers) in [
+            (&include_bytes!("../../measurements/machines/qemu-snp-disk.machine.json")[..], Some(false)),
+            (include_bytes!("../../measurements/machines/qemu-snp-kernel.machine.json"), Some(true)),
+            (include_bytes!("../../measurements/machines/qemu-tdx.machine.json"), None),
+        ] {
+            let machine = MachineReference::parse(machine).unwrap().machine().unwrap();
+            let composition = compose(&nothing, &machine, &Configuration::Stateless).unwrap();
+            let text = table(&composition, Bank::Sha256, Point::Running);
+            assert_eq!(text.contains("image-not-covered"), covers == Some(false), "{text}");
+            let document: serde_json::Value = serde_json::from_str(&document(&composition, Point::Running)).unwrap();
+            assert_eq!(document["launch_covers_image"].as_bool(), covers);
+        }
     }
 }

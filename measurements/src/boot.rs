@@ -11,7 +11,7 @@ use crate::parse::uki::{self, Uki};
 use crate::parse::variables::{self, Variables};
 use crate::tpm::pcr00::Size;
 use crate::tpm::pcr05::Exit;
-use crate::tpm::{self, pcr00, pcr04, pcr05, pcr07, pcr09, pcr11, pcr15};
+use crate::tpm::{self, pcr00, pcr01, pcr04, pcr05, pcr07, pcr09, pcr11, pcr15};
 use crate::{Event, Source};
 
 /// Where firmware looks on a disk that it knows nothing of (UEFI 2.10, section 3.5.1.1).
@@ -116,7 +116,7 @@ fn unknown(register: u8, kind: u32, input: &str) -> Event {
 /// # Errors
 /// What is no OVMF image or no variable store; [`Error::SecureBoot`].
 pub fn firmware_events(code: &[u8], store: Option<&[u8]>, size: Option<Size>) -> Result<Vec<Event>, Error> {
-    let volumes = Volumes::unpack(code)?;
+    let volumes = Volumes::unpack(code).map_err(Error::Volumes)?;
     let build = pcr00::build(&volumes);
     let mut events = match build {
         Some(build) => pcr00::events(build, &volumes, size),
@@ -130,7 +130,7 @@ pub fn firmware_events(code: &[u8], store: Option<&[u8]>, size: Option<Size>) ->
     };
     // A whole image begins with its store.
     let whole = Variables::parse(code).ok();
-    let store = store.map(Variables::parse).transpose()?.or(whole);
+    let store = store.map(Variables::parse).transpose().map_err(Error::Variables)?.or(whole);
     events.extend(match store {
         Some(store) => pcr07::events(build.map(|build| build.secure_boot), &store).map_err(Error::SecureBoot)?,
         None => {
@@ -142,15 +142,15 @@ pub fn firmware_events(code: &[u8], store: Option<&[u8]>, size: Option<Size>) ->
     Ok(events)
 }
 
-/// Why an image is refused.
+/// Why an image is refused. What a part says is in its words already, so it is no source: whoever prints both would say it twice.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The firmware volumes.
     #[error("the firmware: {0}")]
-    Volumes(#[from] fv::Error),
+    Volumes(fv::Error),
     /// The variable store.
     #[error("the variable store: {0}")]
-    Variables(#[from] variables::Error),
+    Variables(variables::Error),
     /// Secure Boot is on.
     #[error("the firmware: {0}")]
     SecureBoot(&'static str),
@@ -159,10 +159,10 @@ pub enum Error {
     Gpt(#[from] gpt::Error),
     /// The EFI system partition.
     #[error("the EFI system partition: {0}")]
-    Fat(#[from] fat::Error),
+    Fat(fat::Error),
     /// The UKI.
     #[error("the UKI: {0}")]
-    Uki(#[from] uki::Error),
+    Uki(uki::Error),
     /// There is nothing to boot.
     #[error("{0}")]
     Nothing(&'static str),
@@ -175,7 +175,7 @@ impl Image {
     /// [`Error`].
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         if bytes.starts_with(b"MZ") && bytes.get(512..520) != Some(b"EFI PART") {
-            Uki::parse(bytes)?;
+            Uki::parse(bytes).map_err(Error::Uki)?;
             return Ok(Self { table: None, uki: bytes.to_vec() });
         }
         let gpt = Gpt::parse(bytes)?;
@@ -188,9 +188,9 @@ impl Image {
         }
         let volume = esp.range().and_then(|(start, length)| bytes.get(start..start.checked_add(length)?));
         let volume = volume.ok_or(Error::Nothing("the EFI system partition ends behind the disk"))?;
-        let uki = Fat::parse(volume)?.read(REMOVABLE)?;
+        let uki = Fat::parse(volume).and_then(|fat| fat.read(REMOVABLE)).map_err(Error::Fat)?;
         let uki = uki.ok_or(Error::Nothing("the EFI system partition has no EFI/BOOT/BOOTX64.EFI"))?;
-        Uki::parse(&uki)?;
+        Uki::parse(&uki).map_err(Error::Uki)?;
         Ok(Self { table: Some(gpt.event()), uki })
     }
 
@@ -211,6 +211,7 @@ impl Image {
         let mut boot: Vec<Event> = self.table.as_deref().map(pcr05::table).into_iter().collect();
         boot.push(pcr04::uki(&uki));
         boot.extend(pcr11::sections(&uki));
+        boot.extend(pcr01::smbios_by_stub(&uki));
         boot.extend(pcr04::kernel(&uki)?);
         boot.extend([pcr09::load_options(&uki), pcr09::initrd(&uki)]);
         let (initrd, running) = user_space(&uki);

@@ -54,6 +54,8 @@ pub enum LaunchParameters {
 pub enum Launch {
     /// AMD SEV-SNP.
     SevSnp {
+        /// Whether MEASUREMENT covers the image; if not, it says nothing about what the disk holds.
+        covers_image: bool,
         /// MEASUREMENT of its reports.
         digest: LaunchDigest,
         /// HOST_DATA, which is the SHA-256 of the configuration, or zero.
@@ -71,7 +73,7 @@ pub enum Launch {
 pub enum Error {
     /// The machine cannot start such an image.
     #[error("the launch digest: {0}")]
-    Launch(#[from] ovmf_measure::Error),
+    Launch(ovmf_measure::Error),
 }
 
 /// Everything that will be measured.
@@ -137,9 +139,11 @@ fn at_launch(
     match launch {
         LaunchParameters::Tdx { mrtd } => Ok(Launch::Tdx { mrtd: *mrtd }),
         LaunchParameters::SevSnp { layout, vcpu, cpus } => {
-            let hashes = (machine.boot == BootMethod::Kernel).then(|| KernelHashes::of_image(image.uki));
-            let digest = layout.memory(hashes.as_ref())?.with_cpus(vcpu, *cpus)?;
-            Ok(Launch::SevSnp { digest, host_data: host_data(configuration) })
+            let covers_image = machine.boot == BootMethod::Kernel;
+            let hashes = covers_image.then(|| KernelHashes::of_image(image.uki));
+            let digest = layout.memory(hashes.as_ref()).and_then(|memory| memory.with_cpus(vcpu, *cpus));
+            let digest = digest.map_err(Error::Launch)?;
+            Ok(Launch::SevSnp { covers_image, digest, host_data: host_data(configuration) })
         }
     }
 }

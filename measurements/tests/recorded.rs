@@ -8,6 +8,7 @@ use measurements::Bank;
 use measurements::boot::{Measured, Point};
 use measurements::compose::{Configuration, compose};
 use measurements::document::machine::MachineReference;
+use measurements::parse::pcrs;
 use measurements::parse::tcg_log::{Log, LogEvent, NO_ACTION};
 
 /// TD report body in a quote of version 4 (Intel TDX DCAP Quoting Library API, appendix 3): header, then fields up to the RTMRs.
@@ -42,6 +43,33 @@ fn logs_of_other_machines_are_read_to_their_end() {
             for (bank, digest) in &event.digests {
                 assert_eq!(digest, &bank.digest(&event.data), "{name}: {}", String::from_utf8_lossy(&event.data));
             }
+        }
+    }
+}
+
+/// Registers beside the logs, as those who published the logs give them: read from the TPM of the machine (Arch, RHEL), calculated by tpm2-tools (Fedora).
+#[test]
+fn logs_of_other_machines_replay_to_their_registers() {
+    for (log, registers) in [
+        (
+            &include_bytes!("recorded/tpm-rhel8-eventlog.bin")[..],
+            &include_bytes!("recorded/tpm-rhel8-registers.txt")[..],
+        ),
+        (
+            include_bytes!("recorded/tpm-arch-sdboot-eventlog.bin"),
+            include_bytes!("recorded/tpm-arch-sdboot-registers.txt"),
+        ),
+        (
+            include_bytes!("recorded/tpm-sdboot-fedora37-eventlog.bin"),
+            include_bytes!("recorded/tpm-sdboot-fedora37-registers.txt"),
+        ),
+    ] {
+        let (log, registers) = (Log::parse(log).unwrap(), pcrs::parse(registers).unwrap());
+        let registers = &registers[&Bank::Sha256];
+        assert!(registers.len() >= 9);
+        for (register, value) in registers {
+            let replayed = log.replay(Bank::Sha256, u32::from(*register));
+            assert_eq!(hex::encode(replayed), hex::encode(value), "PCR {register}");
         }
     }
 }

@@ -157,7 +157,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             let least = if arguments.table { 1 } else { cpus };
             for count in least..=cpus {
                 let digest = sev_es(&firmware, hashes, &vcpu, count)?;
-                arguments.print_counted("SEV-ES guest measurement", count, &digest);
+                arguments.print_counted("SEV_ES guest measurement", count, &digest);
             }
         }
         Mode::Snp => {
@@ -170,10 +170,11 @@ fn run(arguments: &Arguments) -> Result<()> {
             let digests = memory.up_to(&vcpu, cpus)?;
             let least = if arguments.table { 1 } else { cpus };
             for (count, digest) in (1..).zip(&digests).filter(|(count, _)| *count >= least) {
-                arguments.print_counted("SEV-SNP guest measurement", count, &digest.0);
+                arguments.print_counted("SEV_SNP guest measurement", count, &digest.0);
             }
         }
-        Mode::SnpOvmfHash => arguments.print("SNP OVMF hash", &LaunchDigest::of_firmware(&firmware).0),
+        // What --snp-ovmf-hash takes, whatever the output format.
+        Mode::SnpOvmfHash => println!("{}", LaunchDigest::of_firmware(&firmware)),
         Mode::Tdx => arguments.print("MRTD", &tdx::mrtd(&firmware, Order::SinglePass)?),
         Mode::TdxTwoPass => arguments.print("MRTD", &tdx::mrtd(&firmware, Order::TwoPass)?),
     }

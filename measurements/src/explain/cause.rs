@@ -44,8 +44,36 @@ pub(super) fn differs(event: &Event, logged: &LogEvent) -> Cause {
         ),
         _ => {
             let next = if event.source == Source::Image { OTHER_IMAGE } else { OTHER_MACHINE };
-            Cause::new(format!("it is not this one: {}", event.input), event.source, next)
+            let setting = setting(event).map(|words| format!(": {words}")).unwrap_or_default();
+            Cause::new(format!("it is not this one: {}{setting}", event.input), event.source, next)
         }
+    }
+}
+
+/// The settings of a machine that change an event when those before it are as predicted, as observed with QEMU and OVMF, one change at a time.
+fn setting(event: &Event) -> Option<&'static str> {
+    if event.source != Source::Machine {
+        return None;
+    }
+    match (event.register, event.kind) {
+        (0, kind::CRTM_VERSION) => Some("another build of the firmware"),
+        (1, kind::CONFIG_FLAGS) if event.input.contains("etc/table-loader") => {
+            Some("another number of CPUs, another device, another interface of the TPM, or another version of the VMM")
+        }
+        (1, kind::CONFIG_FLAGS) if event.input.contains("etc/acpi/tables") => Some(
+            "another size of memory, or another version of the machine type; other CPUs or devices would change etc/table-loader, too",
+        ),
+        (1, kind::HANDOFF_TABLES) => Some("another model of CPU; other memory or devices would change ACPI files, too"),
+        _ => None,
+    }
+}
+
+/// The volume of the PEI phase differs, which some builds write the machine's size into; `build` is whether the volume of the DXE phase is as predicted.
+pub(super) fn pei_volume(is_same_build: bool) -> &'static str {
+    if is_same_build {
+        ": its other volume is this build's, so it is another number of CPUs or another size of memory, which the first code of some builds writes into this volume"
+    } else {
+        ": another build of the firmware"
     }
 }
 

@@ -36,7 +36,7 @@ pub fn launch(
         Err(error) => return Verdict::CannotTell(error.to_string()),
         Ok(composition) => composition.launch,
     };
-    let Some(Launch::SevSnp { digest, host_data }) = expected else {
+    let Some(Launch::SevSnp { covers_image, digest, host_data }) = expected else {
         return Verdict::CannotTell("the machine is none of SEV-SNP: give the reference of one that is".into());
     };
     if digest != report.measurement {
@@ -56,9 +56,10 @@ pub fn launch(
         let (expected, found) = (hex::encode(host_data), hex::encode(report.host_data));
         return mismatch("HOST_DATA", "sha256", expected, found, (cause, Source::Configuration, next));
     }
-    let covered = match machine.boot {
-        BootMethod::Kernel => "MEASUREMENT and HOST_DATA are",
-        BootMethod::Disk => "MEASUREMENT and HOST_DATA (neither covers the image) are",
+    let covered = if covers_image {
+        "MEASUREMENT and HOST_DATA are"
+    } else {
+        "MEASUREMENT and HOST_DATA (neither covers the image) are"
     };
     Verdict::Match { compared: covered.into(), unknown: Vec::new() }
 }

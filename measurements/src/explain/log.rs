@@ -6,6 +6,7 @@ use super::neighbours::Neighbours;
 use super::{Mismatch, Verdict};
 use crate::event::kind;
 use crate::parse::tcg_log::{Log, LogEvent, NO_ACTION};
+use crate::tpm::pcr00::{DXE, PEI};
 use crate::{Bank, Event, Source};
 
 /// Compares a log with all legal sequences up to the firmware's point in time: if none matches, the one counts that goes along with the log for longest.
@@ -75,6 +76,12 @@ fn more(
     let known = known.map(|words| format!("; {words}")).unwrap_or_default();
     if (event.register, event.source) == (4, Source::Image) {
         return format!("; {}{known}", section_that_differs(predicted, logged, bank, neighbours));
+    }
+    if event.input == PEI {
+        let mut pairs = predicted.iter().zip(logged);
+        return cause::pei_volume(pairs.any(|(event, (_, logged))| event.input == DXE && is(event, logged, bank)))
+            .to_owned()
+            + &known;
     }
     known
 }

@@ -130,4 +130,59 @@ mod tests {
         assert_eq!(Gpt::parse(&[]), Err(Error::Missing));
         assert_eq!(Gpt::parse(&[0; 4096]), Err(Error::Missing));
     }
+    /// A disk with a table of four entries, the second of which is used; `change` comes before the checksums.
+    fn disk(change: impl Fn(&mut [u8])) -> Vec<u8> {
+        let mut disk = vec![0; 8 * BLOCK];
+        disk[BLOCK..BLOCK + 8].copy_from_slice(b"EFI PART");
+        disk[BLOCK + 12] = HEADER as u8;
+        for (at, value) in [(72, 2), (80, 4), (84, ENTRY as u8)] {
+            disk[BLOCK + at] = value;
+        }
+        let entry = 2 * BLOCK + ENTRY;
+        disk[entry..entry + 32].fill(7);
+        (disk[entry + 32], disk[entry + 40], disk[entry + 56]) = (4, 5, b'x');
+        change(&mut disk);
+        sign(&mut disk);
+        disk
+    }
+
+    fn sign(disk: &mut [u8]) {
+        let array = crc32(&disk[2 * BLOCK..2 * BLOCK + 4 * ENTRY]);
+        disk[BLOCK + 88..BLOCK + 92].copy_from_slice(&array.to_le_bytes());
+        disk[BLOCK + 16..BLOCK + 20].fill(0);
+        let header = crc32(&disk[BLOCK..BLOCK + HEADER]);
+        disk[BLOCK + 16..BLOCK + 20].copy_from_slice(&header.to_le_bytes());
+    }
+
+    #[test]
+    fn used_entries_are_measured_behind_the_header() {
+        let disk = disk(|_| ());
+        let gpt = Gpt::parse(&disk).unwrap();
+        let entry = &gpt.entries[0];
+        assert_eq!((gpt.entries.len(), entry.number, entry.name().as_str()), (1, 2, "x"));
+        assert_eq!(entry.range(), Some((4 * BLOCK, 2 * BLOCK)));
+        let event = gpt.event();
+        assert_eq!((event.len(), &event[HEADER..HEADER + 8]), (HEADER + 8 + ENTRY, &[1, 0, 0, 0, 0, 0, 0, 0][..]));
+    }
+
+    #[test]
+    fn a_table_that_contradicts_itself_is_refused_with_the_reason() {
+        for (at, what) in [(BLOCK + 24, "header"), (2 * BLOCK + 200, "entries")] {
+            let mut disk = disk(|_| ());
+            disk[at] ^= 1;
+            let Err(Error::Damaged(problem)) = Gpt::parse(&disk) else { panic!("{what}") };
+            assert!(problem.contains("checksum") && problem.contains(what), "{problem}");
+        }
+        for (at, value, words) in [
+            (12, 93, "92 bytes"),
+            (84, 64, "128 bytes"),
+            (82, 1, "1024 entries"),
+            (72, 200, "outside the disk"),
+            (79, 0xff, "outside the disk"),
+        ] {
+            let disk = disk(|disk| disk[BLOCK + at] = value);
+            let Err(Error::Damaged(problem)) = Gpt::parse(&disk) else { panic!("{words}") };
+            assert!(problem.contains(words), "{words}: {problem}");
+        }
+    }
 }

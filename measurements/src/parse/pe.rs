@@ -29,6 +29,8 @@ pub struct Section<'a> {
     pub name: String,
     /// What the section has in memory, as far as the file holds it: VirtualSize bytes, or fewer where the file has fewer.
     pub data: &'a [u8],
+    /// Where it begins in memory, from the image's base.
+    pub address: usize,
     /// Bytes in memory.
     pub virtual_size: usize,
     /// Position and length in the file.
@@ -114,6 +116,11 @@ impl<'a> Pe<'a> {
         self.sections.iter().find(|section| section.name == name)
     }
 
+    /// Bytes of all headers, which lie before the sections in file and memory.
+    pub fn headers(&self) -> usize {
+        self.headers
+    }
+
     /// The whole image.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
@@ -171,12 +178,12 @@ fn section(bytes: &[u8], at: usize) -> Result<Section<'_>, Error> {
     let name = header[..8].split(|byte| *byte == 0).next().unwrap_or_default();
     let name = String::from_utf8_lossy(name).into_owned();
     let number = |at| header.word(at).unwrap_or(0) as usize;
-    let (virtual_size, raw_size, start) = (number(8), number(16), number(20));
+    let (virtual_size, address, raw_size, start) = (number(8), number(12), number(16), number(20));
     let refuse = |problem| Error::Section(name.clone(), problem);
     let data = if raw_size == 0 { Some(&[][..]) } else { bytes.range(start, raw_size) };
     let data = data.ok_or_else(|| refuse("it lies outside the file"))?;
     let data = &data[..data.len().min(virtual_size)];
-    Ok(Section { data, virtual_size, raw: (start, raw_size), name })
+    Ok(Section { data, address, virtual_size, raw: (start, raw_size), name })
 }
 
 /// Where the last of headers and sections ends.
@@ -213,7 +220,7 @@ pub(crate) mod tests {
             let at = 0x148 + 40 * index;
             let (start, raw) = (bytes.len() as u32, data.len().next_multiple_of(512) as u32);
             bytes[at..at + name.len()].copy_from_slice(name.as_bytes());
-            for (field, value) in [(8, data.len() as u32), (16, raw), (20, start)] {
+            for (field, value) in [(8, data.len() as u32), (12, start), (16, raw), (20, start)] {
                 bytes[at + field..at + field + 4].copy_from_slice(&value.to_le_bytes());
             }
             bytes.extend(*data);

@@ -33,6 +33,9 @@ pub enum Error {
     /// A section appears twice.
     #[error("the section {0} appears twice, outside profiles: which one counts is not defined")]
     Twice(String),
+    /// The stub would not find in memory what the file says.
+    #[error("section {0}: it {1}")]
+    Memory(String, &'static str),
     /// A feature that is not modelled.
     #[error("the UKI has {0}, which is not modelled")]
     NotModelled(&'static str),
@@ -40,6 +43,9 @@ pub enum Error {
     #[error("the stub of the UKI is not known: {0}")]
     Stub(String),
 }
+
+/// Where a stub says who it is.
+const SDMAGIC: &str = ".sdmagic";
 
 /// The sections that a stub looks at, in the order in which it measures them.
 const MEASURED: [(&str, u32); 14] = [
@@ -64,7 +70,7 @@ impl Stub {
     const KNOWN: [std::ops::RangeInclusive<u32>; 3] = [252..=252, 257..=257, 258..=262];
 
     fn parse(pe: &Pe) -> Result<Self, Error> {
-        let Some(section) = pe.section(".sdmagic") else {
+        let Some(section) = pe.section(SDMAGIC) else {
             return Err(Error::Stub(
                 "it has no section .sdmagic; it may be older than systemd 252 or not systemd's".into(),
             ));
@@ -98,11 +104,11 @@ impl<'a> Uki<'a> {
     /// [`Error`] says what is not understood.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
         let pe = Pe::parse(bytes)?;
-        if pe.section(".linux").is_none() {
+        if pe.section(".linux").is_none_or(|section| section.virtual_size == 0) {
             return Err(Error::NoKernel);
         }
         let stub = Stub::parse(&pe)?;
-        for (name, _) in MEASURED {
+        for name in MEASURED.iter().map(|(name, _)| *name).chain([SDMAGIC]) {
             if pe.sections().iter().filter(|section| section.name == name).count() > 1 {
                 return Err(Error::Twice(name.into()));
             }
@@ -118,13 +124,15 @@ impl<'a> Uki<'a> {
                 return Err(Error::NotModelled(what));
             }
         }
+        check_memory(&pe, stub)?;
         Ok(Self { pe, stub })
     }
 
-    /// The sections that the stub measures into PCR 11, in its order: name and content.
+    /// The sections that the stub measures into PCR 11, in its order: name and content. One without content is none to the stub.
     pub fn measured_sections(&self) -> Vec<(&'static str, &'a [u8])> {
         let of_version = MEASURED.iter().filter(|(_, since)| *since <= self.stub.version);
-        of_version.filter_map(|(name, _)| Some((*name, self.pe.section(name)?.data))).collect()
+        let sections = of_version.filter_map(|(name, _)| Some((*name, self.pe.section(name)?.data)));
+        sections.filter(|(_, content)| !content.is_empty()).collect()
     }
 
     /// The content of a section, empty if there is none.
@@ -139,6 +147,27 @@ impl<'a> Uki<'a> {
     pub fn kernel(&self) -> Result<Pe<'a>, pe::Error> {
         Pe::parse(self.section(".linux"))
     }
+}
+
+/// The stub measures sections where they lie in memory, as many bytes as they have there: that must be what they have in the file, and nothing else may lie there. Of other sections, some
+/// do overlap: ukify puts more into the `.sbat` of an old stub than there is room for.
+fn check_memory(pe: &Pe, stub: Stub) -> Result<(), Error> {
+    for (name, _) in MEASURED.iter().filter(|(_, since)| *since <= stub.version) {
+        let Some(section) = pe.section(name) else { continue };
+        let refuse = |problem| Err(Error::Memory((*name).into(), problem));
+        if section.data.len() < section.virtual_size {
+            return refuse("is larger in memory than in the file");
+        }
+        let meets = |other: &pe::Section| {
+            section.address < other.address.saturating_add(other.virtual_size)
+                && other.address < section.address.saturating_add(section.virtual_size)
+        };
+        let others = pe.sections().iter().filter(|other| other.name != section.name);
+        if section.virtual_size > 0 && (section.address < pe.headers() || others.into_iter().any(meets)) {
+            return refuse("shares memory with something else");
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -167,6 +196,37 @@ mod tests {
         assert!(parse(&[(".linux", b"x")]).contains(".sdmagic"));
         assert!(parse(&[(".linux", b"x"), (".sdmagic", b"#### LoaderInfo: systemd-stub 300 ####")]).contains("300"));
         assert!(parse(&[(".linux", b"x"), (".linux", b"y"), (".sdmagic", MAGIC)]).contains("twice"));
+        assert!(parse(&[(".linux", b"x"), (".sdmagic", MAGIC), (".sdmagic", MAGIC)]).contains("twice"));
         assert!(parse(&[(".linux", b"x"), (".profile", b"y"), (".sdmagic", MAGIC)]).contains("profiles"));
+        assert!(parse(&[(".linux", b""), (".sdmagic", MAGIC)]).contains(".linux"));
+    }
+
+    #[test]
+    fn a_section_without_content_is_not_measured() {
+        let bytes = image(&[(".sdmagic", MAGIC), (".linux", b"l"), (".cmdline", b""), (".uname", b"6")]);
+        let uki = Uki::parse(&bytes).unwrap();
+        let names: Vec<&str> = uki.measured_sections().iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, [".linux", ".uname"]);
+    }
+
+    #[test]
+    fn sections_that_the_stub_finds_otherwise_in_memory_are_refused() {
+        let good = image(&[(".sdmagic", MAGIC), (".linux", b"l"), (".cmdline", b"c"), (".text", b"t")]);
+        let with = |index: usize, field: usize, value: u32| {
+            let mut bytes = good.clone();
+            let at = 0x148 + 40 * index + field;
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            Uki::parse(&bytes).map(|_| ())
+        };
+        let refused = |name: &str, problem| Err(Error::Memory(name.into(), problem));
+        let (larger, shares) = ("is larger in memory than in the file", "shares memory with something else");
+        assert_eq!(with(2, 8, 513), refused(".cmdline", larger));
+        assert_eq!(with(2, 8, u32::MAX), refused(".cmdline", larger));
+        assert_eq!(with(3, 8, 4096), Ok(()), "the stub's own data may have zeros behind them");
+        assert_eq!(with(2, 12, 0x600), refused(".linux", shares));
+        assert_eq!(with(2, 12, 0x9ff), Ok(()), "beside .text is not in it");
+        assert_eq!(with(2, 12, 0xa00), refused(".cmdline", shares));
+        assert_eq!(with(1, 12, 0), refused(".linux", shares));
+        assert_eq!(with(0, 8, 4096), refused(".linux", shares), "the stub's own data may not reach into it");
     }
 }

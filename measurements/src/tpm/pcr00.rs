@@ -9,6 +9,11 @@ use crate::event::kind;
 use crate::parse::fv::Volumes;
 use crate::{Bank, Event, Source};
 
+/// What the event of the first volume is called.
+pub const PEI: &str = "PEI volume of the firmware";
+/// What that of the second is called.
+pub const DXE: &str = "DXE volume of the firmware";
+
 /// Where the DXE volume is unpacked; the PEI volume ends there.
 const DXE_BASE: u64 = 0x90_0000;
 
@@ -82,12 +87,12 @@ pub fn events(build: &Build, volumes: &Volumes, size: Option<Size>) -> Vec<Event
     vec![
         Event::of(0, kind::CRTM_VERSION, Source::Machine, "version of the firmware", &version).with_data(version),
         pei(build, volumes, size),
-        volume("DXE volume of the firmware", DXE_BASE, &volumes.dxe),
+        volume(DXE, DXE_BASE, &volumes.dxe),
     ]
 }
 
 fn pei(build: &Build, volumes: &Volumes, size: Option<Size>) -> Event {
-    let input = "PEI volume of the firmware";
+    let input = PEI;
     let unknown = |reason| Event::unknown(0, kind::FIRMWARE_BLOB, Source::Machine, input, reason);
     let written = match (build.written, size) {
         (Written::Always(bytes), _) => bytes.iter().map(|(at, bytes)| (*at, bytes.to_vec())).collect(),

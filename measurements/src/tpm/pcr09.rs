@@ -16,6 +16,10 @@ const CONSOLE_SINCE: u32 = 258;
 pub fn load_options(uki: &Uki) -> Event {
     let input = "section .cmdline of the UKI, the kernel command line";
     let words = command_line(uki.section(".cmdline"));
+    if words.is_empty() {
+        let reason = "without a command line of its own, the kernel is started with what the firmware hands over";
+        return Event::unknown(9, kind::TAG, Source::Image, input, reason);
+    }
     if uki.stub.version >= CONSOLE_SINCE && !words.split(' ').any(|word| word.starts_with("console=")) {
         let reason =
             "this systemd-stub adds a console to a command line that names none; which one depends on the machine";
@@ -45,6 +49,10 @@ pub fn initrd(uki: &Uki) -> Event {
     if uki.stub.passes_os_release() && !os_release.is_empty() {
         initrd.resize(initrd.len().next_multiple_of(4), 0);
         initrd.extend(archive(".extra", "os-release", os_release));
+    }
+    if initrd.is_empty() {
+        let reason = "without an initrd of its own, the kernel takes what the firmware offers, if anything";
+        return Event::unknown(9, kind::TAG, Source::Image, input, reason);
     }
     Event::of(9, kind::TAG, Source::Image, input, &initrd).with_data(tagged(0x8f3b_22ec, "Linux initrd"))
 }
@@ -94,6 +102,22 @@ mod tests {
         {
             assert_eq!(command_line(section), expected);
         }
+    }
+
+    #[test]
+    fn what_a_uki_does_not_have_is_not_taken_for_empty() {
+        let magic = |version: u32| format!("#### LoaderInfo: systemd-stub {version}.1 ####");
+        let unknown = |version: u32, sections: &[(&str, &[u8])]| {
+            let magic = magic(version);
+            let all = [&[(".sdmagic", magic.as_bytes()), (".linux", b"kernel")], sections].concat();
+            let bytes = crate::parse::pe::tests::image(&all);
+            let uki = Uki::parse(&bytes).unwrap();
+            [load_options(&uki), initrd(&uki)].map(|event| event.digests.legal().is_empty())
+        };
+        assert_eq!(unknown(257, &[]), [true, true]);
+        assert_eq!(unknown(257, &[(".cmdline", b" \n"), (".initrd", b"")]), [true, true]);
+        assert_eq!(unknown(257, &[(".cmdline", b"quiet"), (".osrel", b"ID=x")]), [false, false]);
+        assert_eq!(unknown(252, &[(".cmdline", b"quiet"), (".osrel", b"ID=x")]), [false, true]);
     }
 
     #[test]

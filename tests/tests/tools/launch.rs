@@ -2,8 +2,9 @@
 //! script (TDX). They hold for one build of the firmware: when the lock moves to another, the test says so.
 
 use cairn_tests::machine::locked_file;
+use measurements::Bank;
 use ovmf_measure::Firmware;
-use ovmf_measure::sev::{CpuSignature, KernelHashes, Memory, Vcpu, Vmm, sev, sev_es};
+use ovmf_measure::sev::{CpuSignature, KernelHashes, LaunchDigest, Memory, Vcpu, Vmm, sev, sev_es};
 use ovmf_measure::tdx::{Order, mrtd};
 use xtask::digest::Sha256Digest;
 
@@ -168,6 +169,10 @@ fn sev_digests_are_those_of_other_programs() {
             Memory::measure(&firmware, hashes, vmm).unwrap().with_cpus(&vcpu(vmm, model, features), cpus).unwrap();
         assert_eq!(digest.to_string(), expected, "{vmm:?} {model} {cpus} {features:#x} {}", hashes.is_some());
     }
+    assert_eq!(
+        LaunchDigest::of_firmware(&firmware).to_string(),
+        "9d0dd8be18c86e3fe3bf0038ed75ebf5340bee69fd2632c8ff9409964575960ae1f7e84be387d2e3467bc3508d1e4806"
+    );
     let es = |cpus, hashes| hex::encode(sev_es(&firmware, hashes, &vcpu(Vmm::Qemu, "EPYC-v4", 0), cpus).unwrap());
     assert_eq!(es(1, None), "62f563dcde1a3fcde3e5ffd1a3ee7ff7e9bae00f74bada763587a311e2df5d7e");
     assert_eq!(es(4, None), "a3785f5a0490fd91a5b0369b8b4bb7dc0b15ccfa4a8c80ebe8cad03e621729ec");
@@ -197,4 +202,70 @@ fn mrtd_is_that_of_an_independent_calculation() {
     }
     // QEMU refuses this image for SNP: two of its sections are empty.
     assert!(Memory::measure(&firmware, None, Vmm::Qemu).is_err());
+    assert_eq!(
+        configuration_volume(&firmware),
+        "327d4a91229b3993a7f6f64740d94ff689d44b45edada6e255596d4c7aa287576a92fb1f5c350c287caf60670a5bad5a"
+    );
+}
+
+/// SHA-384 of the variable store, which a trust domain measures into RTMR 0.
+fn configuration_volume(firmware: &Firmware) -> String {
+    const CFV: u32 = 1;
+    let sections = firmware.tdx_sections().unwrap();
+    let section = sections.iter().find(|section| section.kind == CFV).unwrap();
+    assert!(!section.extended, "it is added to MRTD by its address only");
+    hex::encode(Bank::Sha384.digest(section.data))
+}
+
+struct Whole {
+    package: &'static str,
+    suite: &'static str,
+    sha256: &'static str,
+    snp: &'static str,
+    mrtd: Option<&'static str>,
+}
+
+/// The firmwares of machines without confidential hardware, as whole images. Debian's 2025.02 and 2026.08 have the same variable store, whose digest stands in public logs of trust domains, too.
+const WHOLE: [Whole; 3] = [
+    Whole {
+        package: "ovmf",
+        suite: "bookworm",
+        sha256: "7b456907",
+        snp: "11570979c77a0adb515761a702527c8b9e11554e730552621d950988613a3a75c6ff1703f540bd22a9beede8fe7a97e3",
+        mrtd: None,
+    },
+    Whole {
+        package: "ovmf",
+        suite: "trixie",
+        sha256: "14954040",
+        snp: "6eef547a9fcf5720c5c04883fe85788d29de46b55a51e554467029b554a3352e66d2f3c71b84cea937d19a1a6c41596f",
+        mrtd: Some("bdc6fb145880f06f30c8b346b8dce2a99d9351b56892df22f80fcf6574caa9f9c31df8e8576d53b4d0cd1c3f28910e11"),
+    },
+    Whole {
+        package: "ovmf-generic",
+        suite: "forky",
+        sha256: "6a3e8f43",
+        snp: "9c34160d53ca50dbd63466ca885159fc089c1c3f8d6854d4bd37f2818b8e4e34b404e02a00ac0e19c11cade9dbe2f986",
+        mrtd: Some("ab742989d480d040f178cf83c3ae0734f923dbddb7325b4a826e0d87c30cb299aff85beb23ad30a1c6f975a8d0ce3e7a"),
+    },
+];
+
+#[test]
+fn whole_images_of_every_suite_have_the_digests_of_other_programs() {
+    for Whole { package, suite, sha256, snp, mrtd: expected } in WHOLE {
+        let image = locked_file(package, suite, "usr/share/ovmf/OVMF.fd").unwrap();
+        let built = Sha256Digest::of(&image).to_string();
+        assert!(built.starts_with(sha256), "{package} of {suite} is another build: record its values anew");
+        let firmware = Firmware::parse(&image).unwrap();
+        let memory = Memory::measure(&firmware, None, Vmm::Qemu).unwrap();
+        let digest = memory.with_cpus(&vcpu(Vmm::Qemu, "EPYC-v4", 1), 1).unwrap();
+        assert_eq!(digest.to_string(), snp, "{suite}");
+        let Some(expected) = expected else { continue };
+        assert_eq!(hex::encode(mrtd(&firmware, Order::SinglePass).unwrap()), expected, "{suite}");
+        assert_eq!(
+            configuration_volume(&firmware),
+            "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790",
+            "{suite}"
+        );
+    }
 }

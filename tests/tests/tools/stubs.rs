@@ -59,6 +59,8 @@ fn each_stub_is_predicted_by_its_own_rules() {
     assert_eq!(initrd(&old).digest(Bank::Sha256).unwrap(), Bank::Sha256.digest(b"an initrd"));
     assert!(known(&ours, 9) && initrd(&ours).digests != initrd(&old).digests);
     assert!(matches!(initrd(&new).digests, Digests::Unknown(reason) if reason.contains("boot secret")));
+    // 262 measures what tells one machine from another into PCR 1.
+    assert!(known(&old, 1) && known(&ours, 1) && !known(&new, 1));
 }
 
 #[test]

@@ -96,4 +96,15 @@ mod tests {
         let error = find(&config, &lock).unwrap_err().to_string();
         assert!(error.contains("ovmf-riscv64 of forky") && error.contains("cargo xtask lock"), "{error}");
     }
+
+    #[test]
+    fn a_file_that_its_package_does_not_have_is_named_with_the_package() {
+        let place = |name: &str| PathBuf::from("/nonexistent").join(name);
+        let firmware = Firmware { package: "ovmf 1".into(), code: place("CODE.fd"), variables: Some(place("VARS.fd")) };
+        for error in [firmware.read_code().unwrap_err(), firmware.read_variables().unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains("/nonexistent/") && error.contains("it is not in ovmf 1"), "{error}");
+        }
+        assert_eq!(Firmware { variables: None, ..firmware }.read_variables().unwrap(), None);
+    }
 }
