@@ -18,7 +18,7 @@ use tss_esapi::structures::{
 use tss_esapi::traits::Marshall;
 use zeroize::Zeroizing;
 
-use crate::{Error, end_session, failed};
+use crate::{Error, Keys, end_session, failed, wrong};
 
 /// A primary key of the endorsement hierarchy, and its public area.
 fn primary(context: &mut Context, public: Public, what: &'static str) -> Result<(KeyHandle, Vec<u8>), Error> {
@@ -75,11 +75,26 @@ fn attestation_template() -> tss_esapi::Result<Public> {
         .build()
 }
 
+/// A session whose salt only the TPM with this endorsement key can read (Part 1, section 19.6.8). Whoever listens between processor and TPM sees neither what goes into it nor what comes out, and cannot change it unnoticed.
+pub(crate) fn salted(context: &mut Context, ek: KeyHandle) -> Result<AuthSession, Error> {
+    const WHAT: &str = "beginning a salted session";
+    let symmetric = SymmetricDefinition::AES_128_CFB;
+    let session =
+        context.start_auth_session(Some(ek), None, None, SessionType::Hmac, symmetric, HashingAlgorithm::Sha256);
+    let session = session.map_err(failed(WHAT))?.ok_or(Error { what: WHAT, source: wrong() })?;
+    let attributes = SessionAttributesBuilder::new();
+    let (attributes, mask) = attributes.with_continue_session(true).with_decrypt(true).with_encrypt(true).build();
+    if let Err(error) = context.tr_sess_set_attributes(session, attributes, mask) {
+        end_session(context, session.into());
+        return Err(failed(WHAT)(error));
+    }
+    Ok(session)
+}
+
 /// The endorsement key is used by its policy: who proves the hierarchy's authorization, which is empty (TPM2_PolicySecret).
 pub(crate) fn activate(
     context: &mut Context,
-    ak: KeyHandle,
-    ek: KeyHandle,
+    Keys { ak, ek, salted, .. }: &Keys,
     blob: &[u8],
     seed: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
@@ -88,8 +103,9 @@ pub(crate) fn activate(
     let (blob, seed) = (blob.map_err(failed(WHAT))?, seed.map_err(failed(WHAT))?);
     let session = policy(context).map_err(failed(WHAT))?;
     let handle = SessionHandle::from(session);
-    let sessions = (Some(AuthSession::Password), Some(session), None);
-    let activated = context.execute_with_sessions(sessions, |context| context.activate_credential(ak, ek, blob, seed));
+    let sessions = (Some(*salted), Some(session), None);
+    let activate = |context: &mut Context| context.activate_credential(*ak, *ek, blob, seed);
+    let activated = context.execute_with_sessions(sessions, activate);
     end_session(context, handle);
     Ok(Zeroizing::new(activated.map_err(failed(WHAT))?.to_vec()))
 }
@@ -99,7 +115,7 @@ fn policy(context: &mut Context) -> tss_esapi::Result<AuthSession> {
     let symmetric = SymmetricDefinition::AES_128_CFB;
     let session =
         context.start_auth_session(None, None, None, SessionType::Policy, symmetric, HashingAlgorithm::Sha256)?;
-    let session = session.ok_or(tss_esapi::Error::WrapperError(tss_esapi::WrapperErrorKind::WrongValueFromTpm))?;
+    let session = session.ok_or_else(wrong)?;
     let (attributes, mask) = SessionAttributesBuilder::new().build();
     context.tr_sess_set_attributes(session, attributes, mask)?;
     let proved = context.execute_with_session(Some(AuthSession::Password), |context| {

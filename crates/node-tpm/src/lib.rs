@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 
 use measurements::Bank;
 use tss_esapi::handles::{KeyHandle, SessionHandle};
-use tss_esapi::{Context, Error as TpmError};
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::{Context, Error as TpmError, WrapperErrorKind};
 use zeroize::Zeroizing;
 
 /// What could not be done, and what the TPM said.
@@ -19,6 +20,10 @@ use zeroize::Zeroizing;
 pub struct Error {
     what: &'static str,
     source: TpmError,
+}
+
+fn wrong() -> TpmError {
+    TpmError::WrapperError(WrapperErrorKind::WrongValueFromTpm)
 }
 
 fn failed(what: &'static str) -> impl Fn(TpmError) -> Error {
@@ -36,11 +41,12 @@ pub struct Quote {
     pub registers: BTreeMap<u8, Vec<u8>>,
 }
 
-/// The two keys of a TPM. They are flushed when [`Keys::flush`] is called; a TPM's resource manager does it when the connection ends.
+/// The two keys of a TPM, and a session that is salted to the first. They are flushed when [`Keys::flush`] is called; a TPM's resource manager does it when the connection ends.
 #[derive(Debug)]
 pub struct Keys {
     ek: KeyHandle,
     ak: KeyHandle,
+    salted: AuthSession,
     ek_area: Vec<u8>,
     ak_area: Vec<u8>,
 }
@@ -53,7 +59,8 @@ impl Keys {
     pub fn make(context: &mut Context) -> Result<Self, Error> {
         let (ek, ek_area) = keys::endorsement(context)?;
         let (ak, ak_area) = keys::attestation(context)?;
-        Ok(Self { ek, ak, ek_area, ak_area })
+        let salted = keys::salted(context, ek)?;
+        Ok(Self { ek, ak, salted, ek_area, ak_area })
     }
 
     /// The endorsement key's public area (TPMT_PUBLIC).
@@ -71,7 +78,7 @@ impl Keys {
     /// # Errors
     /// [`Error`].
     pub fn quote(&self, context: &mut Context, bank: Bank, extra_data: &[u8; 32]) -> Result<Quote, Error> {
-        quote::quote(context, self.ak, bank, extra_data)
+        quote::quote(context, self, bank, extra_data)
     }
 
     /// Activates a credential that was made for these two keys: `blob` is a TPM2B_ID_OBJECT and `seed` a TPM2B_ENCRYPTED_SECRET, both without their lengths.
@@ -79,11 +86,12 @@ impl Keys {
     /// # Errors
     /// [`Error`]: among others, the credential was made for other keys.
     pub fn activate(&self, context: &mut Context, blob: &[u8], seed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        keys::activate(context, self.ak, self.ek, blob, seed)
+        keys::activate(context, self, blob, seed)
     }
 
-    /// Takes both keys out of the TPM.
+    /// Takes both keys out of the TPM, and ends the session.
     pub fn flush(self, context: &mut Context) {
+        end_session(context, self.salted.into());
         for key in [self.ek, self.ak] {
             flush(context, key.into());
         }

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 
 use measurements::Bank;
-use tss_esapi::handles::KeyHandle;
+use tss_esapi::Context;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{AttestInfo, Data, PcrSelectionList, PcrSelectionListBuilder, PcrSlot, SignatureScheme};
 use tss_esapi::traits::Marshall;
-use tss_esapi::{Context, Error as TpmError, WrapperErrorKind};
 
-use crate::{Error, Quote, failed};
+use crate::{Error, Keys, Quote, failed, wrong};
 
 const SLOTS: [PcrSlot; 16] = [
     PcrSlot::Slot0,
@@ -35,14 +33,14 @@ const AT_A_TIME: usize = 8;
 /// Registers that go on moving are not attested.
 const TRIES: usize = 5;
 
-pub(crate) fn quote(context: &mut Context, ak: KeyHandle, bank: Bank, extra_data: &[u8; 32]) -> Result<Quote, Error> {
+pub(crate) fn quote(context: &mut Context, keys: &Keys, bank: Bank, extra_data: &[u8; 32]) -> Result<Quote, Error> {
     const WHAT: &str = "quoting";
     for _ in 0..TRIES {
         let data = Data::try_from(extra_data.as_slice()).map_err(failed(WHAT))?;
         let selection = selection(bank, &SLOTS).map_err(failed(WHAT))?;
         let (attest, signature) = context
-            .execute_with_session(Some(AuthSession::Password), |context| {
-                context.quote(ak, data, SignatureScheme::Null, selection)
+            .execute_with_session(Some(keys.salted), |context| {
+                context.quote(keys.ak, data, SignatureScheme::Null, selection)
             })
             .map_err(failed(WHAT))?;
         let registers = read(context, bank)?;
@@ -82,8 +80,4 @@ fn selection(bank: Bank, slots: &[PcrSlot]) -> tss_esapi::Result<PcrSelectionLis
         Bank::Sha512 => HashingAlgorithm::Sha512,
     };
     PcrSelectionListBuilder::new().with_selection(algorithm, slots).build()
-}
-
-fn wrong() -> TpmError {
-    TpmError::WrapperError(WrapperErrorKind::WrongValueFromTpm)
 }
