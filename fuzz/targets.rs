@@ -1,6 +1,6 @@
 //! Every parser of bytes that nobody has checked, one function each: it reads the bytes, and asks what was read for everything that it offers.
 //!
-//! `fuzz_targets/` hands these functions to libFuzzer; `measurements/tests/bounded` runs them in plain `cargo test`. A target returns for every input:
+//! `fuzz_targets/` hands these functions to libFuzzer; `tests/tests/bounded` runs them in plain `cargo test`. A target returns for every input:
 //! a panic is a defect of the parser.
 
 use std::cell::RefCell;

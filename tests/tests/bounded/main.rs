@@ -54,8 +54,12 @@ fn bounds((name, _): Target) -> Bounds {
     Bounds { factor: FACTOR, constant, time: TIME }
 }
 
+fn checkout() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
 fn fuzz_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
+    checkout().join("fuzz")
 }
 
 /// All files of a folder in the order of their names.
@@ -76,7 +80,7 @@ fn files(folder: &Path) -> Vec<Input> {
 fn seeds((name, _): Target) -> Vec<Input> {
     let mut seeds = files(&fuzz_folder().join("corpus").join(name));
     if name == "tcg_log" {
-        let recorded = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded")).into_iter();
+        let recorded = files(&checkout().join("measurements/tests/recorded")).into_iter();
         seeds.extend(recorded.filter(|input| input.name.starts_with("tpm-") && input.bytes.len() <= 30 << 10));
     }
     seeds
@@ -140,7 +144,7 @@ fn the_corpus_is_what_the_code_builds() {
     for (target, name, bytes) in corpus::all() {
         let path = fuzz_folder().join("corpus").join(target).join(&name);
         let found = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert!(found == bytes, "{target}/{name} differs: cargo test -p measurements --test bounded -- --ignored");
+        assert!(found == bytes, "{target}/{name} differs: cargo test -p cairn-tests --test bounded -- --ignored");
     }
 }
 
