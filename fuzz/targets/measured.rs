@@ -1,7 +1,4 @@
-//! Every parser of bytes that nobody has checked, one function each: it reads the bytes, and asks what was read for everything that it offers.
-//!
-//! `fuzz_targets/` hands these functions to libFuzzer; `tests/tests/bounded` runs them in plain `cargo test`. A target returns for every input:
-//! a panic is a defect of the parser.
+//! Parsers of everything that is measured: images, disks, firmware, logs and references.
 
 use std::cell::RefCell;
 
@@ -22,27 +19,7 @@ use ovmf_measure::sev::{KernelHashes, Memory, Vmm};
 use ovmf_measure::tdx::{Order, mrtd};
 use ovmf_measure::{Firmware, firmware::TdxSection};
 
-/// A name and what it runs.
-pub type Target = (&'static str, fn(&[u8]));
-
-/// All targets; each has a file in `fuzz_targets/` and a folder in `corpus/`.
-pub const TARGETS: &[Target] = &[
-    ("boot_image", boot_image),
-    ("cel", cel),
-    ("fat", fat),
-    ("fat_large", fat_large),
-    ("fv", fv),
-    ("gpt", gpt),
-    ("image_reference", image_reference),
-    ("machine", machine),
-    ("ovmf", ovmf),
-    ("pcrs", pcrs),
-    ("pe", pe),
-    ("smbios", smbios),
-    ("tcg_log", tcg_log),
-    ("uki", uki),
-    ("variables", variables),
-];
+use super::read;
 
 /// Largest volume that [`fat_large`] makes of its input: FAT32 begins at 65,525 clusters of one sector.
 pub const LARGEST_VOLUME: usize = 36 << 20;
@@ -220,9 +197,4 @@ pub fn uki(bytes: &[u8]) {
     if let Some(kernel) = read(uki.kernel()) {
         kernel.authenticode(Bank::Sha256);
     }
-}
-
-/// What was read; an error is asked for its words.
-fn read<T, E: std::fmt::Display>(result: Result<T, E>) -> Option<T> {
-    result.map_err(|error| assert!(!error.to_string().is_empty())).ok()
 }
