@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::{Config, Limits};
 use crate::engine::{Conversation, Engine, Reply};
 
-/// Largest bodies.
+/// Largest bodies: without logs, and with them.
 const SMALL: usize = 16 << 10;
 const LARGE: usize = 1 << 20;
 /// How long running requests have after a signal.
@@ -153,8 +153,10 @@ async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incomi
             Some(body) => Reply { status: 200, body, retry_after: None },
             None => Reply::sealed(),
         }),
-        (&Method::POST, "/krp/1/hello" | "/krp/1/resume") => work(shared, peer, request, path, SMALL).await,
-        (&Method::POST, "/krp/1/evidence" | "/krp/1/commit") => work(shared, peer, request, path, LARGE).await,
+        (&Method::POST, "/krp/1/hello" | "/krp/1/commit" | "/krp/1/resume") => {
+            work(shared, peer, request, path, SMALL).await
+        }
+        (&Method::POST, "/krp/1/evidence") => work(shared, peer, request, path, LARGE).await,
         _ => answer(Reply { status: 404, body: vec![], retry_after: None }),
     }
 }

@@ -1,7 +1,10 @@
-//! Bytes in documents: lower-case hexadecimal. Upper-case digits are refused, because the same bytes would have two spellings.
+//! Bytes in documents: lower-case hexadecimal. Upper-case digits are refused, because the same bytes would have two spellings. And lists that are refused while they are read, where a stranger makes them long.
+
+use std::fmt;
+use std::marker::PhantomData;
 
 use hex::{decode, encode};
-use serde::de::Error as _;
+use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// As many bytes as there are.
@@ -38,5 +41,48 @@ impl<'de> Deserialize<'de> for Bytes32 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Hex(bytes) = Hex::deserialize(deserializer)?;
         bytes.try_into().map(Self).map_err(|_| D::Error::custom("32 bytes are expected"))
+    }
+}
+
+/// A list of at most `MOST`. An empty text is 3 bytes in a document and 24 in memory, so longer lists are not kept until somebody counts them.
+pub(crate) fn at_most<'de, const MOST: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct List<T, const MOST: usize>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MOST}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+            let mut list = Vec::new();
+            while let Some(next) = access.next_element()? {
+                if list.len() == MOST {
+                    return Err(A::Error::custom(format!("a list has more than {MOST}")));
+                }
+                list.push(next);
+            }
+            Ok(list)
+        }
+    }
+    deserializer.deserialize_seq(List::<T, MOST>(PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_refused_at_the_first_that_is_too_many() {
+        let read = |text: &str| at_most::<2, u8, _>(&mut serde_json::Deserializer::from_str(text));
+        assert!(read("[]").unwrap().is_empty());
+        assert_eq!(read("[1,2]").unwrap(), [1, 2]);
+        // What follows is not even looked at.
+        assert!(read("[1,2,3,x").unwrap_err().to_string().contains("more than 2"));
+        assert!(read("{}").unwrap_err().to_string().contains("a list of at most 2"));
     }
 }

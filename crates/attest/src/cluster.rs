@@ -5,7 +5,7 @@ use std::fmt;
 use measurements::canonical::{self, Document};
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::{Bytes32, Hex};
+use crate::bytes::{Bytes32, Hex, at_most};
 use crate::dsse::{Envelope, PublicKey};
 use crate::{Code, Refusal};
 
@@ -13,6 +13,8 @@ use crate::{Code, Refusal};
 pub const CERTIFICATE_TYPE: &str = "application/vnd.cairn.broker-certificate+json";
 /// The configuration partition is 1 MiB; nobody needs so much.
 const LARGEST: usize = 64 << 10;
+/// More brokers than any cluster has.
+const MOST_BROKERS: usize = 16;
 
 /// `cluster.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +111,7 @@ impl fmt::Display for Assurance {
 #[serde(deny_unknown_fields)]
 pub struct Hints {
     /// Addresses of brokers, `IP:PORT`, tried in order.
+    #[serde(deserialize_with = "at_most::<MOST_BROKERS, _, _>")]
     pub brokers: Vec<String>,
     /// Static addresses; without them the network is asked (DHCPv4).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -261,11 +264,10 @@ impl Hints {
     /// # Errors
     /// [`Code::Malformed`].
     pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
-        const MOST_BROKERS: usize = 16;
         let refuse = |found: String| Refusal::new(Code::Malformed, found);
         let hints: Self = canonical::read(bytes).map_err(|error| refuse(error.to_string()))?;
-        if !(1..=MOST_BROKERS).contains(&hints.brokers.len()) {
-            return Err(refuse(format!("hints.json names {} brokers, 1 to {MOST_BROKERS} are", hints.brokers.len())));
+        if hints.brokers.is_empty() {
+            return Err(refuse("hints.json names no broker".into()));
         }
         for broker in &hints.brokers {
             let address: Result<std::net::SocketAddr, _> = broker.parse();
@@ -358,7 +360,8 @@ mod tests {
         };
         let read = |hints: &Hints| Hints::read(&canonical::write(hints).unwrap());
         assert!(read(&hints(&["10.0.2.2:7443", "[::1]:1"])).is_ok());
-        for bad in [&[][..], &["broker.example:7443"], &["10.0.2.2"]] {
+        assert!(read(&hints(&["10.0.2.2:7443"; MOST_BROKERS])).is_ok());
+        for bad in [&[][..], &["broker.example:7443"], &["10.0.2.2"], &["10.0.2.2:7443"; MOST_BROKERS + 1]] {
             assert_eq!(read(&hints(bad)).unwrap_err().code, Code::Malformed);
         }
     }

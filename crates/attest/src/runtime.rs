@@ -6,7 +6,7 @@ use measurements::canonical::Document;
 use serde::{Deserialize, Serialize};
 
 use crate::binding::framed;
-use crate::bytes::{Bytes32, Hex};
+use crate::bytes::{Bytes32, Hex, at_most};
 use crate::message::Credential;
 
 /// What somebody asks.
@@ -40,6 +40,7 @@ pub struct Answer {
     /// TPMS_ATTEST.
     pub quote: Hex,
     /// PCR 0 to 15 of the quoted bank, in order.
+    #[serde(deserialize_with = "at_most::<16, _, _>")]
     pub registers: Vec<Hex>,
     /// Its schema.
     pub schema: String,

@@ -18,7 +18,10 @@ pub struct Response {
 }
 
 /// The answer, or nothing while it is not whole.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Response>, &'static str> {
+///
+/// # Errors
+/// Why it is none that is understood.
+pub fn parse(bytes: &[u8]) -> Result<Option<Response>, &'static str> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut head = httparse::Response::new(&mut headers);
     let length = match head.parse(bytes) {

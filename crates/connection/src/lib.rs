@@ -2,7 +2,7 @@
 //!
 //! Whoever connects gets the SHA-256 of the other side's public key, which proved itself in the handshake, and the exporter of the connection; what that key may be is for the caller to say. Answers are bounded, and have a length.
 
-mod http;
+pub mod http;
 mod tls;
 
 use std::io::{Read, Write};

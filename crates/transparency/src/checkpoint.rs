@@ -61,7 +61,8 @@ impl Checkpoint {
         }
         let (body, signatures) = note.split_once("\n\n").ok_or(Error::Malformed("it has no signatures"))?;
         let signed = format!("{body}\n");
-        let mut lines = body.lines();
+        // Lines end with one byte: "\r\n" would be another way to write the same head.
+        let mut lines = body.split('\n');
         if lines.next() != Some(origin) {
             return Err(Error::Origin);
         }
@@ -128,6 +129,12 @@ mod tests {
             assert!(note.contains(from), "{from:?}");
             assert!(Checkpoint::open(&note.replacen(from, to, 1), "cairn/audit", &public).is_err(), "{to:?}");
         }
+        // Whoever signs it: a head is written in one way.
+        let windows = checkpoint().body().replacen('\n', "\r\n", 2);
+        let mut signature = key_id("cairn/audit", &public).to_vec();
+        signature.extend(pair.sign(windows.as_bytes()).as_ref());
+        let windows = format!("{windows}\n\u{2014} cairn/audit {}\n", STANDARD.encode(signature));
+        assert!(Checkpoint::open(&windows, "cairn/audit", &public).is_err());
         for end in 0..note.len() - 1 {
             if note.is_char_boundary(end) {
                 assert!(Checkpoint::open(&note[..end], "cairn/audit", &public).is_err(), "{end}");

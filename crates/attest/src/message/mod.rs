@@ -19,7 +19,7 @@ pub use request::{Challenge, Commit, CommitResult, Credential, DiskState, Eviden
 
 /// The version of the protocol that is spoken.
 pub const VERSION: u32 = 1;
-/// What a hello may have.
+/// What a message without logs may have.
 const SMALL: usize = 16 << 10;
 /// What evidence may have, with its logs.
 const LARGE: usize = 1 << 20;
@@ -104,7 +104,7 @@ documents! {
     Hold, "hold", "cairn.krp.hold/1", SMALL;
     Refused, "refusal", "cairn.krp.refused/1", SMALL;
     Resume, "resumption", "cairn.krp.resume/1", SMALL;
-    Commit, "commit", "cairn.krp.commit/1", LARGE;
+    Commit, "commit", "cairn.krp.commit/1", SMALL;
     Ack, "acknowledgement", "cairn.krp.ack/1", SMALL;
     NodeCertificate, "node certificate", "cairn.node-certificate/1", SMALL;
 }
@@ -169,6 +169,37 @@ mod tests {
         assert_eq!(write(&long).unwrap_err().code, Code::Malformed);
         let bytes = canonical::write(&long).unwrap();
         assert!(read::<Hello>(&bytes).unwrap_err().found.contains("16384"));
+    }
+
+    #[test]
+    fn a_commit_with_all_that_it_may_have_fits() {
+        let commit = Commit {
+            generation: 1 << 52,
+            quote: Hex(vec![0xff; 400]),
+            registers: vec![Hex(vec![0xff; 64]); 16],
+            release: Bytes32([0xff; 32]),
+            result: CommitResult::Opened { header: Bytes32([0xff; 32]), volume: Bytes32([0xff; 32]) },
+            schema: Commit::SCHEMA.into(),
+            session: Hex(vec![0xff; 64]),
+            signature: Hex(vec![0xff; 600]),
+            stages: (0..100).map(|stage| (format!("a stage with a long name {stage}"), u32::MAX)).collect(),
+        };
+        let sent = write(&commit).unwrap();
+        assert_eq!(read(&sent.bytes), Ok((commit, sent.digest)));
+    }
+
+    #[test]
+    fn more_registers_than_are_quoted_are_refused_while_they_are_read() {
+        use crate::runtime::Answer;
+        fn refused<M: Document>() {
+            let too_many = ["\"\""; 17].join(",");
+            let document = format!("{{\"registers\":[{too_many}],\"schema\":\"{}\"}}", M::SCHEMA);
+            let refusal = read::<M>(document.as_bytes()).err().unwrap();
+            assert!(refusal.found.contains("more than 16"), "{refusal}");
+        }
+        refused::<Evidence>();
+        refused::<Commit>();
+        refused::<Answer>();
     }
 
     #[test]

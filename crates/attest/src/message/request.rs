@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::{Bytes32, Hex};
+use crate::bytes::{Bytes32, Hex, at_most};
 
 /// What a disk is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +111,7 @@ pub struct Evidence {
     /// TPMS_ATTEST.
     pub quote: Hex,
     /// PCR 0 to 15 of the quoted bank, in order.
+    #[serde(deserialize_with = "at_most::<16, _, _>")]
     pub registers: Vec<Hex>,
     /// Its schema.
     pub schema: String,
@@ -131,6 +132,7 @@ pub struct Commit {
     /// TPMS_ATTEST over PCR 0 to 15, bound by [`crate::binding::Commitment`].
     pub quote: Hex,
     /// PCR 0 to 15 of the quoted bank, in order.
+    #[serde(deserialize_with = "at_most::<16, _, _>")]
     pub registers: Vec<Hex>,
     /// SHA-256 of the release's payload.
     pub release: Bytes32,

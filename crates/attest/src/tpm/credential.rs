@@ -74,6 +74,10 @@ impl EndorsementKey {
         }
         let modulus = BigUint::from_bytes_be(reader.sized()?);
         reader.end()?;
+        // What it says of its length is not enough: nothing could be encrypted with less.
+        if modulus.bits() != usize::from(BITS) {
+            return Err(refuse("has a modulus that is not of 2048 bits"));
+        }
         let key =
             RsaPublicKey::new(modulus, EXPONENT.into()).map_err(|error| refuse(&format!("is no key: {error}")))?;
         Ok(Self { area: area.to_vec(), key })
@@ -246,6 +250,18 @@ mod tests {
         }
         for length in 0..good.len() {
             assert!(EndorsementKey::parse(&good[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_modulus_of_another_length_is_refused() {
+        let good = FakeTpm::new().area();
+        let start = good.len() - 256;
+        for modulus in
+            [&[][..], &[0; 256], &[0xff; 4], &[0xff; 255], &[0xff; 257], &[&[0x7f; 1][..], &[0xff; 255]].concat()]
+        {
+            let bad = [&good[..start - 2], &(modulus.len() as u16).to_be_bytes(), modulus].concat();
+            assert_eq!(EndorsementKey::parse(&bad).unwrap_err().code, Code::EkAttributes, "{} bytes", modulus.len());
         }
     }
 
