@@ -414,7 +414,10 @@ fn open_at_start(engine: &Arc<Engine>, files: &Files, args: &PassphraseArgs) {
     std::thread::spawn(move || {
         match passphrase_of(&path).and_then(|passphrase| socket::unseal(&engine, &files, &passphrase)) {
             Ok(()) => println!("open"),
-            Err(error) => eprintln!("key-broker: stays sealed: {error:#}"),
+            Err(error) => {
+                eprintln!("key-broker: stays sealed: {error:#}");
+                println!("sealed");
+            }
         }
     });
 }

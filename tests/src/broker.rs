@@ -1,15 +1,18 @@
 //! A key broker of a test's own: the real program with a database and keys of its own, on a free port of loopback.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use attest::cluster::Cluster;
 use attest::message::{self, Hold, Refused};
 use connection::Response;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::attester::Wire;
@@ -27,6 +30,7 @@ pub struct Broker {
 struct Running {
     process: Child,
     port: u16,
+    metrics: Option<SocketAddr>,
     // Open, so that the broker can go on writing.
     _output: BufReader<ChildStdout>,
 }
@@ -62,14 +66,15 @@ impl Broker {
     fn in_a_folder() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("cairn-broker-").tempdir().context("Failed to make a folder")?;
         let broker = Self { folder, program: program("key-broker")?, running: None };
-        let mut file = std::fs::File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(broker.passphrase())
-            .context("Failed to write a passphrase")?;
-        std::io::Write::write_all(&mut file, PASSPHRASE).context("Failed to write a passphrase")?;
+        broker.write_passphrase(&broker.passphrase())?;
         Ok(broker)
+    }
+
+    /// Writes its passphrase to a new file.
+    pub fn write_passphrase(&self, path: &Path) -> Result<()> {
+        let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
+        file.and_then(|mut file| std::io::Write::write_all(&mut file, PASSPHRASE))
+            .context("Failed to write a passphrase")
     }
 
     /// One that runs.
@@ -122,12 +127,24 @@ impl Broker {
     /// Starts it with variables of the environment.
     pub fn run_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         let passphrase = self.passphrase();
-        self.serve(Some(&passphrase), variables)
+        let variables = variables.iter().map(|(name, value)| (*name, OsStr::new(*value)));
+        self.serve(Some(&passphrase), &variables.collect::<Vec<_>>(), "open")
     }
 
     /// Starts it, and leaves it sealed.
     pub fn run_sealed(&mut self) -> Result<()> {
-        self.serve(None, &[])
+        self.serve(None, &[], "sealed")
+    }
+
+    /// Starts it with a folder of credentials, as systemd does.
+    pub fn run_by_credential(&mut self, folder: &Path) -> Result<()> {
+        self.serve(None, &[("CREDENTIALS_DIRECTORY", folder.as_os_str())], "open")
+    }
+
+    /// The same, with a credential that does not open it; what it says.
+    pub fn run_by_credential_sealed(&mut self, folder: &Path) -> Result<String> {
+        self.serve(None, &[("CREDENTIALS_DIRECTORY", folder.as_os_str())], "sealed")?;
+        Ok(String::from_utf8_lossy(&self.printed()?).into_owned())
     }
 
     /// Opens it.
@@ -136,7 +153,8 @@ impl Broker {
         self.admin(&["unseal", "--passphrase-file", &passphrase]).map(drop)
     }
 
-    fn serve(&mut self, passphrase: Option<&Path>, variables: &[(&str, &str)]) -> Result<()> {
+    /// Starts it and waits for this line.
+    fn serve(&mut self, passphrase: Option<&Path>, variables: &[(&str, &OsStr)], state: &str) -> Result<()> {
         // The same port again: nodes know it.
         if let Some(port) = self.running.take().map(|running| running.port) {
             let toml = self.file("broker.toml");
@@ -151,7 +169,7 @@ impl Broker {
         serve.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(self.errors()?);
         let mut process = serve.spawn().context("Failed to start the key broker")?;
         let mut output = BufReader::new(process.stdout.take().context("the key broker has no output")?);
-        let mut port = None;
+        let (mut port, mut metrics) = (None, None);
         loop {
             let mut line = String::new();
             if output.read_line(&mut line).context("Failed to read from the key broker")? == 0 {
@@ -162,12 +180,15 @@ impl Broker {
             if let Some(address) = line.trim().strip_prefix("listening on ") {
                 port = address.rsplit(':').next().and_then(|port| port.parse().ok());
             }
-            if line.trim() == if passphrase.is_some() { "open" } else { "sealed" } {
+            if let Some(address) = line.trim().strip_prefix("metrics on ") {
+                metrics = address.parse().ok();
+            }
+            if line.trim() == state {
                 break;
             }
         }
         let port = port.context("the key broker named no port")?;
-        self.running = Some(Running { process, port, _output: output });
+        self.running = Some(Running { process, port, metrics, _output: output });
         Ok(())
     }
 
@@ -202,10 +223,27 @@ impl Broker {
         Wire::open(self.address()?, &self.cluster_document()?)
     }
 
+    /// Where its metrics are.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.running.as_ref()?.metrics
+    }
+
+    /// A file of its process in /proc.
+    pub fn process_file(&self, name: &str) -> Result<String> {
+        let process = self.running.as_ref().map(|running| running.process.id()).context("the broker does not run")?;
+        std::fs::read_to_string(format!("/proc/{process}/{name}")).context("the broker has ended")
+    }
+
+    /// Sends it a signal, and waits until it has ended.
+    pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
+        let running = self.running.as_mut().context("the broker does not run")?;
+        nix::sys::signal::kill(Pid::from_raw(running.process.id().cast_signed()), signal)?;
+        running.process.wait().context("Failed to wait for the key broker")
+    }
+
     /// Memory that it holds, in bytes (VmRSS).
     pub fn memory(&self) -> Result<u64> {
-        let process = self.running.as_ref().map(|running| running.process.id()).context("the broker does not run")?;
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).context("the broker has ended")?;
+        let status = self.process_file("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().context("VmRSS is no number")?;
         Ok(kib << 10)

@@ -4,6 +4,7 @@
 mod crashes;
 mod evidence;
 mod measured;
+mod operation;
 mod scene;
 mod sessions;
 mod strangers;
@@ -20,6 +21,7 @@ type Row = harness::Row<Suite>;
 
 fn main() -> ExitCode {
     let transcripts = concat!(env!("CARGO_TARGET_TMPDIR"), "/broker").into();
-    let rows = [evidence::rows(), measured::rows(), sessions::rows(), strangers::rows(), crashes::rows()];
+    let rows =
+        [evidence::rows(), measured::rows(), sessions::rows(), strangers::rows(), operation::rows(), crashes::rows()];
     harness::run(AT_A_TIME, Suite::from_environment(transcripts), rows.into_iter().flatten().collect())
 }

@@ -25,7 +25,6 @@ pub fn rows() -> Vec<Row> {
         Row::new("slow_connections_end_and_nodes_are_served", slow),
         Row::new("floods_are_turned_away_and_keep_nothing", floods),
         Row::new("denials_look_alike", alike),
-        Row::new("a_sealed_broker_answers_health_and_nothing_else", sealed),
     ]
 }
 
@@ -218,24 +217,4 @@ fn alike(suite: &Suite, _: &str) -> Result<()> {
         lengths.map(|talk| talk.map(|talk| message::write(&talk.challenge).map(|sent| sent.bytes.len())));
     ensure!(known?? == unknown??, "challenges differ");
     Ok(())
-}
-
-fn sealed(suite: &Suite, _: &str) -> Result<()> {
-    let mut scene = Scene::new(suite)?;
-    scene.broker.kill();
-    scene.broker.run_sealed()?;
-    let mut connection = connection::Connection::open(scene.broker.address()?, Duration::from_secs(20))?;
-    let health = connection.get("/health")?;
-    ensure!(health.status == 200 && health.body == b"{\"state\":\"sealed\"}\n", "{:?}", health.body);
-    let hello = message::write(&scene.node.hello(Purpose::Provision)?)?;
-    for (path, body) in [("broker", None), ("hello", Some(&hello.bytes)), ("resume", Some(&hello.bytes))] {
-        let path = format!("/krp/1/{path}");
-        let response = match body {
-            None => connection.get(&path)?,
-            Some(body) => connection.post(&path, body)?,
-        };
-        ensure!(response.status == 503 && response.retry_after.is_some(), "{path}: {}", response.status);
-    }
-    scene.broker.unseal()?;
-    scene.must_still_release().map(drop)
 }

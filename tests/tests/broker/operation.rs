@@ -1,0 +1,144 @@
+//! The broker as its operator runs it: how it is opened and ended, what it shows of itself, and what it keeps to itself.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use attest::message::Purpose;
+use cairn_tests::broker::Broker;
+use cairn_tests::suite::Suite;
+use nix::sys::signal::Signal;
+
+use crate::Row;
+use crate::scene::{Scene, ask};
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("a_sealed_broker_answers_health_and_nothing_else", sealed),
+        Row::new("a_credential_of_systemd_opens_the_broker", credential),
+        Row::new("a_broker_keeps_its_memory_to_itself_and_ends_in_order", ends_in_order),
+        Row::new("metrics_count_decisions_and_are_served_on_loopback", metrics),
+        Row::new("a_backup_is_a_broker_and_is_never_overwritten", backup),
+        Row::new("a_changed_audit_log_is_noticed", changed_audit),
+    ]
+}
+
+fn sealed(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    scene.broker.kill();
+    scene.broker.run_sealed()?;
+    let mut connection = connection::Connection::open(scene.broker.address()?, Duration::from_secs(20))?;
+    let health = connection.get("/health")?;
+    ensure!(health.status == 200 && health.body == b"{\"state\":\"sealed\"}\n", "{:?}", health.body);
+    let hello = attest::message::write(&scene.node.hello(Purpose::Provision)?)?;
+    for (path, body) in [("broker", None), ("hello", Some(&hello.bytes)), ("resume", Some(&hello.bytes))] {
+        let path = format!("/krp/1/{path}");
+        let response = match body {
+            None => connection.get(&path)?,
+            Some(body) => connection.post(&path, body)?,
+        };
+        ensure!(response.status == 503 && response.retry_after.is_some(), "{path}: {}", response.status);
+    }
+    scene.broker.unseal()?;
+    scene.must_still_release().map(drop)
+}
+
+fn credential(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    scene.broker.kill();
+    let folder = tempfile::tempdir()?;
+    scene.broker.write_passphrase(&folder.path().join("key-broker-passphrase"))?;
+    scene.broker.run_by_credential(folder.path())?;
+    scene.must_still_release()?;
+    // Another passphrase opens nothing, and the broker says so instead of ending.
+    scene.broker.kill();
+    fs::write(folder.path().join("key-broker-passphrase"), "another passphrase")?;
+    ensure!(scene.broker.run_by_credential_sealed(folder.path())?.contains("stays sealed"), "nothing is said");
+    let state = scene.broker.admin(&["status"])?;
+    ensure!(state["state"] == "sealed", "{state}");
+    Ok(())
+}
+
+fn ends_in_order(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    let limits = scene.broker.process_file("limits")?;
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).context("no limit of core files")?;
+    ensure!(core.split_whitespace().nth(4) == Some("0"), "{core}");
+    let status = scene.broker.process_file("status")?;
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).context("no VmLck")?.trim();
+    let printed = String::from_utf8_lossy(&scene.broker.printed()?).into_owned();
+    ensure!(locked != "0 kB" || printed.contains("memory cannot be locked"), "memory may be swapped: {printed}");
+    scene.provision()?;
+    ensure!(scene.broker.end(Signal::SIGTERM)?.success(), "the broker did not end in order");
+    ensure!(!scene.broker.file("admin.sock").exists(), "its socket is left");
+    scene.broker.run()?;
+    scene.reboot()?;
+    scene.must_still_unlock()
+}
+
+fn metrics(suite: &Suite, _: &str) -> Result<()> {
+    let mut broker = Broker::new("")?;
+    let toml = broker.file("broker.toml");
+    let text = format!("metrics = \"127.0.0.1:0\"\n{}", fs::read_to_string(&toml)?);
+    fs::write(&toml, text)?;
+    broker.run()?;
+    let mut scene = Scene::with(suite, broker)?;
+    scene.provision()?;
+    let mut stranger = scene.stranger()?;
+    ask(&scene.broker, &mut stranger, Purpose::Provision)?;
+    let address = scene.broker.metrics().context("the broker names no address of its metrics")?;
+    let get = |path: &str| -> Result<String> {
+        let mut socket = TcpStream::connect(address)?;
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = get("/metrics")?;
+    for line in [
+        "application/openmetrics-text; version=1.0.0",
+        "cairn_broker_sealed 0\n",
+        "cairn_broker_decisions_total{code=\"COMMITTED\"} 1\n",
+        "cairn_broker_decisions_total{code=\"EK_UNTRUSTED\"} 1\n",
+        "cairn_broker_decisions_total{code=\"RELEASED\"} 1\n",
+    ] {
+        ensure!(text.contains(line), "no {line:?} in {text}");
+    }
+    ensure!(text.ends_with("# EOF\n"), "the end is missing: {text}");
+    ensure!(get("/health")?.contains("serving"), "/health");
+    Ok(())
+}
+
+fn backup(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    scene.provision()?;
+    let file = scene.broker.file("backup").display().to_string();
+    scene.broker.admin(&["backup", &file])?;
+    ensure!(!scene.broker.command(&["backup", &file])?.status.success(), "a backup was overwritten");
+    let running = scene.broker.command(&["restore", &file, "--replace"])?;
+    ensure!(!running.status.success(), "a database was exchanged under a running broker");
+    scene.broker.end(Signal::SIGTERM)?;
+    let over = scene.broker.command(&["restore", &file])?;
+    ensure!(String::from_utf8_lossy(&over.stderr).contains("--replace"), "a database was overwritten");
+    let nothing = scene.broker.command(&["restore", "/dev/null", "--replace"])?;
+    ensure!(!nothing.status.success(), "/dev/null is a backup");
+    ensure!(scene.broker.command(&["restore", &file, "--replace"])?.status.success(), "the backup is not restored");
+    scene.broker.run()?;
+    scene.reboot()?;
+    scene.must_still_unlock()
+}
+
+fn changed_audit(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    scene.provision()?;
+    scene.broker.admin(&["audit", "verify"])?;
+    scene.broker.end(Signal::SIGTERM)?;
+    cairn_tests::records::change_audit(&scene.broker)?;
+    scene.broker.run()?;
+    let verified = scene.broker.command(&["audit", "verify"])?;
+    let words = String::from_utf8_lossy(&verified.stderr).into_owned();
+    ensure!(!verified.status.success() && words.contains("was changed"), "a changed log is fine: {words}");
+    Ok(())
+}
