@@ -96,12 +96,7 @@ impl Code {
     /// What it means.
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::Evidence(code) => match code {
-                Evidence::PcrMismatch => "a register is not as predicted",
-                Evidence::LogUnexpectedEvent => "the node measured something that nobody predicted",
-                Evidence::BootCapped => "the boot was closed before: whoever asks is not its initrd",
-                _ => "the evidence does not hold",
-            },
+            Self::Evidence(code) => code.meaning(),
             Self::Disk(code) => match code {
                 Disk::NoDisk => "the node has no disk with this id",
                 Disk::NotReady => "the disk was never made to the end",
@@ -136,8 +131,8 @@ impl Code {
         }
     }
 
-    /// The code with this name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// All codes.
+    pub fn all() -> impl Iterator<Item = Self> {
         let evidence = Evidence::ALL.into_iter().map(Self::Evidence);
         let disk = [
             Disk::NoDisk,
@@ -148,8 +143,12 @@ impl Code {
             Disk::DiskNodeMismatch,
             Disk::HeaderDigest,
         ];
-        let own = Own::ALL.iter().copied().map(Self::Own);
-        own.chain(disk.into_iter().map(Self::Disk)).chain(evidence).find(|code| code.name() == name)
+        Own::ALL.iter().copied().map(Self::Own).chain(disk.into_iter().map(Self::Disk)).chain(evidence)
+    }
+
+    /// The code with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|code| code.name() == name)
     }
 }
 
@@ -190,5 +189,14 @@ mod tests {
             assert_eq!(Code::named(evidence.name()), Some(Code::Evidence(evidence)), "a name twice");
         }
         assert_eq!(Code::named("HOLD"), Some(Code::Disk(Disk::Hold)));
+    }
+
+    #[test]
+    fn the_document_of_codes_says_what_is_said_here() {
+        let document = include_str!("../../docs/broker-codes.md");
+        let rows: String = Code::all()
+            .map(|code| format!("| `{}` | {} | {} |\n", code.name(), code.meaning(), code.next().replace('|', "\\|")))
+            .collect();
+        assert!(document.ends_with(&rows), "docs/broker-codes.md must end with\n{rows}");
     }
 }

@@ -126,6 +126,41 @@ impl Code {
         }
     }
 
+    /// What it means.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Malformed => "a structure cannot be read",
+            Self::AkAttributes => "the key is none that only quotes what its TPM holds",
+            Self::EkAttributes => "the endorsement key is of no kind that a manufacturer vouches for",
+            Self::AkMismatch => "the quote is of another key",
+            Self::QuoteType => "it is no quote",
+            Self::QuoteSignature => "the signature is wrong",
+            Self::BinderMismatch => "the quote was made for another conversation, key, purpose or disk",
+            Self::PcrSelection => "other registers were quoted",
+            Self::PcrBank => "another bank was quoted",
+            Self::PcrDigest => "the values sent are not those that were quoted",
+            Self::LogReplay => "the log does not lead to the quoted values",
+            Self::LogGrammar => "the log has a predicted event under another type",
+            Self::LogUnexpectedEvent => "the log has an event that nobody predicted, or lacks one",
+            Self::PcrMismatch => "a register has another value than predicted",
+            Self::BootCapped => "the boot has already been closed",
+            Self::NotPredicted => "a prediction knows too little",
+            Self::VcekChain => {
+                "a report's certificate is not of the manufacturer, or not of this chip and its firmware"
+            }
+            Self::ReportSignature => "a report's signature is wrong",
+            Self::SnpDebug => "the guest may be debugged",
+            Self::SnpMigratable => "the guest may be migrated by an agent",
+            Self::SnpVmpl => "the report was not made at the highest privilege",
+            Self::SnpSigningKey => "the report was signed by no key of the chip",
+            Self::SnpChipHidden => "the report hides its chip",
+            Self::EnvelopeSignature => "an envelope is not signed by an expected key",
+            Self::BrokerCertificate => "a broker's certificate is of another cluster, epoch or connection",
+            Self::SealedSecret => "a sealed secret cannot be opened",
+            Self::AkUnverified => "nobody vouches for the attestation key",
+        }
+    }
+
     /// What the operator does next.
     pub const fn next(self) -> &'static str {
         match self {
@@ -189,6 +224,6 @@ mod tests {
     fn every_code_has_a_name_of_its_own_and_a_next_step() {
         let names: BTreeSet<&str> = Code::ALL.into_iter().map(Code::name).collect();
         assert_eq!(names.len(), Code::ALL.len());
-        assert!(Code::ALL.into_iter().all(|code| !code.next().is_empty()));
+        assert!(Code::ALL.into_iter().all(|code| !code.meaning().is_empty() && !code.next().is_empty()));
     }
 }
