@@ -73,7 +73,7 @@ fn bombs(suite: &Suite, _: &str) -> Result<()> {
         ("hello", vec![], malformed),
         ("evidence", vec![b'['; 1 << 20], malformed),
         ("resume", b"{\"schema\":\"cairn.krp.resume/1\",\"schema\":\"\",\"session\":\"\"}\n".to_vec(), malformed),
-        ("commit", vec![b'0'; 1 << 20], malformed),
+        ("commit", vec![b'0'; 16 << 10], malformed),
     ] {
         let response = scene.broker.wire()?.post(&format!("/krp/1/{path}"), &body)?;
         scene.broker.must_refuse(&response, expected).with_context(|| format!("{path} of {} bytes", body.len()))?;
