@@ -31,6 +31,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("an_image_with_one_changed_byte_gets_no_key", changed_image),
         Row::new("an_older_database_is_noticed", older_database),
         Row::new("a_held_node_waits_for_approval_without_a_reboot", held),
+        Row::new("the_demonstration_attests_reboots_unlocks_and_refuses_a_changed_byte", demonstration),
         Row::new("a_power_cut_while_the_disk_is_made_loses_nothing", power_cuts),
     ]
 }
@@ -215,6 +216,29 @@ fn held(suite: &Suite, row: &str) -> Result<()> {
     broker.admin(&["node", "approve", "one"])?;
     watched.must_run()?;
     generation(&broker, "one", 1)
+}
+
+/// What the README shows a newcomer: one command, and one more.
+fn demonstration(suite: &Suite, _: &str) -> Result<()> {
+    /// The guest named a failure code.
+    const REFUSED: i32 = 4;
+    let folder = tempfile::tempdir()?;
+    let boot = |more: &[&str]| -> Result<(Option<i32>, String)> {
+        let mut command = Command::new(cairn_tests::environment::xtask()?);
+        command.current_dir(cairn_tests::machine::checkout()?.root()).arg("boot").arg(suite.image.file("raw"));
+        command.arg("--with-broker").arg("--keep-in").arg(folder.path().join("kept")).args(more);
+        let output = command.stdin(std::process::Stdio::null()).output().context("Failed to start xtask")?;
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        Ok((output.status.code(), text))
+    };
+    let (code, text) = boot(&[])?;
+    let last = "== OK: the node attested, made its disk, rebooted and unlocked it";
+    ensure!(code == Some(0) && text.contains(last), "{code:?}: {text}");
+    let (code, text) = boot(&["--change-a-byte"])?;
+    let reason =
+        "PCR 4: it is not this one: the UKI; the first part of it that differs is the content of section .osrel";
+    ensure!(code == Some(REFUSED) && text.contains(reason), "{code:?}: {text}");
+    Ok(())
 }
 
 /// Power goes wherever the console says something while a disk is made; the next boot goes on, and the disk is made once.

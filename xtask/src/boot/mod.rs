@@ -69,6 +69,9 @@ pub struct BootArgs {
     /// Forget the broker and the node of earlier runs
     #[arg(long, requires = "with_broker")]
     pub fresh: bool,
+    /// Where broker and node are kept [default: target/with-broker]
+    #[arg(long, value_name = "DIR", requires = "with_broker")]
+    pub keep_in: Option<PathBuf>,
     /// Change one byte of the node's image before it boots, to see the refusal
     #[arg(long, requires = "with_broker")]
     pub change_a_byte: bool,

@@ -1,6 +1,6 @@
 //! `cargo xtask boot --with-broker`: a key broker and a node on one host, so that somebody new sees the whole exchange. The node boots twice: it proves what it runs, makes its disk, reboots and unlocks it.
 //!
-//! Everything is kept in one folder below `target`. Run again, the same node boots once more against the same broker; with `--change-a-byte` it boots an image in which one byte differs, and is refused.
+//! Everything is kept in one folder. Run again, the same node boots once more against the same broker; with `--change-a-byte` it boots an image in which one byte differs, and is refused.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -73,7 +73,7 @@ impl Places {
 pub(super) fn run(args: &BootArgs, image: &Path, build_root: &Path, interrupts: &Interrupts) -> Result<ExitCode> {
     let checkout = Checkout::find()?;
     let begun = Instant::now();
-    let places = Places { folder: checkout.target().join("with-broker") };
+    let places = Places { folder: args.keep_in.clone().unwrap_or_else(|| checkout.target().join("with-broker")) };
     let program = compile(&checkout)?;
     let first = args.fresh || !places.folder.exists();
     if first {
