@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::attester::Wire;
 use crate::environment::program;
+use crate::usage::Process;
 
 const PASSPHRASE: &[u8] = b"a passphrase of a test\n";
 
@@ -191,13 +192,14 @@ impl Broker {
         Wire::open(self.address()?, &self.cluster_document()?)
     }
 
-    /// Memory that it holds, in bytes (VmRSS).
+    /// Its process.
+    pub fn process(&self) -> Result<Process> {
+        self.running.as_ref().map(|running| Process::of(running.process.id())).context("the broker does not run")
+    }
+
+    /// Memory that it holds, in bytes.
     pub fn memory(&self) -> Result<u64> {
-        let process = self.running.as_ref().map(|running| running.process.id()).context("the broker does not run")?;
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).context("the broker has ended")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().context("VmRSS is no number")?;
-        Ok(kib << 10)
+        self.process()?.memory()
     }
 
     /// How it judged: `RELEASED`, the code behind a refusal or a hold, or the status.

@@ -13,7 +13,9 @@ use attest::hpke::PrivateKey;
 use attest::message::{self, Commit, CommitResult, DiskState, Evidence, Hello, Purpose, Release};
 use measurements::boot::Point;
 use measurements::canonical::Document;
-use measurements::compose::Composition;
+use measurements::compose::{Composition, Configuration, compose};
+use measurements::document::image::ImageReference;
+use measurements::document::machine::MachineReference;
 use measurements::parse::tcg_log::Log;
 use measurements::{Bank, Event};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -30,6 +32,12 @@ pub const HEADER: Bytes32 = Bytes32([0x11; 32]);
 const VOLUME: Bytes32 = Bytes32([0x22; 32]);
 /// The register of the cap.
 const CAP: u8 = 15;
+
+/// What a node with this image, in this machine and of this cluster measures: the bytes of the image's reference, of the machine's, and of cluster.json.
+pub fn composition(image: &[u8], machine: &[u8], cluster: &[u8]) -> Result<Composition> {
+    let (image, machine) = (ImageReference::parse(image)?.measured()?, MachineReference::parse(machine)?.machine()?);
+    Ok(compose(&image, &machine, &Configuration::cluster(cluster))?)
+}
 
 /// Something that a TPM has signed, and the registers that it is over.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,15 +5,13 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use attest::message::{Ack, Commit, Evidence, Purpose};
 use cairn_tests::attester::emulated::Emulated;
-use cairn_tests::attester::{Attester, Boot, Released, Talk};
+use cairn_tests::attester::{self, Attester, Boot, Released, Talk};
 use cairn_tests::broker::Broker;
 use cairn_tests::image::Image;
 use cairn_tests::node::Node as Machine;
 use cairn_tests::suite::Suite;
 use connection::Response;
-use measurements::compose::{Composition, Configuration, compose};
-use measurements::document::image::ImageReference;
-use measurements::document::machine::MachineReference;
+use measurements::compose::Composition;
 
 /// A node: a real TPM emulator, and nothing else.
 pub type Node = Attester<Emulated>;
@@ -107,11 +105,9 @@ impl<'a> Scene<'a> {
 
 /// What a node of this broker with this image measures.
 pub fn composition(image: &Image, broker: &Broker) -> Result<Composition> {
-    let measured = ImageReference::parse(&image.read("reference.json")?)?.measured()?;
     let path = Machine::machine_reference()?;
     let machine = fs::read(&path).with_context(|| format!("Failed to read {}", path.display()))?;
-    let machine = MachineReference::parse(&machine)?.machine()?;
-    Ok(compose(&measured, &machine, &Configuration::cluster(&broker.cluster()?))?)
+    attester::composition(&image.read("reference.json")?, &machine, &broker.cluster()?)
 }
 
 /// Begins a conversation.
