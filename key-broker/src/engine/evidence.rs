@@ -95,7 +95,7 @@ impl Engine {
 
     fn is_spent(&self, session: &[u8]) -> Result<bool, Error> {
         let mut spent = false;
-        self.store.transact(&mut |transaction| {
+        self.store.look(&mut |transaction| {
             spent = transaction.get(Table::Spent, session)?.is_some();
             Ok(())
         })?;
@@ -408,7 +408,7 @@ impl Engine {
             Err(refusal) => return self.refuse(None, &refusal.into()),
         };
         let mut reply = None;
-        let read = self.store.transact(&mut |transaction| {
+        let read = self.store.look(&mut |transaction| {
             let Some(boot) = transaction.get(Table::Spent, &resume.session.0)? else { return Ok(()) };
             let latch: Option<Latch> = get(transaction, Table::Latches, &boot)?;
             reply = latch.filter(|latch| latch.session == resume.session).map(|latch| latch.reply.into_bytes());
