@@ -27,6 +27,8 @@ use crate::engine::{Conversation, Engine, Reply};
 /// Largest bodies: without logs, and with them.
 const SMALL: usize = 16 << 10;
 const LARGE: usize = 1 << 20;
+/// How often addresses are forgotten that have not asked for a while: to find them takes longer the more there are.
+const SWEEP: Duration = Duration::from_secs(1);
 /// How long running requests have after a signal.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -84,6 +86,7 @@ pub async fn serve(
         limits,
     });
     let acceptor = TlsAcceptor::from(tls);
+    let mut swept = Instant::now();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -94,7 +97,10 @@ pub async fn serve(
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        shared.addresses.retain_recent();
+        if swept.elapsed() > SWEEP {
+            shared.addresses.retain_recent();
+            swept = Instant::now();
+        }
         // Too many: whoever comes is turned away at once, and may come again.
         let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
         let (shared, acceptor, stop) = (shared.clone(), acceptor.clone(), stop.clone());

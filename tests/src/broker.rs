@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::attester::Wire;
 use crate::environment::program;
+use crate::usage::Process;
 
 const PASSPHRASE: &[u8] = b"a passphrase of a test\n";
 
@@ -241,12 +242,14 @@ impl Broker {
         running.process.wait().context("Failed to wait for the key broker")
     }
 
-    /// Memory that it holds, in bytes (VmRSS).
+    /// Its process.
+    pub fn process(&self) -> Result<Process> {
+        self.running.as_ref().map(|running| Process::of(running.process.id())).context("the broker does not run")
+    }
+
+    /// Memory that it holds, in bytes.
     pub fn memory(&self) -> Result<u64> {
-        let status = self.process_file("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().context("VmRSS is no number")?;
-        Ok(kib << 10)
+        self.process()?.memory()
     }
 
     /// How it judged: `RELEASED`, the code behind a refusal or a hold, or the status.

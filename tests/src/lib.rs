@@ -23,6 +23,7 @@ pub mod registers;
 pub mod settled;
 pub mod suite;
 pub mod uki;
+pub mod usage;
 pub mod watch;
 
 #[cfg(test)]

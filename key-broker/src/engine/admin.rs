@@ -59,10 +59,19 @@ impl Engine {
                 Ok(json!({"backup": to}))
             }
             AdminCommand::AuditVerify => self.audit_verify(),
+            AdminCommand::NodeList => self.look(|transaction| nodes(transaction).map(Ok)),
+            AdminCommand::NodeShow { name } => self.look(|transaction| node_show(transaction, name)),
+            AdminCommand::ReleaseList => self.look(|transaction| releases(transaction).map(Ok)),
+            AdminCommand::DiskList => self.look(|transaction| disks(transaction).map(Ok)),
+            AdminCommand::AuditTail { count } => {
+                self.look(|transaction| Ok(Ok(json!(audit::tail(transaction, *count)?))))
+            }
+            AdminCommand::Explain { request } => self.look(|transaction| explain(transaction, request)),
             command => {
+                let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
                 let mut outcome = None;
                 let written = self.store.transact(&mut |transaction| {
-                    let done = self.in_transaction(transaction, command)?;
+                    let done = self.change(transaction, &open, command)?;
                     let undone = done.is_err();
                     outcome = Some(done);
                     if undone { Err(Error::Work(String::new())) } else { Ok(()) }
@@ -76,21 +85,14 @@ impl Engine {
         }
     }
 
-    fn in_transaction(&self, transaction: &mut dyn Transaction, command: &AdminCommand) -> Result<Outcome, Error> {
-        let open = self.keys();
-        let needs_open = || open.as_deref().ok_or("the broker is sealed: key-broker unseal".to_owned());
-        match command {
-            AdminCommand::NodeList => Ok(Ok(nodes(transaction)?)),
-            AdminCommand::NodeShow { name } => node_show(transaction, name),
-            AdminCommand::ReleaseList => releases(transaction).map(Ok),
-            AdminCommand::DiskList => disks(transaction).map(Ok),
-            AdminCommand::AuditTail { count } => Ok(Ok(json!(audit::tail(transaction, *count)?))),
-            AdminCommand::Explain { request } => explain(transaction, request),
-            command => match needs_open() {
-                Ok(open) => self.change(transaction, open, command),
-                Err(problem) => Ok(Err(problem)),
-            },
-        }
+    /// What changes nothing.
+    fn look(&self, show: impl Fn(&dyn Transaction) -> Result<Outcome, Error>) -> Outcome {
+        let mut outcome = Err("nothing was read".into());
+        let read = self.store.look(&mut |transaction| {
+            outcome = show(transaction)?;
+            Ok(())
+        });
+        read.map_err(|error| error.to_string()).and(outcome)
     }
 
     fn change(&self, transaction: &mut dyn Transaction, open: &Open, command: &AdminCommand) -> Result<Outcome, Error> {
@@ -199,9 +201,9 @@ impl Engine {
     fn status(&self) -> Outcome {
         let mut sizes = serde_json::Map::new();
         self.store
-            .transact(&mut |transaction| {
+            .look(&mut |transaction| {
                 for table in [Table::Nodes, Table::Releases, Table::Disks, Table::Audit] {
-                    sizes.insert(table.name().into(), transaction.last(table, usize::MAX)?.len().into());
+                    sizes.insert(table.name().into(), transaction.count(table)?.into());
                 }
                 Ok(())
             })
@@ -222,7 +224,7 @@ impl Engine {
         let key: [u8; 32] = public.as_ref().try_into().map_err(|_| "the key of the audit log is none of Ed25519")?;
         let mut found = None;
         self.store
-            .transact(&mut |transaction| {
+            .look(&mut |transaction| {
                 found = Some(audit::verify(transaction, &self.origin, &key)?);
                 Ok(())
             })

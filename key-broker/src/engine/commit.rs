@@ -84,7 +84,7 @@ impl Engine {
     /// The boot of a session, and what it was given.
     fn latch(&self, session: &[u8]) -> Result<Option<(Vec<u8>, Latch)>, Error> {
         let mut found = None;
-        self.store.transact(&mut |transaction| {
+        self.store.look(&mut |transaction| {
             if let Some(boot) = transaction.get(Table::Spent, session)? {
                 let latch: Option<Latch> = get(transaction, Table::Latches, &boot)?;
                 found = latch.filter(|latch| latch.session.0 == session).map(|latch| (boot, latch));

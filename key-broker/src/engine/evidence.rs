@@ -95,7 +95,7 @@ impl Engine {
 
     fn is_spent(&self, session: &[u8]) -> Result<bool, Error> {
         let mut spent = false;
-        self.store.transact(&mut |transaction| {
+        self.store.look(&mut |transaction| {
             spent = transaction.get(Table::Spent, session)?.is_some();
             Ok(())
         })?;
@@ -144,9 +144,6 @@ impl Engine {
 
     /// Everything that is written happens here, or nothing of it.
     fn decide(&self, open: &Open, begun: &Conversation, shown: &Shown) -> Result<Decided, Refusal> {
-        if shown.node.held {
-            return Ok(Decided::Held(Refusal::new(Own::NodeHeld, format!("node {}", shown.node.name))));
-        }
         let mut decided = None;
         let written = self.store.transact(&mut |transaction| {
             let outcome = self.release(transaction, open, begun, shown)?;
@@ -172,6 +169,10 @@ impl Engine {
         let boot = boot_bytes(&shown.quoted.boot);
         let slot = &self.cluster.slots[0].name;
         let name = &shown.node.name;
+        let mut node = match self.still(transaction, shown)? {
+            Ok(node) => node,
+            Err(decided) => return Ok(decided),
+        };
         if begun.hello.slot != *slot {
             return Ok(Decided::Refused(Refusal::new(
                 DiskRefusal::NoDisk,
@@ -251,7 +252,6 @@ impl Engine {
         put(transaction, Table::Latches, &boot, &latch)?;
         put(transaction, Table::Disks, &Disk::key(name, slot), &disk)?;
         transaction.put(Table::DiskIds, disk.id.as_bytes(), &Disk::key(name, slot))?;
-        let mut node = shown.node.clone();
         if shown.activated {
             node.ak = Some(begun.hello.ak.clone());
         }
@@ -260,6 +260,28 @@ impl Engine {
         put(transaction, Table::Nodes, name.as_bytes(), &node)?;
         fault::point("after-insert");
         Ok(Decided::Released(sent.bytes))
+    }
+
+    /// The node's record as it is now: an operator may have changed it, or revoked the release, while the evidence was verified.
+    fn still(&self, transaction: &dyn Transaction, shown: &Shown) -> Result<Result<Node, Decided>, Error> {
+        let refused = |code: Own, found: String| Ok(Err(Decided::Refused(Refusal::new(code, found))));
+        let name = &shown.node.name;
+        let node: Option<Node> = get(transaction, Table::Nodes, name.as_bytes())?;
+        let is_same =
+            |node: &Node| (node.ek, node.machine, node.bank) == (shown.node.ek, shown.node.machine, shown.node.bank);
+        let Some(node) = node.filter(is_same) else {
+            return refused(Own::EkUntrusted, format!("node {name} was enrolled anew meanwhile"));
+        };
+        if node.retired {
+            return refused(Own::NodeRetired, format!("node {name}"));
+        }
+        if node.held {
+            return Ok(Err(Decided::Held(Refusal::new(Own::NodeHeld, format!("node {name}")))));
+        }
+        if transaction.get(Table::Releases, &shown.matched.id)?.is_none() {
+            return refused(Own::NoReleaseAllowed, format!("{} was revoked meanwhile", shown.matched.release.name));
+        }
+        Ok(Ok(node))
     }
 
     /// The disk's record after this release, or why there is none.
@@ -408,7 +430,7 @@ impl Engine {
             Err(refusal) => return self.refuse(None, &refusal.into()),
         };
         let mut reply = None;
-        let read = self.store.transact(&mut |transaction| {
+        let read = self.store.look(&mut |transaction| {
             let Some(boot) = transaction.get(Table::Spent, &resume.session.0)? else { return Ok(()) };
             let latch: Option<Latch> = get(transaction, Table::Latches, &boot)?;
             reply = latch.filter(|latch| latch.session == resume.session).map(|latch| latch.reply.into_bytes());

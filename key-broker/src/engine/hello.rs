@@ -108,7 +108,7 @@ impl Engine {
     /// The node with this endorsement key.
     pub(super) fn node_of(&self, ek: &[u8; 32]) -> Result<Option<Node>, crate::store::Error> {
         let mut node = None;
-        self.store.transact(&mut |transaction| {
+        self.store.look(&mut |transaction| {
             if let Some(name) = transaction.get(Table::EndorsementKeys, ek)? {
                 node = get(transaction, Table::Nodes, &name)?;
             }

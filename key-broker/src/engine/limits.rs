@@ -1,6 +1,6 @@
 //! How often: hellos of each endorsement key, and rows of the audit log that strangers may cause. Bounded memory: what was not seen for the longest time is forgotten first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Keys that are remembered.
@@ -20,6 +20,8 @@ pub struct Limits {
     hellos: f64,
     strangers: f64,
     keys: BTreeMap<[u8; 32], Bucket>,
+    /// The same keys, by when they were last seen.
+    seen: BTreeSet<(Instant, [u8; 32])>,
     stranger: Option<Bucket>,
 }
 
@@ -37,17 +39,27 @@ fn take(bucket: &mut Bucket, capacity: f64, now: Instant) -> bool {
 impl Limits {
     /// So many in a minute.
     pub fn new(hellos: u32, strangers: u32) -> Self {
-        Self { hellos: hellos.into(), strangers: strangers.into(), keys: BTreeMap::new(), stranger: None }
+        Self {
+            hellos: hellos.into(),
+            strangers: strangers.into(),
+            keys: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            stranger: None,
+        }
     }
 
     /// Whether this endorsement key may say hello now.
     pub fn may_say_hello(&mut self, ek: [u8; 32], now: Instant) -> bool {
         if self.keys.len() >= MOST && !self.keys.contains_key(&ek) {
-            let oldest = self.keys.iter().min_by_key(|(_, bucket)| bucket.last).map(|(key, _)| *key);
-            oldest.and_then(|key| self.keys.remove(&key));
+            let oldest = self.seen.pop_first();
+            oldest.and_then(|(_, key)| self.keys.remove(&key));
         }
         let capacity = self.hellos;
-        take(self.keys.entry(ek).or_insert(Bucket { tokens: capacity, last: now }), capacity, now)
+        let bucket = self.keys.entry(ek).or_insert(Bucket { tokens: capacity, last: now });
+        self.seen.remove(&(bucket.last, ek));
+        let may = take(bucket, capacity, now);
+        self.seen.insert((bucket.last, ek));
+        may
     }
 
     /// Whether a stranger's refusal may be written now.
@@ -79,6 +91,9 @@ mod tests {
             key[..8].copy_from_slice(&number.to_be_bytes());
             assert!(limits.may_say_hello(key, now + Duration::from_millis(number)));
         }
-        assert_eq!(limits.keys.len(), MOST);
+        assert_eq!((limits.keys.len(), limits.seen.len()), (MOST, MOST));
+        let mut first = [0; 32];
+        first[..8].copy_from_slice(&100_u64.to_be_bytes());
+        assert!(limits.keys.contains_key(&first), "the oldest hundred were forgotten, and no other");
     }
 }

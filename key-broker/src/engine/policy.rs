@@ -58,7 +58,7 @@ impl Engine {
 
     fn allowed(&self, node: &Node) -> Result<Allowed, Error> {
         let (mut releases, mut machine) = (Vec::new(), None);
-        self.store.transact(&mut |transaction| {
+        self.store.look(&mut |transaction| {
             releases = records::all(transaction, Table::Releases)?;
             machine = transaction.get(Table::Machines, &node.machine.0)?;
             Ok(())

@@ -110,15 +110,22 @@ pub trait Transaction {
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Error>;
     /// All pairs of a table in the order of their keys; at most `most`, the last ones.
     fn last(&self, table: Table, most: usize) -> Result<Vec<Row>, Error>;
+    /// How many pairs a table has.
+    fn count(&self, table: Table) -> Result<u64, Error>;
 }
 
 /// The work of a transaction.
 pub type Work<'a> = &'a mut dyn FnMut(&mut dyn Transaction) -> Result<(), Error>;
 
+/// The work of a look.
+pub type Look<'a> = &'a mut dyn FnMut(&dyn Transaction) -> Result<(), Error>;
+
 /// A store.
 pub trait Store: Send + Sync {
     /// Runs `work` in a transaction, which happens before or after every other one. An error undoes all of it.
     fn transact(&self, work: Work) -> Result<(), Error>;
+    /// Runs `look` on what was there at one moment, with every transaction that had ended before. It waits for none that is running, and nothing can be decided on it that is not decided again in a transaction.
+    fn look(&self, look: Look) -> Result<(), Error>;
     /// Writes a whole copy of what is there now to a new file.
     fn backup(&self, to: &std::path::Path) -> Result<(), Error>;
 }

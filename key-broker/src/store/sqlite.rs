@@ -6,15 +6,22 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use super::{Error, Row, Store, Table, Transaction, Work};
+use super::{Error, Look, Row, Store, Table, Transaction, Work};
 
 /// Version of the tables.
 const VERSION: i64 = 1;
 /// How long another process may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// More than there are statements: none is compiled twice.
+const STATEMENTS: usize = 128;
+/// Pages of the write-ahead log before they go to their places in the file, 16 MiB: most of them are written again and again before.
+const LOG_PAGES: u32 = 4096;
 
-/// A database.
-pub struct Sqlite(Mutex<Connection>);
+/// A database: one connection writes, and another reads beside it, so that nobody who only reads waits until the disk has what is being written.
+pub struct Sqlite {
+    writer: Mutex<Connection>,
+    reader: Mutex<Connection>,
+}
 
 impl Sqlite {
     /// Opens a database, which is made if it is not there.
@@ -22,9 +29,9 @@ impl Sqlite {
     /// # Errors
     /// [`Error`].
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut connection = Connection::open(path)?;
-        connection.busy_timeout(PATIENCE)?;
+        let mut connection = connect(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // What is removed, destroyed shares above all, is overwritten.
         connection.pragma_update(None, "secure_delete", "ON")?;
@@ -45,18 +52,27 @@ impl Sqlite {
             found => return Err(Error::Version { found, expected: VERSION }),
         }
         transaction.commit()?;
-        Ok(Self(Mutex::new(connection)))
+        let reader = connect(path)?;
+        reader.pragma_update(None, "query_only", "ON")?;
+        Ok(Self { writer: Mutex::new(connection), reader: Mutex::new(reader) })
     }
+}
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        // A transaction that panicked was rolled back.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn connect(path: &Path) -> Result<Connection, Error> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+/// A transaction that panicked was rolled back.
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store for Sqlite {
     fn transact(&self, work: Work) -> Result<(), Error> {
-        let mut connection = self.connection();
+        let mut connection = lock(&self.writer);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut open = Open(transaction);
         work(&mut open)?;
@@ -64,10 +80,15 @@ impl Store for Sqlite {
         Ok(())
     }
 
+    fn look(&self, look: Look) -> Result<(), Error> {
+        let mut connection = lock(&self.reader);
+        look(&Open(connection.transaction_with_behavior(TransactionBehavior::Deferred)?))
+    }
+
     fn backup(&self, to: &Path) -> Result<(), Error> {
         let text = to.to_str().ok_or(Error::Work("the name of the backup is not UTF-8".into()))?;
         // A new file: VACUUM INTO refuses one that is there.
-        self.connection().execute("VACUUM INTO ?1", params![text])?;
+        lock(&self.writer).execute("VACUUM INTO ?1", params![text])?;
         Ok(())
     }
 }
@@ -108,6 +129,11 @@ impl Transaction for Open<'_> {
         rows.reverse();
         Ok(rows)
     }
+
+    fn count(&self, table: Table) -> Result<u64, Error> {
+        let mut statement = self.0.prepare_cached(&format!("SELECT count(*) FROM {}", table.name()))?;
+        Ok(statement.query_row([], |row| row.get(0))?)
+    }
 }
 
 #[cfg(test)]
@@ -140,6 +166,30 @@ mod tests {
                 Ok(())
             })
             .unwrap();
+    }
+
+    #[test]
+    fn a_look_sees_what_has_ended_and_waits_for_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("database")).unwrap();
+        let seen = || {
+            let mut seen = (None, 0);
+            store
+                .look(&mut |open| {
+                    seen = (open.get(Table::State, b"x")?, open.count(Table::State)?);
+                    Ok(())
+                })
+                .unwrap();
+            seen
+        };
+        store
+            .transact(&mut |open| {
+                open.put(Table::State, b"x", b"1")?;
+                assert_eq!(seen(), (None, 0), "it has not ended");
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(seen(), (Some(b"1".to_vec()), 1));
     }
 
     #[test]

@@ -6,8 +6,7 @@ use xtask::sandbox::Sandbox;
 use xtask::vm::emulated_tpm::EmulatedTpm;
 use xtask::vm::tpm_commands::{Attested, Key, Selection, SigningKey};
 
-use super::{Attester, AttesterTpm, Boot, Quote, hpke_key, measure};
-use crate::event_log;
+use super::{AttesterTpm, Quote};
 
 /// An emulator with its two keys loaded.
 pub struct Emulated {
@@ -54,6 +53,12 @@ impl AttesterTpm for Emulated {
         &self.ak.area
     }
 
+    fn reset(&mut self) -> Result<()> {
+        self.tpm.reset()?;
+        (self.ek, self.ak) = keys(&mut self.tpm)?;
+        Ok(())
+    }
+
     fn extend(&mut self, register: u8, digests: &[(Bank, Vec<u8>)]) -> Result<()> {
         let digests = digests.iter().map(|(bank, digest)| (*bank, digest.as_slice()));
         Ok(self.tpm.commands.extend(register, digests)?)
@@ -68,17 +73,5 @@ impl AttesterTpm for Emulated {
 
     fn activate(&mut self, blob: &[u8], seed: &[u8]) -> Result<Vec<u8>> {
         Ok(self.tpm.commands.activate(&self.ak, &self.ek, blob, seed)?)
-    }
-}
-
-impl Attester<Emulated> {
-    /// Ends this boot and begins another.
-    pub fn reboot(&mut self, boot: &Boot) -> Result<()> {
-        self.tpm.tpm.reset()?;
-        (self.tpm.ek, self.tpm.ak) = keys(&mut self.tpm.tpm)?;
-        measure(&mut self.tpm, boot)?;
-        self.log = event_log::of(&boot.firmware, &boot.banks);
-        self.hpke = hpke_key()?;
-        Ok(())
     }
 }

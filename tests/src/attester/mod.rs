@@ -1,8 +1,9 @@
 //! The node's side of KRP/1 without a machine around it: a TPM that holds what a boot would have measured, the log of it, and the messages, each of which a test may change before it is sent.
 //!
-//! It is written apart from the agent, so that both must speak the same protocol. With [`emulated`] the TPM is a real emulator.
+//! It is written apart from the agent, so that both must speak the same protocol. With [`emulated`] the TPM is a real emulator, with [`software`] a fake that is cheap enough for a thousand nodes.
 
 pub mod emulated;
+pub mod software;
 mod talk;
 
 use anyhow::{Context, Result};
@@ -12,7 +13,9 @@ use attest::hpke::PrivateKey;
 use attest::message::{self, Commit, CommitResult, DiskState, Evidence, Hello, Purpose, Release};
 use measurements::boot::Point;
 use measurements::canonical::Document;
-use measurements::compose::Composition;
+use measurements::compose::{Composition, Configuration, compose};
+use measurements::document::image::ImageReference;
+use measurements::document::machine::MachineReference;
 use measurements::parse::tcg_log::Log;
 use measurements::{Bank, Event};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -20,12 +23,21 @@ use zeroize::Zeroizing;
 
 use crate::event_log;
 
-pub use talk::{Talk, Wire};
+pub use talk::{Answered, Talk, Wire};
 
 /// Where all state disks of the tests are.
 pub const SLOT: &str = "state";
+/// What the header of a disk that never was has for its digest, and its volume key for its name.
+pub const HEADER: Bytes32 = Bytes32([0x11; 32]);
+const VOLUME: Bytes32 = Bytes32([0x22; 32]);
 /// The register of the cap.
 const CAP: u8 = 15;
+
+/// What a node with this image, in this machine and of this cluster measures: the bytes of the image's reference, of the machine's, and of cluster.json.
+pub fn composition(image: &[u8], machine: &[u8], cluster: &[u8]) -> Result<Composition> {
+    let (image, machine) = (ImageReference::parse(image)?.measured()?, MachineReference::parse(machine)?.machine()?);
+    Ok(compose(&image, &machine, &Configuration::cluster(cluster))?)
+}
 
 /// Something that a TPM has signed, and the registers that it is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +56,11 @@ pub trait AttesterTpm {
     fn endorsement_key(&self) -> &[u8];
     /// Public area of the attestation key.
     fn attestation_key(&self) -> &[u8];
+    /// Loses power, and has it again: another boot.
+    ///
+    /// # Errors
+    /// What the TPM says.
+    fn reset(&mut self) -> Result<()>;
     /// Extends a register in all active banks.
     ///
     /// # Errors
@@ -128,6 +145,15 @@ impl<T: AttesterTpm> Attester<T> {
         Ok(Self { tpm, log, disk: DiskState::Blank, hpke: hpke_key()? })
     }
 
+    /// Ends this boot and begins another.
+    pub fn reboot(&mut self, boot: &Boot) -> Result<()> {
+        self.tpm.reset()?;
+        measure(&mut self.tpm, boot)?;
+        self.log = event_log::of(&boot.firmware, &boot.banks);
+        self.hpke = hpke_key()?;
+        Ok(())
+    }
+
     /// What it says first.
     pub fn hello(&self, purpose: Purpose) -> Result<Hello> {
         Ok(Hello {
@@ -202,6 +228,22 @@ impl<T: AttesterTpm> Attester<T> {
     pub fn say(&mut self, words: &str) -> Result<()> {
         let digests: Vec<_> = Bank::ALL.into_iter().map(|bank| (bank, bank.digest(words.as_bytes()))).collect();
         self.tpm.extend(CAP, &digests)
+    }
+
+    /// Closes the boot, and reports that the disk was made or opened.
+    pub fn report(&mut self, cluster: &[u8], released: &Released, purpose: Purpose) -> Result<Commit> {
+        self.cap(cluster, &released.digest)?;
+        self.say(&format!("volume:{}", hex::encode(VOLUME.0)))?;
+        let result = match purpose {
+            Purpose::Provision => CommitResult::Formatted { header: HEADER, volume: VOLUME },
+            Purpose::Unlock => CommitResult::Opened { header: HEADER, volume: VOLUME },
+        };
+        self.commit(released, result, released.release.disk.generation + 1)
+    }
+
+    /// It has the disk of this release from now on.
+    pub fn keep(&mut self, released: &Released) {
+        self.disk = DiskState::Luks { uuid: released.release.disk.id.clone(), digest: HEADER };
     }
 
     /// The report of what became of a release, with a second quote.

@@ -14,6 +14,22 @@ use measurements::canonical::Document;
 /// For each read and write.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// An answer that is not the one that was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("the {what} was answered with {}", response.status)]
+pub struct Answered {
+    /// What was sent.
+    pub what: &'static str,
+    /// What came.
+    pub response: Response,
+}
+
+/// What was sent must be answered with 200.
+fn must(what: &'static str, response: Response) -> Result<Response> {
+    ensure!(response.status == 200, Answered { what, response });
+    Ok(response)
+}
+
 /// A connection to a broker of the cluster.
 pub struct Wire {
     connection: Connection,
@@ -24,8 +40,7 @@ impl Wire {
     /// Connects; the other end must be a broker of this cluster.
     pub fn open(address: SocketAddr, cluster: &Cluster) -> Result<Self> {
         let mut connection = Connection::open(address, PATIENCE)?;
-        let response = connection.get("/krp/1/broker")?;
-        ensure!(response.status == 200, "the broker answers with {}", response.status);
+        let response = must("question for the certificate", connection.get("/krp/1/broker")?)?;
         let certificate = cluster.broker(&response.body, connection.tls_key())?;
         Ok(Self { connection, message_key: certificate.message_key })
     }
@@ -50,8 +65,7 @@ impl Wire {
         let hello_digest = message::write(&hello)?.digest;
         let mut sent = hello.clone();
         change(&mut sent);
-        let response = self.say("/krp/1/hello", &sent)?;
-        ensure!(response.status == 200, "the hello was answered with {}", response.status);
+        let response = must("hello", self.say("/krp/1/hello", &sent)?)?;
         let (challenge, challenge_digest) =
             message::open::<Challenge>(&response.body, &self.message_key).context("the challenge")?;
         let (exporter, message_key) = (*self.connection.exporter(), self.message_key);
@@ -65,8 +79,7 @@ impl Wire {
 
     /// Reports; the answer must be an acknowledgement.
     pub fn must_acknowledge(&mut self, commit: &Commit) -> Result<Ack> {
-        let response = self.say("/krp/1/commit", commit)?;
-        ensure!(response.status == 200, "the commit was answered with {}", response.status);
+        let response = must("commit", self.say("/krp/1/commit", commit)?)?;
         let (ack, _) = message::open::<Ack>(&response.body, &self.message_key).context("the acknowledgement")?;
         ensure!(ack.commit.0 == message::write(commit)?.digest, "another commit was acknowledged");
         Ok(ack)
@@ -100,5 +113,10 @@ impl Talk {
     /// Sends evidence.
     pub fn show(&mut self, evidence: &Evidence) -> Result<Response> {
         self.wire.say("/krp/1/evidence", evidence)
+    }
+
+    /// Sends evidence; the answer must be a release.
+    pub fn must_release(&mut self, evidence: &Evidence) -> Result<Response> {
+        must("evidence", self.show(evidence)?)
     }
 }

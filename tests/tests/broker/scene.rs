@@ -3,25 +3,18 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use attest::bytes::Bytes32;
-use attest::message::{Ack, Commit, CommitResult, DiskState, Evidence, Purpose};
+use attest::message::{Ack, Commit, Evidence, Purpose};
 use cairn_tests::attester::emulated::Emulated;
-use cairn_tests::attester::{Attester, Boot, Released, Talk};
+use cairn_tests::attester::{self, Attester, Boot, Released, Talk};
 use cairn_tests::broker::Broker;
 use cairn_tests::image::Image;
 use cairn_tests::node::Node as Machine;
 use cairn_tests::suite::Suite;
 use connection::Response;
-use measurements::compose::{Composition, Configuration, compose};
-use measurements::document::image::ImageReference;
-use measurements::document::machine::MachineReference;
+use measurements::compose::Composition;
 
 /// A node: a real TPM emulator, and nothing else.
 pub type Node = Attester<Emulated>;
-
-/// What the header of a disk that never was has for its digest, and its volume key for its name.
-pub const HEADER: Bytes32 = Bytes32([0x11; 32]);
-const VOLUME: Bytes32 = Bytes32([0x22; 32]);
 
 /// A broker, one enrolled node, and what it measures.
 pub struct Scene<'a> {
@@ -112,11 +105,9 @@ impl<'a> Scene<'a> {
 
 /// What a node of this broker with this image measures.
 pub fn composition(image: &Image, broker: &Broker) -> Result<Composition> {
-    let measured = ImageReference::parse(&image.read("reference.json")?)?.measured()?;
     let path = Machine::machine_reference()?;
     let machine = fs::read(&path).with_context(|| format!("Failed to read {}", path.display()))?;
-    let machine = MachineReference::parse(&machine)?.machine()?;
-    Ok(compose(&measured, &machine, &Configuration::cluster(&broker.cluster()?))?)
+    attester::composition(&image.read("reference.json")?, &machine, &broker.cluster()?)
 }
 
 /// Begins a conversation.
@@ -141,20 +132,14 @@ pub fn release(broker: &Broker, node: &mut Node, purpose: Purpose) -> Result<Rel
 
 /// Closes the boot and writes the report.
 pub fn report(broker: &Broker, node: &mut Node, released: &Released, purpose: Purpose) -> Result<Commit> {
-    node.cap(&broker.cluster_document()?.id.0, &released.digest)?;
-    node.say(&format!("volume:{}", hex::encode(VOLUME.0)))?;
-    let result = match purpose {
-        Purpose::Provision => CommitResult::Formatted { header: HEADER, volume: VOLUME },
-        Purpose::Unlock => CommitResult::Opened { header: HEADER, volume: VOLUME },
-    };
-    node.commit(released, result, released.release.disk.generation + 1)
+    node.report(&broker.cluster_document()?.id.0, released, purpose)
 }
 
 /// Closes the boot and reports, which must be acknowledged.
 pub fn commit(broker: &Broker, node: &mut Node, released: &Released, purpose: Purpose) -> Result<Ack> {
     let commit = report(broker, node, released, purpose)?;
     let ack = broker.wire()?.must_acknowledge(&commit)?;
-    node.disk = DiskState::Luks { uuid: released.release.disk.id.clone(), digest: HEADER };
+    node.keep(released);
     Ok(ack)
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use attest::bytes::Hex;
 use attest::message::{self, Purpose};
 use cairn_tests::attacks::{code, codes};
+use cairn_tests::attester::HEADER;
 use cairn_tests::broker::Broker;
 use cairn_tests::suite::Suite;
 
@@ -171,7 +172,7 @@ fn order(suite: &Suite, _: &str) -> Result<()> {
     ensure!(generation == 1, "one commit gave generation {generation}");
     // A hello in the middle begins anew: what was asked before is forgotten.
     scene.reboot()?;
-    scene.node.disk = attest::message::DiskState::Luks { uuid: own.release.disk.id, digest: scene::HEADER };
+    scene.node.disk = attest::message::DiskState::Luks { uuid: own.release.disk.id, digest: HEADER };
     let mut talk = scene.begin(Purpose::Unlock)?;
     let evidence = scene.node.evidence(&talk)?;
     let hello = message::write(&scene.node.hello(Purpose::Unlock)?)?;

@@ -14,9 +14,9 @@ use measurements::parse::uki::Uki;
 use measurements::tpm::pcr11;
 use serde::{Deserialize, Serialize};
 
-use super::Bench;
 use super::report::Measure;
 use super::rounds::{ROUNDS, alternate, median};
+use super::{Bench, output_of};
 use crate::machine::config::{FOLDER, MachineConfig};
 use crate::machine::firmware::Firmware;
 use crate::sandbox::{Sandbox, WORK};
@@ -71,23 +71,10 @@ fn firmware(bench: &Bench) -> Result<PathBuf> {
     Ok(Firmware::get(&config.firmware, &bench.checkout, &bench.store, &bench.progress)?.code)
 }
 
-fn cargo(bench: &Bench, arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(arguments).current_dir(bench.checkout.root());
-    command
-}
-
-/// Runs a command that must succeed; its standard output.
-fn output_of(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("Failed to start {command:?}"))?;
-    ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    String::from_utf8(output.stdout).with_context(|| format!("{command:?} wrote no text"))
-}
-
 fn in_process(bench: &Bench, firmware: &Path, uki: &Path, reference: &Path) -> Result<InProcess> {
     bench.progress.note("bench: launch digests in process, compiled as a release ...");
     let mut command =
-        cargo(bench, &["bench", "--quiet", "-p", "cairn-tests", "--features", "end-to-end", "--bench", "launch", "--"]);
+        bench.cargo(&["bench", "--quiet", "-p", "cairn-tests", "--features", "end-to-end", "--bench", "launch", "--"]);
     command.args([firmware, uki, reference]).arg(bench.checkout.join(FOLDER));
     serde_json::from_str(&output_of(&mut command)?).context("Failed to read what the bench says")
 }
@@ -102,7 +89,7 @@ fn as_programs(bench: &Bench, folder: &Path, firmware: &Path) -> Result<Result<M
         Ok(peer) => peer,
         Err(error) => return Ok(Err(Skipped(format!("{error:#}")))),
     };
-    output_of(&mut cargo(bench, &["build", "--quiet", "--release", "-p", "ovmf-measure"]))?;
+    output_of(&mut bench.cargo(&["build", "--quiet", "--release", "-p", "ovmf-measure"]))?;
     let ours = bench.checkout.target().join("release/ovmf-measure");
     let run = |program: &Path| -> Result<String> {
         let mut command = Command::new(program);

@@ -3,6 +3,7 @@
 //! Ratios are ours divided by the peer's, so less is better and every goal is an upper bound. Nothing here passes or fails a test.
 
 mod boot;
+mod broker;
 mod builds;
 pub mod launch;
 pub mod report;
@@ -10,9 +11,9 @@ pub mod rounds;
 pub mod verity;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::build::outputs::Built;
@@ -27,7 +28,7 @@ use crate::interrupt::Scratch;
 use crate::lock::sets;
 use crate::progress::{Progress, Style};
 use crate::store::Store;
-use report::Measure;
+use report::Found;
 
 /// Measure the promises in numbers against peers; writes bench.json
 #[derive(Args, Clone, Debug)]
@@ -52,6 +53,8 @@ enum Group {
     Boot,
     /// Launch digests and PCR 11, against the crate sev, sev-snp-measure and systemd-measure
     Launch,
+    /// The key broker under load
+    Broker,
 }
 
 /// What all groups share.
@@ -73,23 +76,26 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     crate::interrupt::handle()?;
     let bench = Bench::prepare()?;
     let wanted = |group: Group| args.only.is_empty() || args.only.contains(&group);
-    let mut measures: Vec<Measure> = Vec::new();
+    let out = args.out.clone().unwrap_or_else(|| bench.checkout.target().join("bench"));
+    let mut found = Found::default();
     if wanted(Group::Verity) {
-        measures.extend(verity::measure(&bench)?);
+        found.measures.extend(verity::measure(&bench)?);
     }
     if wanted(Group::Launch) {
-        measures.extend(launch::measure(&bench)?);
+        found.measures.extend(launch::measure(&bench)?);
+    }
+    if wanted(Group::Broker) {
+        found.extend(broker::measure(&bench, &out)?);
     }
     if wanted(Group::Builds) || wanted(Group::Boot) {
         // Boots need the images that builds make.
-        let (images, found) = builds::measure(&bench)?;
-        measures.extend(found);
+        let (images, rows) = builds::measure(&bench)?;
+        found.measures.extend(rows);
         if wanted(Group::Boot) {
-            measures.extend(boot::measure(&bench, &images)?);
+            found.measures.extend(boot::measure(&bench, &images)?);
         }
     }
-    let out = args.out.clone().unwrap_or_else(|| bench.checkout.target().join("bench"));
-    print!("{}", report::write(&measures, &out)?);
+    print!("{}", report::write(&found, &out)?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -108,4 +114,17 @@ impl Bench {
         let first = build::run_in(&checkout, &store, &first, &progress)?;
         Ok(Self { checkout, store, image, sources, tools, progress, scratch, first })
     }
+    /// Cargo in this checkout.
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(arguments).current_dir(self.checkout.root());
+        command
+    }
+}
+
+/// Runs a command that must succeed; its standard output.
+fn output_of(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("Failed to start {command:?}"))?;
+    ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    String::from_utf8(output.stdout).with_context(|| format!("{command:?} wrote no text"))
 }

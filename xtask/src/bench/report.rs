@@ -33,15 +33,55 @@ impl Measure {
     }
 }
 
+/// One number of ours that nobody else's is known for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Figure {
+    /// What was measured.
+    pub what: String,
+    /// Of [`Measure::unit`], or `/s`, or nothing for a count.
+    pub unit: String,
+    /// Ours.
+    pub ours: f64,
+}
+
+/// What a group found.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// Numbers with a peer or a bound.
+    pub measures: Vec<Measure>,
+    /// Numbers without.
+    pub figures: Vec<Figure>,
+}
+
+impl Found {
+    /// Adds what another group found.
+    pub fn extend(&mut self, other: Self) {
+        self.measures.extend(other.measures);
+        self.figures.extend(other.figures);
+    }
+
+    /// Adds a number that has to stay within a bound.
+    pub fn bounded(&mut self, what: &str, unit: &str, ours: f64, bound: f64) {
+        let against = "bound".to_owned();
+        self.measures.push(Measure { what: what.into(), against, unit: unit.into(), ours, theirs: bound, goal: 1.0 });
+    }
+
+    /// Adds a number that nobody else's is known for.
+    pub fn figure(&mut self, what: &str, unit: &str, ours: f64) {
+        self.figures.push(Figure { what: what.into(), unit: unit.into(), ours });
+    }
+}
+
 /// Writes `bench.json` and `bench.txt` to the folder `out`; gives the table.
-pub(super) fn write(measures: &[Measure], out: &Path) -> Result<String> {
-    let text = table(measures);
+pub(super) fn write(found: &Found, out: &Path) -> Result<String> {
+    let Found { measures, figures } = found;
+    let text = table(measures) + &list(figures);
     let rows: Vec<_> = measures
         .iter()
         .map(|measure| serde_json::json!({"measure": measure, "ratio": measure.ratio(), "met": measure.met()}))
         .collect();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let document = serde_json::json!({"schema": "cairn.bench/1", "cpus": cpus, "rows": rows});
+    let document = serde_json::json!({"schema": "cairn.bench/1", "cpus": cpus, "rows": rows, "figures": figures});
     fs::create_dir_all(out).with_context(|| format!("Failed to make {}", out.display()))?;
     for (name, content) in [("bench.json", format!("{document:#}\n")), ("bench.txt", text.clone())] {
         let path = out.join(name);
@@ -66,6 +106,17 @@ fn table(measures: &[Measure]) -> String {
     text
 }
 
+fn list(figures: &[Figure]) -> String {
+    let mut text = String::new();
+    if !figures.is_empty() {
+        text += &format!("\n{:<52} {:>12}\n", "what, without a peer", "ours");
+    }
+    for Figure { what, unit, ours } in figures {
+        text += &format!("{what:<52} {:>12}\n", format!("{ours:.2} {unit}"));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,11 +133,14 @@ mod tests {
     #[test]
     fn the_document_has_ratios() {
         let folder = tempfile::tempdir().unwrap();
-        let measure =
-            Measure { what: "x".into(), against: "y".into(), unit: "s".into(), ours: 1.0, theirs: 4.0, goal: 0.5 };
-        write(&[measure], &folder.path().join("new")).unwrap();
+        let mut found = Found::default();
+        found.bounded("x", "s", 1.0, 4.0);
+        found.figure("y", "/s", 7.0);
+        let text = write(&found, &folder.path().join("new")).unwrap();
+        assert!(text.lines().any(|line| line.starts_with("y ") && line.ends_with(" 7.00 /s")), "{text}");
         let text = fs::read(folder.path().join("new/bench.json")).unwrap();
         let document: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!((document["rows"][0]["ratio"].as_f64(), &document["rows"][0]["met"]), (Some(0.25), &true.into()));
+        assert_eq!(document["figures"][0]["ours"].as_f64(), Some(7.0));
     }
 }

@@ -35,7 +35,8 @@ fn milliseconds(run: &mut impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() * 1000.0)
 }
 
-fn middle(mut times: Vec<f64>) -> f64 {
+/// The median.
+pub fn middle(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -8,6 +8,7 @@ const ALG_ECDSA: u16 = 0x18;
 const ALG_ECC: u16 = 0x23;
 const ALG_CFB: u16 = 0x43;
 const CURVE_P256: u16 = 0x03;
+const RSA_BITS: u16 = 2048;
 
 /// TPMA_OBJECT (section 8.3).
 mod attribute {
@@ -39,38 +40,49 @@ pub enum SigningKey {
     Duplicable,
 }
 
-/// Template L-1: RSA 2048, restricted decryption.
+/// Template L-1: RSA 2048, restricted decryption. The key is made for it, so its modulus is empty, of full length.
 pub(super) fn endorsement() -> Vec<u8> {
+    endorsement_area(&[0; RSA_BITS as usize / 8])
+}
+
+/// Public area of an endorsement key of template L-1 with this modulus.
+pub fn endorsement_area(modulus: &[u8; RSA_BITS as usize / 8]) -> Vec<u8> {
     use attribute::{ADMIN_WITH_POLICY, DECRYPT, FIXED_PARENT, FIXED_TPM, RESTRICTED, SENSITIVE_DATA_ORIGIN};
-    const BITS: u16 = 2048;
     let attributes = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT;
     let mut area = [ALG_RSA, ALG_SHA256].map(u16::to_be_bytes).concat();
     area.extend(attributes.to_be_bytes());
     area.extend((ENDORSEMENT_POLICY.len() as u16).to_be_bytes());
     area.extend(ENDORSEMENT_POLICY);
-    area.extend([ALG_AES, 128, ALG_CFB, ALG_NULL, BITS].map(u16::to_be_bytes).concat());
-    // The default exponent, and an empty modulus of full length.
+    area.extend([ALG_AES, 128, ALG_CFB, ALG_NULL, RSA_BITS].map(u16::to_be_bytes).concat());
+    // The default exponent.
     area.extend([0; 4]);
-    area.extend((BITS / 8).to_be_bytes());
-    area.extend([0; BITS as usize / 8]);
+    area.extend((RSA_BITS / 8).to_be_bytes());
+    area.extend(modulus);
     area
 }
 
-/// ECDSA over P-256 with SHA-256.
+/// Template of a signing key of ECDSA over P-256 with SHA-256: it is derived from the bytes that stand for the point, too.
 pub(super) fn signing(key: SigningKey) -> Vec<u8> {
+    let number = if let SigningKey::Attestation(number) = key { number } else { 0 };
+    signing_area(key, &[number; 32], &[0; 32])
+}
+
+/// Public area of a signing key of this kind with this point.
+pub fn signing_area(key: SigningKey, x: &[u8; 32], y: &[u8; 32]) -> Vec<u8> {
     use attribute::{FIXED_PARENT, FIXED_TPM, NO_DA, RESTRICTED, SENSITIVE_DATA_ORIGIN, SIGN, USER_WITH_AUTH};
     let common = SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | NO_DA | SIGN;
-    let (attributes, number) = match key {
-        SigningKey::Attestation(number) => (common | FIXED_TPM | FIXED_PARENT | RESTRICTED, number),
-        SigningKey::Unrestricted => (common | FIXED_TPM | FIXED_PARENT, 0),
-        SigningKey::Duplicable => (common | RESTRICTED, 0),
+    let attributes = match key {
+        SigningKey::Attestation(_) => common | FIXED_TPM | FIXED_PARENT | RESTRICTED,
+        SigningKey::Unrestricted => common | FIXED_TPM | FIXED_PARENT,
+        SigningKey::Duplicable => common | RESTRICTED,
     };
     let mut area = [ALG_ECC, ALG_SHA256].map(u16::to_be_bytes).concat();
     area.extend(attributes.to_be_bytes());
-    // No policy, no symmetric algorithm; the key is derived from the bytes that stand for the point, too.
-    area.extend([0, ALG_NULL, ALG_ECDSA, ALG_SHA256, CURVE_P256, ALG_NULL, 32].map(u16::to_be_bytes).concat());
-    area.extend([number; 32]);
-    area.extend(32_u16.to_be_bytes());
-    area.extend([0; 32]);
+    // No policy, no symmetric algorithm.
+    area.extend([0, ALG_NULL, ALG_ECDSA, ALG_SHA256, CURVE_P256, ALG_NULL].map(u16::to_be_bytes).concat());
+    for number in [x, y] {
+        area.extend(32_u16.to_be_bytes());
+        area.extend(number);
+    }
     area
 }

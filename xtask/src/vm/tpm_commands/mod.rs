@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 
 use measurements::Bank;
 
-pub use keys::SigningKey;
+pub use keys::{SigningKey, endorsement_area, signing_area};
 use wire::{Authorisation, Command, Response};
 
 const RH_NULL: Handle = Handle(0x4000_0007);
