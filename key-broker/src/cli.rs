@@ -1,25 +1,21 @@
 //! The command line.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use attest::bytes::{Bytes32, Hex};
 use clap::{Args, Parser, Subcommand};
 use measurements::Bank;
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
-use zeroize::Zeroizing;
 
 use crate::config::Config;
-use crate::engine::{AdminCommand, Engine};
+use crate::engine::AdminCommand;
 use crate::init::{self, Plan};
-use crate::seal::passphrase_of;
-use crate::socket::{self, Files};
+use crate::passphrase::{PassphraseArgs, passphrase};
 use crate::store::{Sqlite, Store as _};
-use crate::{harden, server, table};
+use crate::{serve, socket, table};
 
 /// Release the keys of disks to nodes that have shown what they run
 #[derive(Parser)]
@@ -49,6 +45,12 @@ enum Command {
     /// Releases that nodes may run
     #[command(subcommand)]
     Release(ReleaseCommand),
+    /// Whom the broker believes about logged releases
+    #[command(subcommand)]
+    Trust(TrustCommand),
+    /// Which logged releases are good
+    #[command(subcommand)]
+    Channel(ChannelCommand),
     /// Disks of nodes
     #[command(subcommand)]
     Disk(DiskCommand),
@@ -98,14 +100,6 @@ struct InitArgs {
     passphrase: PassphraseArgs,
 }
 
-/// Where the passphrase comes from: a file, the systemd credential `key-broker-passphrase`, or the terminal.
-#[derive(Args, Clone)]
-struct PassphraseArgs {
-    /// File with the passphrase, that nobody else reads
-    #[arg(long, value_name = "FILE")]
-    passphrase_file: Option<PathBuf>,
-}
-
 #[derive(Subcommand)]
 enum NodeCommand {
     /// Enrol a node
@@ -148,8 +142,12 @@ enum NodeCommand {
 enum ReleaseCommand {
     /// Allow a release
     Allow {
-        /// Its image reference
-        reference: PathBuf,
+        /// Its image reference, with --unsigned-development
+        #[arg(required_unless_present = "bundle", conflicts_with = "bundle")]
+        reference: Option<PathBuf>,
+        /// The Sigstore bundle of its measured-boot statement, as `cargo xtask publish` wrote it
+        #[arg(long, value_name = "FILE", conflicts_with = "unsigned_development")]
+        bundle: Option<PathBuf>,
         /// Nobody signed it; every verdict says `development`
         #[arg(long)]
         unsigned_development: bool,
@@ -164,6 +162,28 @@ enum ReleaseCommand {
     },
     /// All that are allowed
     List,
+}
+
+#[derive(Subcommand)]
+enum TrustCommand {
+    /// Believe this trust root; a later one must be signed by enough root keys of the one before
+    Set {
+        /// The signed trust root
+        file: PathBuf,
+    },
+    /// What is believed
+    Show,
+}
+
+#[derive(Subcommand)]
+enum ChannelCommand {
+    /// Take the channel's newest state
+    Set {
+        /// Its Sigstore bundle
+        file: PathBuf,
+    },
+    /// The state that is known
+    Show,
 }
 
 #[derive(Subcommand)]
@@ -226,7 +246,7 @@ fn run(cli: Cli) -> Result<()> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("Failed to read {}", path.display()));
     let command = match cli.command {
         Command::Init(args) => return make(args),
-        Command::Serve(args) => return serve(&Config::read(config)?, &args),
+        Command::Serve(args) => return serve::run(&Config::read(config)?, &args),
         Command::Unseal(args) => {
             let config = Config::read(config)?;
             let value = socket::ask_to_unseal(&config.file("admin.sock"), &passphrase(&args, false)?)?;
@@ -244,9 +264,18 @@ fn run(cli: Cli) -> Result<()> {
         Command::Node(NodeCommand::Show { name }) => AdminCommand::NodeShow { name },
         Command::Node(NodeCommand::Approve { name }) => AdminCommand::NodeApprove { name },
         Command::Node(NodeCommand::Retire { name }) => AdminCommand::NodeRetire { name },
-        Command::Release(ReleaseCommand::Allow { reference, unsigned_development, allow_debug }) => {
-            AdminCommand::ReleaseAllow { reference: Hex(read(&reference)?), unsigned_development, allow_debug }
+        Command::Release(ReleaseCommand::Allow { reference, bundle, unsigned_development, allow_debug }) => {
+            match (reference, bundle) {
+                (_, Some(bundle)) => AdminCommand::ReleaseAllowLogged { bundle: Hex(read(&bundle)?), allow_debug },
+                (Some(reference), None) => {
+                    AdminCommand::ReleaseAllow { reference: Hex(read(&reference)?), unsigned_development, allow_debug }
+                }
+                (None, None) => bail!("Name a release: --bundle FILE, or an image reference"),
+            }
         }
+        Command::Trust(TrustCommand::Set { file }) => AdminCommand::TrustSet { envelope: Hex(read(&file)?) },
+        Command::Channel(ChannelCommand::Set { file }) => AdminCommand::ChannelSet { bundle: Hex(read(&file)?) },
+        Command::Trust(TrustCommand::Show) | Command::Channel(ChannelCommand::Show) => AdminCommand::Published,
         Command::Release(ReleaseCommand::Revoke { id }) => AdminCommand::ReleaseRevoke { id },
         Command::Release(ReleaseCommand::List) => AdminCommand::ReleaseList,
         Command::Disk(DiskCommand::List) => AdminCommand::DiskList,
@@ -298,44 +327,6 @@ fn make(args: InitArgs) -> Result<()> {
     Ok(())
 }
 
-/// The passphrase: from a file, from systemd, or from the terminal; a new one is asked for twice.
-fn passphrase(args: &PassphraseArgs, new: bool) -> Result<Zeroizing<Vec<u8>>> {
-    if let Some(path) = &args.passphrase_file {
-        return passphrase_of(path);
-    }
-    if let Some(path) = credential() {
-        return passphrase_of(&path);
-    }
-    ensure!(std::io::stdin().is_terminal(), "There is no terminal to ask for the passphrase: use --passphrase-file");
-    let first = ask("Passphrase: ")?;
-    ensure!(first.len() >= 8, "The passphrase has fewer than 8 characters: choose a longer one");
-    if new && ask("Again: ")? != first {
-        bail!("These are two different passphrases: try again");
-    }
-    Ok(first)
-}
-
-/// What systemd hands over (systemd.exec(5), LoadCredential=).
-fn credential() -> Option<PathBuf> {
-    let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join("key-broker-passphrase");
-    path.exists().then_some(path)
-}
-
-fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
-    eprint!("{prompt}");
-    let stdin = std::io::stdin();
-    let shown = tcgetattr(&stdin).context("Failed to read the terminal's mode")?;
-    let mut hidden = shown.clone();
-    hidden.local_flags.remove(LocalFlags::ECHO);
-    tcsetattr(&stdin, SetArg::TCSANOW, &hidden).context("Failed to hide what is typed")?;
-    let mut line = Zeroizing::new(String::new());
-    let read = stdin.read_line(&mut line);
-    tcsetattr(&stdin, SetArg::TCSANOW, &shown).context("Failed to show again what is typed")?;
-    eprintln!();
-    read.context("Failed to read the passphrase")?;
-    Ok(Zeroizing::new(line.trim_end_matches(['\n', '\r']).as_bytes().to_vec()))
-}
-
 fn restore(config: &Config, args: &RestoreArgs) -> Result<()> {
     ensure!(
         std::os::unix::net::UnixStream::connect(config.file("admin.sock")).is_err(),
@@ -359,65 +350,4 @@ fn restore(config: &Config, args: &RestoreArgs) -> Result<()> {
     Sqlite::open(&args.file)?.backup(&database).with_context(|| format!("Failed to write {}", database.display()))?;
     println!("restored {}", database.display());
     Ok(())
-}
-
-fn serve(config: &Config, args: &PassphraseArgs) -> Result<()> {
-    harden::process();
-    let cluster = std::fs::read(config.file("cluster.json"))
-        .with_context(|| format!("Failed to read {}: restore it", config.file("cluster.json").display()))?;
-    let engine = Arc::new(Engine::open(&config.file("database"), &cluster, config.settings())?);
-    let files = Files { sealed: config.file("sealed.json"), certificate: config.file("certificate.json") };
-    let tls = server::tls(config)?;
-    let admin = socket::listen(&config.file("admin.sock"))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("Failed to start")?;
-    let socket_path = config.file("admin.sock");
-    let served = runtime.block_on(async {
-        let bind = |address: SocketAddr| async move {
-            let bound = tokio::net::TcpListener::bind(address).await;
-            bound.with_context(|| format!("Failed to listen at {address}: is another broker there?"))
-        };
-        let listener = bind(config.listen).await?;
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        println!("listening on {}", listener.local_addr()?);
-        if let Some(address) = config.metrics {
-            let metrics = bind(address).await?;
-            println!("metrics on {}", metrics.local_addr()?);
-            tokio::spawn(server::serve_metrics(metrics, engine.clone(), stopped.clone()));
-        }
-        std::io::stdout().flush()?;
-        socket::serve(admin, engine.clone(), files.clone());
-        open_at_start(&engine, &files, args);
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-            // Nobody listens any more: then it has ended already.
-            let _ = stop.send(true);
-        });
-        server::serve(listener, tls, engine, config.limits.clone(), stopped).await
-    });
-    // The next broker replaces one that is left over.
-    let _ = std::fs::remove_file(socket_path);
-    served
-}
-
-/// A broker whose passphrase does not fit stays sealed: it says so, and can be opened by hand.
-fn open_at_start(engine: &Arc<Engine>, files: &Files, args: &PassphraseArgs) {
-    let Some(path) = args.passphrase_file.clone().or_else(credential) else {
-        println!("sealed");
-        eprintln!("key-broker: sealed; open it with `key-broker unseal`");
-        return;
-    };
-    let (engine, files) = (engine.clone(), files.clone());
-    std::thread::spawn(move || {
-        match passphrase_of(&path).and_then(|passphrase| socket::unseal(&engine, &files, &passphrase)) {
-            Ok(()) => println!("open"),
-            Err(error) => {
-                eprintln!("key-broker: stays sealed: {error:#}");
-                println!("sealed");
-            }
-        }
-    });
 }

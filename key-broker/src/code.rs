@@ -2,6 +2,7 @@
 
 use attest::Code as Evidence;
 use state_disk::record::Refusal as Disk;
+use transparency::Code as Published;
 
 macro_rules! codes {
     ($($variant:ident, $name:literal, $meaning:literal, $next:literal;)+) => {
@@ -48,6 +49,10 @@ codes! {
     AssuranceTooLow, "ASSURANCE_TOO_LOW", "the evidence is worth less than cluster.json asks for", "use references that are signed, or machines of a better kind";
     BootLatched, "BOOT_LATCHED", "this boot has been given its release", "boot the node again";
     DiskForeign, "DISK_FOREIGN", "the node's disk holds something that is not ours", "attach a blank disk, or: key-broker disk grant --overwrite";
+    TrustRootMissing, "TRUST_ROOT_MISSING", "the broker has no trust root, so it believes no logged release", "key-broker trust set";
+    ChannelMissing, "CHANNEL_MISSING", "the broker knows no channel's state, so no logged release is good", "key-broker channel set";
+    EpochRollback, "EPOCH_ROLLBACK", "the release has a lower security epoch than one that the node has run", "boot the newer image";
+    LogFork, "LOG_FORK", "the log has shown two heads of one size", "do not use the log: keep both bundles, and tell its operator and its witnesses";
     State, "STATE", "the message does not fit what was said before", "let the node boot again; if it happens again, node and broker are of versions that do not belong together";
     CapMismatch, "CAP_MISMATCH", "the node has not closed its boot as it must", "the node runs something else than its initrd by now: find out what";
     CommitLate, "COMMIT_LATE", "the node reported after its time was over", "boot the node again";
@@ -61,8 +66,16 @@ pub enum Code {
     Evidence(Evidence),
     /// Of a disk's record.
     Disk(Disk),
+    /// Of what is published about a release.
+    Published(Published),
     /// Of the broker's own.
     Own(Own),
+}
+
+impl From<Published> for Code {
+    fn from(code: Published) -> Self {
+        Self::Published(code)
+    }
 }
 
 impl From<Evidence> for Code {
@@ -89,6 +102,7 @@ impl Code {
         match self {
             Self::Evidence(code) => code.name(),
             Self::Disk(code) => code.name(),
+            Self::Published(code) => code.name(),
             Self::Own(code) => code.name(),
         }
     }
@@ -106,6 +120,7 @@ impl Code {
                 Disk::DiskNodeMismatch => "the disk belongs to another node",
                 Disk::HeaderDigest => "the header of the disk is not the one that was committed",
             },
+            Self::Published(code) => code.meaning(),
             Self::Own(code) => code.meaning(),
         }
     }
@@ -127,6 +142,7 @@ impl Code {
                 }
                 Disk::HeaderDigest => "attach the newest copy of the disk; if it is that, somebody changed its header",
             },
+            Self::Published(code) => code.next(),
             Self::Own(code) => code.next(),
         }
     }
@@ -143,7 +159,9 @@ impl Code {
             Disk::DiskNodeMismatch,
             Disk::HeaderDigest,
         ];
-        Own::ALL.iter().copied().map(Self::Own).chain(disk.into_iter().map(Self::Disk)).chain(evidence)
+        let published = Published::ALL.iter().copied().map(Self::Published);
+        let own = Own::ALL.iter().copied().map(Self::Own);
+        own.chain(disk.into_iter().map(Self::Disk)).chain(evidence).chain(published)
     }
 
     /// The code with this name.
@@ -165,6 +183,12 @@ impl Refusal {
     /// A refusal.
     pub fn new(code: impl Into<Code>, found: impl Into<String>) -> Self {
         Self { code: code.into(), found: found.into() }
+    }
+}
+
+impl From<transparency::Refusal> for Refusal {
+    fn from(refusal: transparency::Refusal) -> Self {
+        Self::new(refusal.code, refusal.found)
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Limits {
     pub hellos_per_minute: u32,
     /// Refusals of strangers in the audit log in a minute.
     pub strangers_per_minute: u32,
+    /// Days that disks are still unlocked after the channel's state has expired.
+    pub stale_unlock_days: u32,
 }
 
 impl Default for Limits {
@@ -65,6 +67,7 @@ impl Default for Limits {
             requests_per_minute: 1200,
             hellos_per_minute: 60,
             strangers_per_minute: 60,
+            stale_unlock_days: 14,
         }
     }
 }
@@ -89,14 +92,15 @@ impl Config {
 
     /// What the engine is told.
     pub fn settings(&self) -> Settings {
-        let Limits { challenge_seconds, commit_seconds, hold_seconds, hellos_per_minute, strangers_per_minute, .. } =
-            self.limits;
+        let Limits { challenge_seconds, commit_seconds, hold_seconds, hellos_per_minute, .. } = self.limits;
+        let Limits { strangers_per_minute, stale_unlock_days, .. } = self.limits;
         Settings {
             challenge: Duration::from_secs(challenge_seconds),
             commit: Duration::from_secs(commit_seconds),
             hold: Duration::from_secs(hold_seconds),
             hellos_per_minute,
             strangers_per_minute,
+            stale_unlock: Duration::from_secs(u64::from(stale_unlock_days) * 24 * 3600),
         }
     }
 
@@ -107,7 +111,8 @@ impl Config {
              # Where /health and /metrics are served by plain HTTP, on loopback alone.\n# metrics = \"127.0.0.1:9464\"\n\n\
              # Limits; these are the values that hold without this section.\n# [limits]\n# connections = 2048\n# queue = 256\n\
              # patience_seconds = 20\n# connection_seconds = 120\n# challenge_seconds = 60\n# commit_seconds = 600\n\
-             # hold_seconds = 5\n# requests_per_minute = 1200\n# hellos_per_minute = 60\n# strangers_per_minute = 60\n"
+             # hold_seconds = 5\n# requests_per_minute = 1200\n# hellos_per_minute = 60\n# strangers_per_minute = 60\n\
+             # stale_unlock_days = 14\n"
         )
     }
 }

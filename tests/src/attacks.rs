@@ -35,7 +35,6 @@ const fn attack(number: u8, what: &'static str, codes: &'static [&'static str], 
 }
 
 const SNP_AND_TDX: Tried = Not("no key is released on SNP or TDX evidence yet");
-const LOG: Tried = Not("releases are not taken from a log yet");
 
 /// All of them.
 pub const TABLE: &[Attack] = &[
@@ -173,13 +172,43 @@ pub const TABLE: &[Attack] = &[
         &["ASSURANCE_TOO_LOW"],
         Wire("evidence_is_worth_what_its_roots_are"),
     ),
-    attack(35, "an older release below the epoch", &[], LOG),
-    attack(36, "a release revoked a second ago", &[], LOG),
-    attack(37, "a release that is not in the log", &[], LOG),
-    attack(38, "a wrong inclusion proof", &[], LOG),
-    attack(39, "a checkpoint of an unknown key, without witnesses, of a fork", &[], LOG),
-    attack(40, "another signer, a time outside a certificate", &[], LOG),
-    attack(41, "an expired or older channel state", &[], LOG),
+    attack(
+        35,
+        "an older release: below the channel's least epoch, below what the node has run",
+        &["EPOCH", "EPOCH_ROLLBACK"],
+        Wire("a_lower_epoch_is_never_run_again"),
+    ),
+    attack(36, "a release revoked a moment ago", &["REVOKED"], Wire("a_revoked_release_is_refused_at_the_next_boot")),
+    attack(
+        37,
+        "a release that is not in the log; an entry of another",
+        &["BUNDLE_SCHEMA", "LEAF"],
+        Wire("only_what_is_logged_is_allowed_in_production"),
+    ),
+    attack(
+        38,
+        "a wrong inclusion proof: index, size, a hash, the root",
+        &["INCLUSION"],
+        Wire("a_bundle_that_does_not_hold_is_refused_with_its_code"),
+    ),
+    attack(
+        39,
+        "a checkpoint of an unknown key, with too few witnesses; two roots for one size",
+        &["CHECKPOINT_SIGNATURE", "WITNESS_QUORUM", "LOG_FORK"],
+        Wire("a_bundle_that_does_not_hold_is_refused_with_its_code"),
+    ),
+    attack(
+        40,
+        "another signer; a time outside of the key's validity",
+        &["KEY_UNKNOWN", "KEY_VALIDITY"],
+        Wire("a_bundle_that_does_not_hold_is_refused_with_its_code"),
+    ),
+    attack(
+        41,
+        "an expired or older channel state",
+        &["CHANNEL_EXPIRED", "CHANNEL_ROLLBACK"],
+        Wire("an_older_or_expired_channel_state_says_nothing"),
+    ),
     attack(
         42,
         "a header with a null cipher",

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::audit::{self, Leaf};
 use super::hello::sha256;
 use super::records::{self, Disk, Grant, Node, Release, get, put};
-use super::{Engine, Open};
+use super::shown::{disks, explain, node_show, nodes, releases};
+use super::{Engine, Open, published};
 use crate::code::{Code, Own};
 use crate::store::{Error, Table, Transaction};
 
@@ -27,8 +28,12 @@ pub enum AdminCommand {
     NodeApprove { name: String },
     NodeRetire { name: String },
     ReleaseAllow { reference: Hex, unsigned_development: bool, allow_debug: bool },
+    ReleaseAllowLogged { bundle: Hex, allow_debug: bool },
     ReleaseRevoke { id: String },
     ReleaseList,
+    TrustSet { envelope: Hex },
+    ChannelSet { bundle: Hex },
+    Published,
     DiskList,
     DiskGrant { node: String, slot: String, overwrite: bool, rebind_from: Option<String>, generation: Option<u64> },
     AuditTail { count: usize },
@@ -39,7 +44,7 @@ pub enum AdminCommand {
 }
 
 /// What is wrong, and what to do next.
-type Outcome = Result<Value, String>;
+pub(super) type Outcome = Result<Value, String>;
 
 fn is_name(text: &str) -> bool {
     let is_character = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
@@ -62,6 +67,7 @@ impl Engine {
             AdminCommand::NodeList => self.look(|transaction| nodes(transaction).map(Ok)),
             AdminCommand::NodeShow { name } => self.look(|transaction| node_show(transaction, name)),
             AdminCommand::ReleaseList => self.look(|transaction| releases(transaction).map(Ok)),
+            AdminCommand::Published => self.look(|transaction| published::shown(transaction, Self::seconds()).map(Ok)),
             AdminCommand::DiskList => self.look(|transaction| disks(transaction).map(Ok)),
             AdminCommand::AuditTail { count } => {
                 self.look(|transaction| Ok(Ok(json!(audit::tail(transaction, *count)?))))
@@ -105,6 +111,11 @@ impl Engine {
             AdminCommand::ReleaseAllow { reference, unsigned_development, allow_debug } => {
                 release_allow(transaction, &reference.0, *unsigned_development, *allow_debug)?
             }
+            AdminCommand::ReleaseAllowLogged { bundle, allow_debug } => {
+                published::release_allow(transaction, &bundle.0, *allow_debug, Self::seconds())?
+            }
+            AdminCommand::TrustSet { envelope } => published::trust_set(transaction, &envelope.0)?,
+            AdminCommand::ChannelSet { bundle } => published::channel_set(transaction, &bundle.0, Self::seconds())?,
             AdminCommand::ReleaseRevoke { id } => release_revoke(transaction, id)?,
             AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation } => {
                 disk_grant(transaction, node, slot, *overwrite, rebind_from.as_deref(), *generation)?
@@ -156,6 +167,7 @@ impl Engine {
             return Ok(Err(format!("{}: {}; {}", problem.name(), problem.meaning(), problem.next())));
         }
         let digest = Bytes32(sha256(machine));
+        let epoch = kept.as_ref().filter(|node| node.ek == ek).and_then(|node| node.epoch);
         let ak = kept.filter(|node| node.ek == ek && !node.retired).and_then(|node| node.ak);
         let node = Node {
             name: name.to_owned(),
@@ -167,6 +179,7 @@ impl Engine {
             retired: false,
             ak,
             release: None,
+            epoch,
             seen: None,
         };
         transaction.put(Table::Machines, &digest.0, machine)?;
@@ -253,63 +266,6 @@ fn with_node(
     Ok(Ok((name.to_owned(), state.to_owned())))
 }
 
-fn nodes(transaction: &dyn Transaction) -> Result<Value, Error> {
-    let nodes = records::all::<Node>(transaction, Table::Nodes)?;
-    Ok(nodes.iter().map(|(_, node)| shown(node)).collect())
-}
-
-fn shown(node: &Node) -> Value {
-    let state = match (node.retired, node.held) {
-        (true, _) => "retired",
-        (_, true) => "held",
-        _ => "enrolled",
-    };
-    json!({
-        "node": node.name,
-        "state": state,
-        "machine": node.machine_name,
-        "bank": node.bank,
-        "ek": hex::encode(node.ek.0),
-        "release": node.release,
-        "seen": node.seen,
-    })
-}
-
-fn node_show(transaction: &dyn Transaction, name: &str) -> Result<Outcome, Error> {
-    let Some(node) = get::<Node>(transaction, Table::Nodes, name.as_bytes())? else {
-        return Ok(Err(format!("there is no node {name:?}: key-broker node list")));
-    };
-    let disks = records::all::<Disk>(transaction, Table::Disks)?;
-    let mut value = shown(&node);
-    value["disks"] = disks.iter().filter(|(_, disk)| disk.node == name).map(|(_, disk)| disk_shown(disk)).collect();
-    Ok(Ok(value))
-}
-
-fn disk_shown(disk: &Disk) -> Value {
-    json!({
-        "node": disk.node,
-        "slot": disk.slot,
-        "disk": disk.id,
-        "state": disk.state,
-        "generation": disk.generation,
-        "committed": disk.committed,
-    })
-}
-
-fn disks(transaction: &dyn Transaction) -> Result<Value, Error> {
-    let disks = records::all::<Disk>(transaction, Table::Disks)?;
-    Ok(disks.iter().map(|(_, disk)| disk_shown(disk)).collect())
-}
-
-fn releases(transaction: &dyn Transaction) -> Result<Value, Error> {
-    let releases = records::all::<Release>(transaction, Table::Releases)?;
-    let shown = |(id, release): &(Vec<u8>, Release)| {
-        let verdict = if release.unsigned { "development" } else { "signed" };
-        json!({"release": hex::encode(id), "name": release.name, "verdict": verdict})
-    };
-    Ok(releases.iter().map(shown).collect())
-}
-
 fn release_allow(
     transaction: &mut dyn Transaction,
     bytes: &[u8],
@@ -317,7 +273,9 @@ fn release_allow(
     allow_debug: bool,
 ) -> Result<Result<(String, String), String>, Error> {
     if !unsigned {
-        return Ok(Err("releases that are signed and logged cannot be verified yet: with --unsigned-development, every verdict says `development`".into()));
+        return Ok(Err(
+            "a reference alone is believed by nobody: give its bundle with --bundle; or, for trying things out, --unsigned-development, and every verdict says `development`".into(),
+        ));
     }
     let reference = match ImageReference::parse(bytes).and_then(|reference| reference.measured().map(|_| reference)) {
         Ok(reference) => reference,
@@ -330,7 +288,8 @@ fn release_allow(
     }
     let name = format!("{} {} ({})", reference.id, reference.version, reference.variant);
     let id = sha256(bytes);
-    let release = Release { name: name.clone(), reference: String::from_utf8_lossy(bytes).into_owned(), unsigned };
+    let release =
+        Release { name: name.clone(), reference: String::from_utf8_lossy(bytes).into_owned(), unsigned, bundle: None };
     put(transaction, Table::Releases, &id, &release)?;
     Ok(Ok((String::new(), format!("release {} allowed: {name}, development", hex::encode(id)))))
 }
@@ -402,22 +361,4 @@ fn disk_grant(
         return Ok(Err("nothing is to be granted: name --overwrite, --rebind-from or --generation".into()));
     }
     Ok(Ok((node.to_owned(), format!("slot {slot}: {}", what.join("; ")))))
-}
-
-fn explain(transaction: &dyn Transaction, request: &str) -> Result<Outcome, Error> {
-    let Some(leaf) = audit::of_request(transaction, request)? else {
-        return Ok(Err(format!(
-            "the audit log has no request {request:?}: it is of another broker, or one of too many refusals of strangers in that minute"
-        )));
-    };
-    let code = Code::named(&leaf.code);
-    Ok(Ok(json!({
-        "request": leaf.request,
-        "time": leaf.time,
-        "node": leaf.node,
-        "code": leaf.code,
-        "meaning": code.map_or("", Code::meaning),
-        "found": leaf.found,
-        "next": code.map_or("", Code::next),
-    })))
 }

@@ -11,7 +11,7 @@ use measurements::canonical::Document;
 use state_disk::record::{self, Report};
 
 use super::audit::{self, Leaf};
-use super::records::{Disk, Latch, get, put};
+use super::records::{Disk, Latch, Node, get, put};
 use super::{Engine, Open, Reply};
 use crate::code::{Code, Own, Refusal};
 use crate::fault;
@@ -154,6 +154,9 @@ impl Engine {
             Err(refusal) => return Ok(Decided::Refused(refusal)),
         };
         put(transaction, Table::Disks, &key, &disk)?;
+        if code == Own::Committed {
+            raise_epoch(transaction, &latch)?;
+        }
         let leaf = Leaf {
             number: 0,
             time: Self::now(),
@@ -223,6 +226,13 @@ impl Engine {
             format!("disk {} is {}, generation {}; {}", disk.id, disk.state, disk.generation, stages.join(", ")),
         ))
     }
+}
+
+/// A node that has run a release never runs one of a lower epoch again.
+fn raise_epoch(transaction: &mut dyn Transaction, latch: &Latch) -> Result<(), Error> {
+    let Some(mut node) = get::<Node>(transaction, Table::Nodes, latch.node.as_bytes())? else { return Ok(()) };
+    node.epoch = node.epoch.max(latch.epoch);
+    put(transaction, Table::Nodes, latch.node.as_bytes(), &node)
 }
 
 fn clean(name: &str) -> String {

@@ -7,19 +7,17 @@ use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Assurance;
 use attest::hpke::{Context, seal};
 use attest::message::{self, DiskGrant, DiskState, Evidence, Purpose, Release, Resume};
-use attest::recovery::Recovery;
 use attest::tpm::{self, AttestationKey, BootId, Quoted};
 use attest::{Code as EvidenceCode, Refusal as Refused};
 use measurements::canonical::Document;
 use measurements::parse::tcg_log::Log;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use state_disk::record::{Answer, Refusal as DiskRefusal, Request, answer};
-use zeroize::Zeroizing;
+use state_disk::record::Refusal as DiskRefusal;
 
 use super::audit::{self, Leaf};
 use super::hello::sha256;
 use super::policy::Matched;
-use super::records::{Disk, Grant, Latch, Node, get, put};
+use super::published::Standing;
+use super::records::{Disk, Latch, Node, get, put};
 use super::{Conversation, Engine, Open, Reply};
 use crate::code::{Own, Refusal};
 use crate::fault;
@@ -33,11 +31,13 @@ struct Shown {
     quoted: Quoted,
     matched: Matched,
     assurance: Assurance,
+    /// Of a logged release.
+    standing: Option<Standing>,
     transcript: Transcript,
 }
 
 /// How a transaction ended.
-enum Decided {
+pub(super) enum Decided {
     Released(Vec<u8>),
     Refused(Refusal),
     Held(Refusal),
@@ -134,12 +134,14 @@ impl Engine {
         let log = Log::parse(&evidence.event_log.0)
             .map_err(|error| Refused::new(EvidenceCode::LogReplay, format!("the firmware's log: {error}")))?;
         let matched = self.matched(&node, &quoted, &log)?;
+        let bundle = matched.release.bundle.as_deref();
+        let standing = bundle.map(|bundle| self.standing(bundle, &node, begun.hello.purpose)).transpose()?;
         let assurance = if matched.release.unsigned { Assurance::Development } else { Assurance::TpmVirtual };
         if assurance < self.cluster.assurance {
             let found = format!("the evidence is worth {assurance}, cluster.json asks for {}", self.cluster.assurance);
             return Err(Refusal::new(Own::AssuranceTooLow, found));
         }
-        Ok(Shown { node, activated: begun.secret.is_some(), quoted, matched, assurance, transcript })
+        Ok(Shown { node, activated: begun.secret.is_some(), quoted, matched, assurance, standing, transcript })
     }
 
     /// Everything that is written happens here, or nothing of it.
@@ -200,7 +202,7 @@ impl Engine {
             node: name.clone(),
             code: crate::code::Code::from(Own::Released).name().to_owned(),
             found: format!(
-                "{} disk {} ({}), {} {}, assurance {}",
+                "{} disk {} ({}), {} {}, assurance {}{}",
                 match begun.hello.purpose {
                     Purpose::Provision => "to make",
                     Purpose::Unlock => "to unlock",
@@ -209,7 +211,8 @@ impl Engine {
                 disk.slot,
                 shown.matched.release.name,
                 hex::encode(&shown.matched.id[..4]),
-                shown.assurance
+                shown.assurance,
+                if shown.standing.is_some_and(|standing| standing.stale) { ", CHANNEL STATE EXPIRED" } else { "" }
             ),
         };
         let receipt = audit::append(transaction, leaf, &self.signer(open))?;
@@ -242,6 +245,7 @@ impl Engine {
             purpose: begun.hello.purpose,
             assurance: shown.assurance.name().into(),
             bank: shown.quoted.bank,
+            epoch: shown.standing.map(|standing| standing.epoch),
             ak: begun.hello.ak.clone(),
             registers: shown.quoted.registers.iter().map(|(number, value)| (*number, Hex(value.clone()))).collect(),
             release: Bytes32(sent.digest),
@@ -284,142 +288,6 @@ impl Engine {
         Ok(Ok(node))
     }
 
-    /// The disk's record after this release, or why there is none.
-    fn disk(
-        &self,
-        transaction: &mut dyn Transaction,
-        begun: &Conversation,
-        node: &str,
-        slot: &str,
-        boot: &Vec<u8>,
-    ) -> Result<Result<Disk, Decided>, Error> {
-        let refused = |refusal: DiskRefusal, found: String| Ok(Err(Decided::Refused(Refusal::new(refusal, found))));
-        let kept: Option<Disk> = get(transaction, Table::Disks, &Disk::key(node, slot))?;
-        if let DiskState::Luks { uuid, digest } = &begun.hello.disk {
-            let owner = transaction.get(Table::DiskIds, uuid.as_bytes())?;
-            if owner.is_some_and(|owner| owner != Disk::key(node, slot)) {
-                return refused(DiskRefusal::DiskNodeMismatch, format!("disk {uuid}"));
-            }
-            let is_kept = kept.as_ref().is_some_and(|disk| disk.id == *uuid);
-            if begun.hello.purpose == Purpose::Unlock && !is_kept {
-                return refused(DiskRefusal::NoDisk, format!("node {node} has no disk {uuid}"));
-            }
-            let known = kept
-                .as_ref()
-                .is_some_and(|disk| disk.header.iter().chain(&disk.next_header).any(|known| known == digest));
-            if begun.hello.purpose == Purpose::Unlock
-                && !known
-                && kept.as_ref().is_some_and(|disk| disk.state == "active")
-            {
-                return refused(
-                    DiskRefusal::HeaderDigest,
-                    format!("disk {uuid} has a header with the digest {}", hex::encode(digest.0)),
-                );
-            }
-        } else if begun.hello.purpose == Purpose::Unlock {
-            return refused(DiskRefusal::NoDisk, "the node's disk has no header".into());
-        }
-        let request = match begun.hello.purpose {
-            Purpose::Provision => Request::Provision,
-            Purpose::Unlock => Request::Unlock,
-        };
-        let record = kept.as_ref().map(Disk::record);
-        match answer(record.as_ref(), node, boot, request, true) {
-            Answer::Refuse(DiskRefusal::Hold) => {
-                Ok(Err(Decided::Held(Refusal::new(DiskRefusal::Hold, format!("slot {slot} of node {node}")))))
-            }
-            Answer::Refuse(refusal) => refused(refusal, format!("slot {slot} of node {node}")),
-            // A boot that is latched has been refused before.
-            Answer::Resend => {
-                Ok(Err(Decided::Refused(Refusal::new(Own::BootLatched, "this boot was given its release"))))
-            }
-            Answer::Release(record) => {
-                if request == Request::Provision && !self.may_be_made(transaction, begun, kept.as_ref(), node, slot)? {
-                    return Ok(Err(Decided::Held(Refusal::new(
-                        Own::DiskForeign,
-                        format!("slot {slot} of node {node}"),
-                    ))));
-                }
-                let mut disk = match kept {
-                    Some(disk) => disk,
-                    None => Disk::new(node, slot).map_err(Error::Work)?,
-                };
-                disk.take(&record);
-                Ok(Ok(disk))
-            }
-        }
-    }
-
-    /// A blank disk may be made; one that holds something only if it is the one that was begun, or an operator has granted it.
-    fn may_be_made(
-        &self,
-        transaction: &dyn Transaction,
-        begun: &Conversation,
-        kept: Option<&Disk>,
-        node: &str,
-        slot: &str,
-    ) -> Result<bool, Error> {
-        let granted = get::<Grant>(transaction, Table::Grants, &Disk::key(node, slot))?.unwrap_or_default().overwrite;
-        Ok(granted
-            || match &begun.hello.disk {
-                DiskState::Blank => true,
-                DiskState::Foreign => false,
-                DiskState::Luks { uuid, .. } => kept.is_some_and(|disk| disk.id == *uuid),
-            })
-    }
-
-    /// A grant is used once.
-    fn take_grant(&self, transaction: &mut dyn Transaction, node: &str, slot: &str) -> Result<Grant, Error> {
-        let key = Disk::key(node, slot);
-        let grant = get::<Grant>(transaction, Table::Grants, &key)?.unwrap_or_default();
-        transaction.remove(Table::Grants, &key)?;
-        Ok(grant)
-    }
-
-    /// The share of a disk: unwrapped, or made and wrapped under the newest epoch's key, and sealed to the recovery keys.
-    fn share(&self, open: &Open, disk: &mut Disk) -> Result<Zeroizing<[u8; 32]>, Refusal> {
-        const NONCE: usize = 12;
-        let broken = || Refusal::new(Own::State, format!("the share of disk {} cannot be unwrapped", disk.id));
-        let aad = |disk: &Disk| Aad::from(format!("{} {}", disk.id, disk.epoch).into_bytes());
-        let key = |epoch: u64| {
-            let key = open.keys.epochs.get(&epoch).ok_or_else(broken)?;
-            let key = UnboundKey::new(&AES_256_GCM, &key[..]).map_err(|_| broken())?;
-            Ok::<_, Refusal>(LessSafeKey::new(key))
-        };
-        if let Some(wrapped) = &disk.share {
-            let (nonce, sealed) = wrapped.0.split_first_chunk::<NONCE>().ok_or_else(broken)?;
-            let mut bytes = Zeroizing::new(sealed.to_vec());
-            let nonce = Nonce::assume_unique_for_key(*nonce);
-            let plain = key(disk.epoch)?.open_in_place(nonce, aad(disk), &mut bytes).map_err(|_| broken())?;
-            let mut share = Zeroizing::new([0; 32]);
-            if plain.len() != share.len() {
-                return Err(broken());
-            }
-            share.copy_from_slice(plain);
-            return Ok(share);
-        }
-        let share = self.random::<32>()?;
-        disk.epoch = open.certificate.epoch;
-        let nonce = *self.random::<NONCE>()?;
-        let mut sealed = share.to_vec();
-        key(disk.epoch)?
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad(disk), &mut sealed)
-            .map_err(|_| broken())?;
-        disk.share = Some(Hex([&nonce[..], &sealed].concat()));
-        let mut failed = None;
-        let recovery = Recovery::seal(&disk.id, &share, &self.cluster.recovery.keys, || {
-            self.random::<32>().unwrap_or_else(|refusal| {
-                failed = Some(refusal);
-                Zeroizing::new([0; 32])
-            })
-        })?;
-        if let Some(refusal) = failed {
-            return Err(refusal);
-        }
-        disk.recovery = Some(recovery);
-        Ok(share)
-    }
-
     /// Sends the stored reply of a session again, byte for byte.
     pub fn resume(&self, body: &[u8]) -> Reply {
         if self.is_sealed() {
@@ -441,32 +309,5 @@ impl Engine {
             (Ok(()), None) => self.refuse(None, &Refusal::new(Own::SessionInvalid, "the session has no stored reply")),
             (Err(error), _) => self.failed(&error),
         }
-    }
-}
-
-impl Disk {
-    /// A record of a disk that is not there yet.
-    fn new(node: &str, slot: &str) -> Result<Self, String> {
-        let mut bytes = [0; 16];
-        let random = ring::rand::SystemRandom::new();
-        ring::rand::SecureRandom::fill(&random, &mut bytes)
-            .map_err(|_| "the kernel gives no random bytes".to_owned())?;
-        Ok(Self {
-            schema: 1,
-            id: uuid::Builder::from_random_bytes(bytes).into_uuid().to_string(),
-            node: node.to_owned(),
-            slot: slot.to_owned(),
-            state: "pending".into(),
-            pending: None,
-            generation: 0,
-            header: None,
-            next_header: None,
-            released: None,
-            committed: false,
-            layout: "luks2-xts-1".into(),
-            epoch: 0,
-            share: None,
-            recovery: None,
-        })
     }
 }

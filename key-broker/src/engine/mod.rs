@@ -3,11 +3,14 @@
 mod admin;
 mod audit;
 mod commit;
+mod disks;
 mod evidence;
 mod hello;
 mod limits;
 mod policy;
+mod published;
 mod records;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,6 +44,8 @@ pub struct Settings {
     pub hold: Duration,
     /// How many hellos a node may send in a minute.
     pub hellos_per_minute: u32,
+    /// How long disks are still unlocked after the channel's state has expired.
+    pub stale_unlock: Duration,
     /// How many refusals of strangers are written into the audit log in a minute.
     pub strangers_per_minute: u32,
 }
@@ -53,6 +58,7 @@ impl Default for Settings {
             hold: Duration::from_secs(5),
             hellos_per_minute: 60,
             strangers_per_minute: 60,
+            stale_unlock: Duration::from_secs(14 * 24 * 3600),
         }
     }
 }

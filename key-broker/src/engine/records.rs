@@ -34,6 +34,9 @@ pub struct Node {
     pub ak: Option<Hex>,
     /// Release of its last boot.
     pub release: Option<String>,
+    /// The highest security epoch of a logged release that it has committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
     /// When it was last given a share.
     pub seen: Option<String>,
 }
@@ -48,6 +51,9 @@ pub struct Release {
     pub reference: String,
     /// Whether nobody signed it.
     pub unsigned: bool,
+    /// How it is shown to be signed and logged (a Sigstore bundle).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<String>,
 }
 
 /// A disk.
@@ -114,6 +120,9 @@ pub struct Latch {
     pub bank: Bank,
     /// The attestation key's public area.
     pub ak: Hex,
+    /// Security epoch of the release that it runs, if that is logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
     /// The registers of the release quote.
     pub registers: BTreeMap<u8, Hex>,
     /// SHA-256 of the release's payload.

@@ -33,6 +33,11 @@ impl<'a> Scene<'a> {
     /// With this broker.
     pub fn with(suite: &'a Suite, broker: Broker) -> Result<Self> {
         broker.allow(&suite.image.file("reference.json"))?;
+        Self::without_release(suite, broker)
+    }
+
+    /// With this broker, as it is.
+    pub fn without_release(suite: &'a Suite, broker: Broker) -> Result<Self> {
         let boot = Boot::of(&composition(&suite.image, &broker)?);
         let node = Attester::booted(Emulated::new(&suite.sandbox)?, &boot)?;
         let scene = Self { suite, broker, node, boot };

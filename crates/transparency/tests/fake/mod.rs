@@ -22,7 +22,7 @@ use transparency::{entry, proof};
 
 use authority::FakeAuthority;
 
-/// When everything happens.
+/// When everything happens, if nothing else is said.
 pub const NOW: u64 = 1_800_000_000;
 /// Origin of the log.
 pub const ORIGIN: &str = "log.test.invalid";
@@ -65,6 +65,8 @@ pub fn public(key: &Ed25519KeyPair) -> [u8; 32] {
 
 /// Everything that publishing needs.
 pub struct Fake {
+    /// When everything happens.
+    pub now: u64,
     /// Signs releases, machine references and channels.
     pub signer: Signer,
     pub log: Ed25519KeyPair,
@@ -78,12 +80,18 @@ pub struct Fake {
 impl Fake {
     /// With a few entries of others in the log.
     pub fn new() -> Self {
+        Self::at(NOW)
+    }
+
+    /// The same, at another time.
+    pub fn at(now: u64) -> Self {
         Self {
+            now,
             signer: Signer::new(),
             log: ed25519(1),
             witnesses: [ed25519(2), ed25519(3)],
             roots: [ed25519(4), ed25519(5), ed25519(6)],
-            authority: FakeAuthority::new(NOW - 1000, NOW + 1000),
+            authority: FakeAuthority::new(now - 1000, now + 1000),
             leaves: (0..5_u8).map(|other| leaf(&[other])).collect(),
         }
     }
@@ -95,8 +103,8 @@ impl Fake {
         TrustRootDocument {
             keys: vec![SigningKey {
                 key: Hex(self.signer.key.spki()),
-                not_after: NOW + 500,
-                not_before: NOW - 500,
+                not_after: self.now + 500,
+                not_before: self.now - 500,
                 uses: vec![Use::Image, Use::Machine, Use::Channel],
             }],
             logs: vec![Log { key: Hex(Key::ed25519(public(&self.log)).spki()), origin: ORIGIN.into() }],
@@ -129,7 +137,7 @@ impl Fake {
             hint: self.signer.key.hint(),
             envelope: Envelope::with_signature(PAYLOAD_TYPE, statement, "", &signature),
             entry: self.append(body),
-            timestamps: vec![self.authority.stamp(&signature, NOW)],
+            timestamps: vec![self.authority.stamp(&signature, self.now)],
         }
     }
 
@@ -144,7 +152,7 @@ impl Fake {
 
     /// The head, signed by the log and seen by both witnesses.
     pub fn note(&self, head: &Checkpoint) -> String {
-        let seen = WITNESSES.iter().zip(&self.witnesses).map(|(name, key)| head.cosign(name, key, NOW - 10));
+        let seen = WITNESSES.iter().zip(&self.witnesses).map(|(name, key)| head.cosign(name, key, self.now - 10));
         head.sign(&self.log) + &seen.collect::<String>()
     }
 

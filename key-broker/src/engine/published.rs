@@ -1,0 +1,265 @@
+//! Releases that are signed and logged: whom the broker believes (the trust root), which releases are good (the channel's state), and what a release is worth now. A release is judged again for each boot that runs it, so a new
+//! trust root or channel state holds at once.
+//!
+//! Of trust roots and channel states the newest is kept, and an older one is refused. The heads of logs are kept, too: two heads of one size with different roots are a fork.
+
+use attest::bytes::Bytes32;
+use attest::message::Purpose;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use transparency::statement::channel::Channel;
+use transparency::statement::measured_boot::{MeasuredBoot, Reference};
+use transparency::trust_root::TrustRoot;
+use transparency::verify::{About, Current, Evidence, Known, Logged, logged};
+
+use super::Engine;
+use super::hello::sha256;
+use super::records::{Node, Release, get, put};
+use crate::code::{Own, Refusal};
+use crate::store::{Error, Table, Transaction};
+
+const TRUST_ROOT: &[u8] = b"trust root";
+const CHANNEL: &[u8] = b"channel";
+/// The head of each log, by its origin.
+const HEAD: &str = "log head ";
+
+/// The newest state of the channel.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptChannel {
+    version: u64,
+    bundle: String,
+}
+
+/// The newest head of a log.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptHead {
+    size: u64,
+    root: Bytes32,
+}
+
+/// What an operator is told: what was done, or what is wrong and what to do.
+type Done = Result<(String, String), String>;
+
+fn told(refusal: &Refusal) -> String {
+    format!("{}: {}: {}; {}", refusal.code.name(), refusal.code.meaning(), refusal.found, refusal.code.next())
+}
+
+fn done(what: String) -> Done {
+    Ok((String::new(), what))
+}
+
+/// The trust root that is kept.
+fn trust_root(open: &dyn Transaction) -> Result<Option<TrustRoot>, Error> {
+    let Some(envelope) = open.get(Table::State, TRUST_ROOT)? else { return Ok(None) };
+    TrustRoot::first(&envelope).map(Some).map_err(|_| Error::Damaged("trust root"))
+}
+
+/// Remembers the head of a log; one that contradicts what is known is a fork.
+fn remember(open: &mut dyn Transaction, evidence: &Evidence) -> Result<Result<(), Refusal>, Error> {
+    let key = format!("{HEAD}{}", evidence.origin).into_bytes();
+    let head = &evidence.checkpoint;
+    let kept: Option<KeptHead> = get(open, Table::State, &key)?;
+    match kept {
+        Some(kept) if kept.size == head.size && kept.root.0 != head.root => {
+            let found = format!("the log {} at size {}", evidence.origin, head.size);
+            return Ok(Err(Refusal::new(Own::LogFork, found)));
+        }
+        Some(kept) if kept.size >= head.size => {}
+        _ => put(open, Table::State, &key, &KeptHead { size: head.size, root: Bytes32(head.root) })?,
+    }
+    Ok(Ok(()))
+}
+
+/// Takes a trust root: the first because an operator gave it, later ones because the one before names who signs them.
+pub(super) fn trust_set(open: &mut dyn Transaction, envelope: &[u8]) -> Result<Done, Error> {
+    let next = match trust_root(open)? {
+        Some(known) => known.next(envelope),
+        None => TrustRoot::first(envelope),
+    };
+    let root = match next {
+        Ok(root) => root,
+        Err(refusal) => return Ok(Err(told(&refusal.into()))),
+    };
+    open.put(Table::State, TRUST_ROOT, envelope)?;
+    let document = root.document();
+    Ok(done(format!("trust root {}: {} keys, {} logs", document.version, document.keys.len(), document.logs.len())))
+}
+
+/// Takes a channel's state.
+pub(super) fn channel_set(open: &mut dyn Transaction, bundle: &[u8], now: u64) -> Result<Done, Error> {
+    let kept: Option<KeptChannel> = get(open, Table::State, CHANNEL)?;
+    let highest = kept.map_or(0, |kept| kept.version);
+    let verified = with_root(open, |root| {
+        let state = logged::<Channel>(bundle, root, now)?;
+        Ok(Current::new(state, highest, now)?)
+    })?;
+    let current = match verified {
+        Ok(current) => current,
+        Err(refusal) => return Ok(Err(told(&refusal))),
+    };
+    if let Err(refusal) = remember(open, &current.logged().evidence)? {
+        return Ok(Err(told(&refusal)));
+    }
+    let state = current.logged().statement.predicate();
+    let bundle = String::from_utf8_lossy(bundle).into_owned();
+    put(open, Table::State, CHANNEL, &KeptChannel { version: state.version, bundle })?;
+    Ok(done(format!(
+        "channel {} version {}: {} releases, least epoch {}, expires {}",
+        state.name,
+        state.version,
+        state.releases.len(),
+        state.least_epoch,
+        time(state.expires)
+    )))
+}
+
+/// Allows a release that is signed, logged, and good by the channel's state.
+pub(super) fn release_allow(
+    open: &mut dyn Transaction,
+    bundle: &[u8],
+    allow_debug: bool,
+    now: u64,
+) -> Result<Done, Error> {
+    let verified = with_root(open, |root| Ok(logged::<MeasuredBoot>(bundle, root, now)?))?;
+    let release = match verified {
+        Ok(release) => release,
+        Err(refusal) => return Ok(Err(told(&refusal))),
+    };
+    let Reference::Image(image) = &release.statement.predicate().reference else {
+        return Ok(Err("the bundle is of a machine reference: give it to `node enrol`".into()));
+    };
+    if image.debug && !allow_debug {
+        return Ok(Err(
+            "this is a debug image: whoever has the console has its disk. If that is meant: --allow-debug".into()
+        ));
+    }
+    let reference = match image.measured().and_then(|_| image.to_bytes()) {
+        Ok(reference) => reference,
+        Err(error) => return Ok(Err(format!("the image reference cannot be used: {error}"))),
+    };
+    let judged = match current(open, now, None)? {
+        Ok((channel, _)) => judge(&release, &channel, now),
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = judged {
+        return Ok(Err(told(&refusal)));
+    }
+    if let Err(refusal) = remember(open, &release.evidence)? {
+        return Ok(Err(told(&refusal)));
+    }
+    let name = format!("{} {} ({})", image.id, image.version, image.variant);
+    let id = sha256(&reference);
+    let kept = Release {
+        name: name.clone(),
+        reference: String::from_utf8_lossy(&reference).into_owned(),
+        unsigned: false,
+        bundle: Some(String::from_utf8_lossy(bundle).into_owned()),
+    };
+    put(open, Table::Releases, &id, &kept)?;
+    let Evidence { origin, index, .. } = &release.evidence;
+    Ok(done(format!("release {} allowed: {name}, entry {index} of {origin}", hex::encode(id))))
+}
+
+/// What an operator may look at.
+pub(super) fn shown(open: &dyn Transaction, now: u64) -> Result<Value, Error> {
+    let root = trust_root(open)?.map(|root| {
+        let document = root.document();
+        json!({
+            "version": document.version,
+            "logs": document.logs.iter().map(|log| &log.origin).collect::<Vec<_>>(),
+            "witnesses": format!("{} of {}", document.witnesses.threshold, document.witnesses.keys.len()),
+        })
+    });
+    let channel = current(open, now, Some(u64::MAX))?.map(|(channel, stale)| {
+        let state = channel.logged().statement.predicate();
+        json!({
+            "name": state.name,
+            "version": state.version,
+            "least epoch": state.least_epoch,
+            "expires": time(state.expires),
+            "expired": stale,
+            "releases": state.releases,
+        })
+    });
+    Ok(json!({"trust root": root, "channel": channel.ok()}))
+}
+
+fn time(seconds: u64) -> String {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .map_or_else(|| format!("{seconds} seconds after 1970"), |time| time.to_string())
+}
+
+/// Runs `work` with the trust root, if there is one.
+fn with_root<T>(
+    open: &dyn Transaction,
+    work: impl FnOnce(&TrustRoot) -> Result<T, Refusal>,
+) -> Result<Result<T, Refusal>, Error> {
+    Ok(match trust_root(open)? {
+        Some(root) => work(&root),
+        None => Err(Refusal::new(Own::TrustRootMissing, "no trust root was set")),
+    })
+}
+
+/// The channel's state, and whether it has expired, which is no error for `patience` seconds.
+fn current(open: &dyn Transaction, now: u64, patience: Option<u64>) -> Result<Result<(Current, bool), Refusal>, Error> {
+    let Some(kept) = get::<KeptChannel>(open, Table::State, CHANNEL)? else {
+        return Ok(Err(Refusal::new(Own::ChannelMissing, "no channel's state was set")));
+    };
+    with_root(open, |root| {
+        let state = logged::<Channel>(kept.bundle.as_bytes(), root, now)?;
+        let expires = state.statement.predicate().expires;
+        let stale = now >= expires && patience.is_some_and(|patience| now < expires.saturating_add(patience));
+        // What it said last is what holds while nobody could say something newer.
+        let then = if stale { expires.saturating_sub(1) } else { now };
+        Ok((Current::new(state, kept.version, then)?, stale))
+    })
+}
+
+fn judge(release: &Logged<MeasuredBoot>, channel: &Current, now: u64) -> Result<(), Refusal> {
+    Ok(release.judge(About::Anything, &Known { now, channel: Some(channel), newest: None })?)
+}
+
+/// What is known of a logged release now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Its security epoch.
+    pub epoch: u64,
+    /// The channel's state has expired; it is still believed for disks that are there.
+    pub stale: bool,
+}
+
+impl Engine {
+    /// Judges a logged release for a node that runs it.
+    pub(super) fn standing(&self, bundle: &str, node: &Node, purpose: Purpose) -> Result<Standing, Refusal> {
+        let now = Self::seconds();
+        let patience = (purpose == Purpose::Unlock).then_some(self.settings.stale_unlock.as_secs());
+        let mut found = None;
+        let looked = self.store.look(&mut |open| {
+            let release = with_root(open, |root| Ok(logged::<MeasuredBoot>(bundle.as_bytes(), root, now)?))?;
+            found = Some((release, current(open, now, patience)?));
+            Ok(())
+        });
+        looked.map_err(|error| Refusal::new(Own::State, error.to_string()))?;
+        let (release, channel) = found.ok_or_else(|| Refusal::new(Own::State, "nothing was read"))?;
+        let (release, (channel, stale)) = (release?, channel?);
+        judge(&release, &channel, now)?;
+        let epoch = epoch_of(&release)?;
+        if node.epoch.is_some_and(|highest| epoch < highest) {
+            let highest = node.epoch.unwrap_or_default();
+            let found = format!("the release has epoch {epoch}, node {} has run {highest}", node.name);
+            return Err(Refusal::new(Own::EpochRollback, found));
+        }
+        Ok(Standing { epoch, stale })
+    }
+}
+
+fn epoch_of(release: &Logged<MeasuredBoot>) -> Result<u64, Refusal> {
+    match &release.statement.predicate().reference {
+        Reference::Image(image) => Ok(image.epoch),
+        Reference::Machine(_) => Err(Refusal::new(Own::State, "the release is of a machine")),
+    }
+}

@@ -1,0 +1,84 @@
+//! What operators look at: nodes, disks, releases, and why a request was decided as it was. Nothing is changed here, and no secret is shown.
+
+use serde_json::{Value, json};
+
+use super::admin::Outcome;
+use super::audit;
+use super::records::{self, Disk, Node, Release, get};
+use crate::code::Code;
+use crate::store::{Error, Table, Transaction};
+
+pub(super) fn nodes(transaction: &dyn Transaction) -> Result<Value, Error> {
+    let nodes = records::all::<Node>(transaction, Table::Nodes)?;
+    Ok(nodes.iter().map(|(_, node)| shown(node)).collect())
+}
+
+fn shown(node: &Node) -> Value {
+    let state = match (node.retired, node.held) {
+        (true, _) => "retired",
+        (_, true) => "held",
+        _ => "enrolled",
+    };
+    json!({
+        "node": node.name,
+        "state": state,
+        "machine": node.machine_name,
+        "bank": node.bank,
+        "ek": hex::encode(node.ek.0),
+        "release": node.release,
+        "seen": node.seen,
+    })
+}
+
+pub(super) fn node_show(transaction: &dyn Transaction, name: &str) -> Result<Outcome, Error> {
+    let Some(node) = get::<Node>(transaction, Table::Nodes, name.as_bytes())? else {
+        return Ok(Err(format!("there is no node {name:?}: key-broker node list")));
+    };
+    let disks = records::all::<Disk>(transaction, Table::Disks)?;
+    let mut value = shown(&node);
+    value["disks"] = disks.iter().filter(|(_, disk)| disk.node == name).map(|(_, disk)| disk_shown(disk)).collect();
+    Ok(Ok(value))
+}
+
+fn disk_shown(disk: &Disk) -> Value {
+    json!({
+        "node": disk.node,
+        "slot": disk.slot,
+        "disk": disk.id,
+        "state": disk.state,
+        "generation": disk.generation,
+        "committed": disk.committed,
+    })
+}
+
+pub(super) fn disks(transaction: &dyn Transaction) -> Result<Value, Error> {
+    let disks = records::all::<Disk>(transaction, Table::Disks)?;
+    Ok(disks.iter().map(|(_, disk)| disk_shown(disk)).collect())
+}
+
+pub(super) fn releases(transaction: &dyn Transaction) -> Result<Value, Error> {
+    let releases = records::all::<Release>(transaction, Table::Releases)?;
+    let shown = |(id, release): &(Vec<u8>, Release)| {
+        let verdict = if release.unsigned { "development" } else { "logged" };
+        json!({"release": hex::encode(id), "name": release.name, "verdict": verdict})
+    };
+    Ok(releases.iter().map(shown).collect())
+}
+
+pub(super) fn explain(transaction: &dyn Transaction, request: &str) -> Result<Outcome, Error> {
+    let Some(leaf) = audit::of_request(transaction, request)? else {
+        return Ok(Err(format!(
+            "the audit log has no request {request:?}: it is of another broker, or one of too many refusals of strangers in that minute"
+        )));
+    };
+    let code = Code::named(&leaf.code);
+    Ok(Ok(json!({
+        "request": leaf.request,
+        "time": leaf.time,
+        "node": leaf.node,
+        "code": leaf.code,
+        "meaning": code.map_or("", Code::meaning),
+        "found": leaf.found,
+        "next": code.map_or("", Code::next),
+    })))
+}

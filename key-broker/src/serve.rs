@@ -1,0 +1,76 @@
+//! `key-broker serve`: everything a running broker consists of, started in order, and ended in order by a signal.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::passphrase::{PassphraseArgs, credential};
+use crate::seal::passphrase_of;
+use crate::socket::{self, Files};
+use crate::{harden, server};
+
+/// Serves until a signal ends it.
+pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
+    harden::process();
+    let cluster = std::fs::read(config.file("cluster.json"))
+        .with_context(|| format!("Failed to read {}: restore it", config.file("cluster.json").display()))?;
+    let engine = Arc::new(Engine::open(&config.file("database"), &cluster, config.settings())?);
+    let files = Files { sealed: config.file("sealed.json"), certificate: config.file("certificate.json") };
+    let tls = server::tls(config)?;
+    let admin = socket::listen(&config.file("admin.sock"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("Failed to start")?;
+    let socket_path = config.file("admin.sock");
+    let served = runtime.block_on(async {
+        let bind = |address: SocketAddr| async move {
+            let bound = tokio::net::TcpListener::bind(address).await;
+            bound.with_context(|| format!("Failed to listen at {address}: is another broker there?"))
+        };
+        let listener = bind(config.listen).await?;
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        println!("listening on {}", listener.local_addr()?);
+        if let Some(address) = config.metrics {
+            let metrics = bind(address).await?;
+            println!("metrics on {}", metrics.local_addr()?);
+            tokio::spawn(server::serve_metrics(metrics, engine.clone(), stopped.clone()));
+        }
+        std::io::stdout().flush()?;
+        socket::serve(admin, engine.clone(), files.clone());
+        open_at_start(&engine, &files, args);
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            // Nobody listens any more: then it has ended already.
+            let _ = stop.send(true);
+        });
+        server::serve(listener, tls, engine, config.limits.clone(), stopped).await
+    });
+    // The next broker replaces one that is left over.
+    let _ = std::fs::remove_file(socket_path);
+    served
+}
+
+/// A broker whose passphrase does not fit stays sealed: it says so, and can be opened by hand.
+fn open_at_start(engine: &Arc<Engine>, files: &Files, args: &PassphraseArgs) {
+    let Some(path) = args.passphrase_file.clone().or_else(credential) else {
+        println!("sealed");
+        eprintln!("key-broker: sealed; open it with `key-broker unseal`");
+        return;
+    };
+    let (engine, files) = (engine.clone(), files.clone());
+    std::thread::spawn(move || {
+        match passphrase_of(&path).and_then(|passphrase| socket::unseal(&engine, &files, &passphrase)) {
+            Ok(()) => println!("open"),
+            Err(error) => {
+                eprintln!("key-broker: stays sealed: {error:#}");
+                println!("sealed");
+            }
+        }
+    });
+}

@@ -1,0 +1,297 @@
+//! Releases that are signed and logged: only those are taken in production, and each is judged again when a node boots it. The log is a fake, because the real one never lies; the real one is tried by the suite `log`.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use attest::bytes::Bytes32;
+use attest::message::Purpose;
+use cairn_tests::attacks::codes;
+use cairn_tests::attester::Boot;
+use cairn_tests::broker::Broker;
+use cairn_tests::image::Image;
+use cairn_tests::suite::Suite;
+use measurements::document::image::ImageReference;
+use transparency::bundle::Bundle;
+use transparency::statement::channel::{Channel, Release, Standing};
+use transparency::statement::measured_boot::{MeasuredBoot, Reference};
+use transparency::statement::{Statement, Subject, digest};
+
+use crate::Row;
+use crate::fake::{Fake, Signer, ed25519};
+use crate::scene::{self, Scene, ask, composition};
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("only_what_is_logged_is_allowed_in_production", production),
+        Row::new("a_bundle_that_does_not_hold_is_refused_with_its_code", bundles),
+        Row::new("a_forked_log_is_noticed", forked),
+        Row::new("an_older_or_expired_channel_state_says_nothing", channels),
+        Row::new("a_revoked_release_is_refused_at_the_next_boot", revoked),
+        Row::new("a_lower_epoch_is_never_run_again", epochs),
+        Row::new("disks_are_unlocked_for_a_while_after_the_channel_expired", stale),
+    ]
+}
+
+fn now() -> Result<u64> {
+    Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())
+}
+
+/// A publisher: a log, and releases with their standing in one channel.
+struct Publisher {
+    fake: Fake,
+    channel: Channel,
+}
+
+impl Publisher {
+    fn new() -> Result<Self> {
+        let fake = Fake::at(now()?);
+        let expires = fake.now + 400;
+        let channel = Channel { expires, least_epoch: 0, name: "stable".into(), releases: vec![], version: 0 };
+        Ok(Self { fake, channel })
+    }
+
+    /// Publishes what an image measures; its bundle, and the digest of its statement.
+    fn release(&mut self, image: &Image, epoch: u64) -> Result<(Bundle, Bytes32)> {
+        let reference = ImageReference::parse(&image.read("reference.json")?)?;
+        // Tests are run with changes that nobody has committed.
+        let reference = ImageReference { epoch, dirty: false, locked: true, ..reference };
+        let reference = Reference::Image(Box::new(reference));
+        let bytes: [u8; 32] = measurements::Bank::Sha256.digest(&reference.to_bytes()?).try_into().unwrap_or_default();
+        let (not_before, not_after) = (self.fake.now - 300, self.fake.now + 3000);
+        let predicate = MeasuredBoot { not_after, not_before, previous: None, reference };
+        let statement = Statement::measured_boot(vec![Subject::file("reference.json", bytes)], predicate)?.write()?;
+        Ok((self.fake.publish(&statement), digest(&statement)))
+    }
+
+    /// The channel's next state, in which this release stands so.
+    fn promote(&mut self, statement: Bytes32, standing: Standing) -> Result<Bundle> {
+        self.channel.releases.retain(|release| release.statement != statement);
+        self.channel.releases.push(Release { name: hex::encode(&statement.0[..4]), standing, statement });
+        self.state()
+    }
+
+    /// The channel's next state.
+    fn state(&mut self) -> Result<Bundle> {
+        self.channel.version += 1;
+        Ok(self.fake.publish(&Statement::channel(self.channel.clone())?.write()?))
+    }
+}
+
+/// Hands a file to the broker; what it says if it does not take it.
+fn give(broker: &Broker, words: &[&str], bytes: &[u8]) -> Result<Result<(), String>> {
+    let file = broker.file("given");
+    fs::write(&file, bytes).context("Failed to write a file")?;
+    let name = file.display().to_string();
+    let output = broker.command(&[words, &[name.as_str()]].concat())?;
+    Ok(if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) })
+}
+
+const ALLOW: [&str; 3] = ["release", "allow", "--bundle"];
+const CHANNEL: [&str; 2] = ["channel", "set"];
+const TRUST: [&str; 2] = ["trust", "set"];
+
+fn must(given: Result<(), String>) -> Result<()> {
+    given.map_err(|said| anyhow::anyhow!("it was refused: {said}"))
+}
+
+fn must_not(given: Result<(), String>, code: &str) -> Result<()> {
+    let said = given.err().with_context(|| format!("it was taken, {code} is expected"))?;
+    ensure!(said.contains(&format!("{code}: ")), "{said}, not {code}");
+    Ok(())
+}
+
+/// A broker in production that believes this publisher, and one good release of the production image.
+fn begin<'a>(suite: &'a Suite, limits: &str) -> Result<(Scene<'a>, Publisher, Bytes32)> {
+    let mut broker = Broker::of_assurance("tpm-virtual", limits)?;
+    broker.run()?;
+    let scene = Scene::without_release(suite, broker)?;
+    let mut publisher = Publisher::new()?;
+    let root = publisher.fake.sign_trust_root(&publisher.fake.trust_root().write()?);
+    must(give(&scene.broker, &TRUST, &root)?)?;
+    let (bundle, statement) = publisher.release(&suite.image, 5)?;
+    must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Good)?.write()?)?)?;
+    must(give(&scene.broker, &ALLOW, &bundle.write()?)?)?;
+    Ok((scene, publisher, statement))
+}
+
+fn production(suite: &Suite, _: &str) -> Result<()> {
+    let [no_entry, another] = codes(37) else { anyhow::bail!("two codes") };
+    let mut broker = Broker::of_assurance("tpm-virtual", "")?;
+    broker.run()?;
+    let mut scene = Scene::without_release(suite, broker)?;
+    let mut publisher = Publisher::new()?;
+    let (bundle, statement) = publisher.release(&suite.image, 5)?;
+    let bytes = bundle.write()?;
+    must_not(give(&scene.broker, &ALLOW, &bytes)?, "TRUST_ROOT_MISSING")?;
+    let root = publisher.fake.trust_root();
+    must(give(&scene.broker, &TRUST, &publisher.fake.sign_trust_root(&root.write()?))?)?;
+    must_not(give(&scene.broker, &ALLOW, &bytes)?, "CHANNEL_MISSING")?;
+    must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
+    must_not(give(&scene.broker, &ALLOW, &bytes)?, "NOT_RELEASED")?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    scene.broker.must_refuse(&response, "RELEASE_NONE_ALLOWED")?;
+
+    // Without an entry of the log, and with another statement's.
+    let mut value: serde_json::Value = serde_json::from_slice(&bytes)?;
+    value["verificationMaterial"]["tlogEntries"] = serde_json::json!([]);
+    must_not(give(&scene.broker, &ALLOW, &serde_json::to_vec(&value)?)?, no_entry)?;
+    let (other, _) = publisher.release(&suite.debug, 5)?;
+    must_not(give(&scene.broker, &ALLOW, &Bundle { entry: other.entry, ..bundle }.write()?)?, another)?;
+    // Nobody's word is enough.
+    let reference = suite.image.file("reference.json").display().to_string();
+    ensure!(!scene.broker.command(&["release", "allow", &reference])?.status.success(), "a reference is believed");
+
+    must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Good)?.write()?)?)?;
+    must(give(&scene.broker, &ALLOW, &bytes)?)?;
+    let released = scene.provision()?;
+    ensure!(released.release.assurance == "tpm-virtual", "it is worth {}", released.release.assurance);
+    let list = scene.broker.admin(&["release", "list"])?;
+    ensure!(list[0]["verdict"] == "logged", "{list}");
+    Ok(())
+}
+
+fn bundles(suite: &Suite, _: &str) -> Result<()> {
+    let (scene, mut publisher, _) = begin(suite, "")?;
+    let (good, statement) = publisher.release(&suite.debug, 5)?;
+    must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Good)?.write()?)?)?;
+    let proof = codes(38)[0];
+    let [log_key, witnesses, _] = codes(39) else { anyhow::bail!("three codes") };
+    let [signer, time] = codes(40) else { anyhow::bail!("two codes") };
+    let allow = |bundle: &Bundle| {
+        give(&scene.broker, &[&ALLOW[..2], &["--allow-debug", "--bundle"]].concat(), &bundle.write()?)
+    };
+    type Change = fn(&mut Bundle);
+    let proofs: [Change; 4] = [
+        |bundle| bundle.entry.index -= 1,
+        |bundle| bundle.entry.size += 1,
+        |bundle| bundle.entry.path[0][0] ^= 1,
+        |bundle| bundle.entry.root[0] ^= 1,
+    ];
+    for change in proofs {
+        let mut bundle = good.clone();
+        change(&mut bundle);
+        must_not(allow(&bundle)?, proof)?;
+    }
+    // Another log's key; one witness instead of two.
+    let mut other = Fake::at(publisher.fake.now);
+    other.log = ed25519(99);
+    let mut bundle = good.clone();
+    let head = transparency::checkpoint::Checkpoint {
+        origin: crate::fake::ORIGIN.into(),
+        size: bundle.entry.size,
+        root: bundle.entry.root,
+    };
+    bundle.entry.checkpoint = other.note(&head);
+    must_not(allow(&bundle)?, log_key)?;
+    let mut bundle = good.clone();
+    let text = bundle.entry.checkpoint.clone();
+    bundle.entry.checkpoint = text[..text.trim_end().rfind('\n').context("no lines")? + 1].to_owned();
+    must_not(allow(&bundle)?, witnesses)?;
+    // A signer whom nobody named; a time outside of the key's validity.
+    let theirs = std::mem::replace(&mut publisher.fake.signer, Signer::new());
+    must_not(allow(&publisher.release(&suite.debug, 5)?.0)?, signer)?;
+    publisher.fake.signer = theirs;
+    publisher.fake.now -= 700;
+    must_not(allow(&publisher.release(&suite.debug, 5)?.0)?, time)?;
+    // What all of them are changes of.
+    must(allow(&good)?)
+}
+
+fn forked(suite: &Suite, _: &str) -> Result<()> {
+    let [.., fork] = codes(39) else { anyhow::bail!("three codes") };
+    let (scene, mut publisher, _) = begin(suite, "")?;
+    // The log goes back, and shows another last entry under the same number.
+    publisher.fake.leaves.pop();
+    publisher.channel.least_epoch = 1;
+    must_not(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?, fork)
+}
+
+fn channels(suite: &Suite, _: &str) -> Result<()> {
+    let [expired, older] = codes(41) else { anyhow::bail!("two codes") };
+    let (mut scene, mut publisher, _) = begin(suite, "")?;
+    let newest = publisher.state()?;
+    must(give(&scene.broker, &CHANNEL, &newest.write()?)?)?;
+    publisher.channel.version -= 2;
+    must_not(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?, older)?;
+    publisher.channel.version += 5;
+    publisher.channel.expires = publisher.fake.now - 1;
+    must_not(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?, expired)?;
+    // An older trust root, too.
+    let root = publisher.fake.sign_trust_root(&publisher.fake.trust_root().write()?);
+    must_not(give(&scene.broker, &TRUST, &root)?, "TRUST_ROOT_VERSION")?;
+    scene.provision().map(drop)
+}
+
+fn revoked(suite: &Suite, _: &str) -> Result<()> {
+    let (mut scene, mut publisher, statement) = begin(suite, "")?;
+    let replica = scene.broker.replica()?;
+    scene.provision()?;
+    let mut talks = [&scene.broker, &replica].map(|broker| scene::begin(broker, &scene.node, Purpose::Unlock));
+    must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Revoked)?.write()?)?)?;
+    scene.reboot()?;
+    // Every broker of the database knows at once, in conversations that had begun, too.
+    for talk in &mut talks {
+        let talk = talk.as_mut().map_err(|error| anyhow::anyhow!("{error}"))?;
+        let evidence = scene.node.evidence(talk)?;
+        let response = talk.show(&evidence)?;
+        // The key of the boot before: what counts is that nothing is released.
+        ensure!(response.status == 403, "a revoked release is answered with {}", response.status);
+    }
+    for broker in [&scene.broker, &replica] {
+        let (_, response) = ask(broker, &mut scene.node, Purpose::Unlock)?;
+        scene.broker.must_refuse(&response, codes(36)[0])?;
+    }
+    must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Good)?.write()?)?)?;
+    scene.must_still_unlock()
+}
+
+fn epochs(suite: &Suite, _: &str) -> Result<()> {
+    let [least, rollback] = codes(35) else { anyhow::bail!("two codes") };
+    let (mut scene, mut publisher, _) = begin(suite, "")?;
+    scene.provision()?;
+    let (older, statement) = publisher.release(&suite.debug, 3)?;
+    must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Good)?.write()?)?)?;
+    let allow = [&ALLOW[..2], &["--allow-debug", "--bundle"]].concat();
+    must(give(&scene.broker, &allow, &older.write()?)?)?;
+    // A node that has run epoch 5 gets nothing for epoch 3; one that has not, does.
+    let boot = Boot::of(&composition(&suite.debug, &scene.broker)?);
+    scene.node.reboot(&boot)?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    scene.broker.must_refuse(&response, rollback)?;
+    let mut other = scene.another("two")?;
+    other.reboot(&boot)?;
+    scene::provision(&scene.broker, &mut other)?;
+    // The channel's least epoch is for everybody.
+    publisher.channel.least_epoch = 4;
+    must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
+    other.reboot(&boot)?;
+    let (_, response) = ask(&scene.broker, &mut other, Purpose::Unlock)?;
+    scene.broker.must_refuse(&response, least)?;
+    scene.reboot()?;
+    scene.must_still_unlock()
+}
+
+fn stale(suite: &Suite, _: &str) -> Result<()> {
+    let expired = codes(41)[0];
+    for (limits, goes_on) in [("stale_unlock_days = 1", true), ("stale_unlock_days = 0", false)] {
+        let (mut scene, mut publisher, _) = begin(suite, limits)?;
+        scene.provision()?;
+        publisher.channel.expires = now()? + 3;
+        must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
+        std::thread::sleep(Duration::from_millis(4500));
+        scene.reboot()?;
+        if goes_on {
+            scene.must_still_unlock()?;
+            let tail = scene.broker.admin(&["audit", "tail", "1"])?.to_string();
+            ensure!(tail.contains("CHANNEL STATE EXPIRED"), "it is not marked: {tail}");
+        } else {
+            let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+            scene.broker.must_refuse(&response, expired)?;
+        }
+        let mut new = scene.another("two")?;
+        let (_, response) = ask(&scene.broker, &mut new, Purpose::Provision)?;
+        scene.broker.must_refuse(&response, expired)?;
+    }
+    Ok(())
+}
