@@ -255,7 +255,11 @@ impl Engine {
         };
         put(transaction, Table::Latches, &boot, &latch)?;
         put(transaction, Table::Disks, &Disk::key(name, slot), &disk)?;
-        transaction.put(Table::DiskIds, disk.id.as_bytes(), &Disk::key(name, slot))?;
+        // A disk that is opened is named already: its page is not written again.
+        let (id, key) = (disk.id.as_bytes(), Disk::key(name, slot));
+        if transaction.get(Table::DiskIds, id)?.as_ref() != Some(&key) {
+            transaction.put(Table::DiskIds, id, &key)?;
+        }
         if shown.activated {
             node.ak = Some(begun.hello.ak.clone());
         }

@@ -14,8 +14,6 @@ const VERSION: i64 = 1;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than there are statements: none is compiled twice.
 const STATEMENTS: usize = 128;
-/// Pages of the write-ahead log before they go to their places in the file, 16 MiB: most of them are written again and again before.
-const LOG_PAGES: u32 = 4096;
 
 /// A database: one connection writes, and another reads beside it, so that nobody who only reads waits until the disk has what is being written.
 pub struct Sqlite {
@@ -31,7 +29,6 @@ impl Sqlite {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut connection = connect(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // What is removed, destroyed shares above all, is overwritten.
         connection.pragma_update(None, "secure_delete", "ON")?;

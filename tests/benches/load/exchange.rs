@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use attest::message::Purpose;
 use cairn_tests::attester::{Answered, Released};
 
@@ -69,22 +69,25 @@ fn insist<T>(attempts: &mut Vec<String>, mut ask: impl FnMut() -> Result<T>) -> 
             }
             Err(error) => error,
         };
-        let pause = match (error.downcast_ref::<Answered>(), error.downcast_ref::<connection::Error>()) {
-            (Some(Answered { response, .. }), _) => {
-                attempts.push(response.status.to_string());
-                matches!(response.status, 408 | 429 | 503).then_some(response.retry_after)
-            }
-            (None, Some(_)) => {
-                attempts.push("broken".into());
-                Some(None)
-            }
-            (None, None) => {
-                attempts.push("invalid".into());
-                None
-            }
-        };
-        let Some(seconds) = pause else { return Err(error) };
+        let answered = error.downcast_ref::<Answered>();
+        attempts.push(match answered {
+            Some(Answered { response, .. }) => response.status.to_string(),
+            None if is_for_now(&error) => "broken".into(),
+            None => "invalid".into(),
+        });
+        if !is_for_now(&error) {
+            return Err(error);
+        }
+        let seconds = answered.and_then(|answered| answered.response.retry_after);
         sleep(seconds.map_or(PAUSE, |seconds| Duration::from_secs(seconds.into())));
     }
     bail!("the broker asked for patience too often")
+}
+
+/// The broker is busy, or the connection broke: the same may succeed later.
+pub fn is_for_now(error: &Error) -> bool {
+    match error.downcast_ref::<Answered>() {
+        Some(Answered { response, .. }) => matches!(response.status, 408 | 429 | 503),
+        None => error.is::<connection::Error>(),
+    }
 }

@@ -3,13 +3,16 @@
 //!
 //! Rates are found with a few nodes at a time that never wait; latencies with arrivals at fixed times, whatever the broker does, counted from the time at which a node was due.
 //!
-//! Arguments: image reference, machine reference, where each node of the storm is written.
+//! At last one virtual machine boots against a broker of its own.
+//!
+//! Arguments: image reference, machine reference, where each node of the storm is written; the variables are those of `cargo xtask test`.
 
 mod arrivals;
 mod denials;
 mod exchange;
 mod fleet;
 mod rates;
+mod stages;
 mod storm;
 mod verification;
 
@@ -39,6 +42,7 @@ fn main() -> Result<()> {
     rates::challenges(&mut fleet, &mut found)?;
     denials::measure(&mut fleet, &mut found)?;
     verification::measure(&mut fleet, &mut found)?;
+    stages::measure(&mut found)?;
     println!("{}", serde_json::to_string(&found).context("Failed to write JSON")?);
     Ok(())
 }

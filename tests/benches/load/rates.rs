@@ -39,6 +39,8 @@ struct Rate {
     broker: f64,
     load: f64,
     latencies: Latencies,
+    /// Of those that arrived at fixed times, how many were told to come again, or were cut off.
+    turned_away: usize,
 }
 
 impl Rate {
@@ -47,6 +49,13 @@ impl Rate {
         for (name, part) in parts {
             let what = format!("{what}, at {:.0}/s, {name}", self.per_second / 2.0);
             found.figure(&what, "ms", self.latencies.within(*part));
+        }
+        if self.turned_away > 0 {
+            found.figure(
+                &format!("{what}, at {:.0}/s, turned away", self.per_second / 2.0),
+                "",
+                self.turned_away as f64,
+            );
         }
     }
 }
@@ -64,7 +73,14 @@ fn measure(fleet: &mut Fleet, work: impl Fn(&Home, &mut Node) -> Result<()> + Sy
     fleet.reboot()?;
     let every = took * 2 / fleet.nodes.len() as u32;
     let timed = |due: Instant, node: &mut Node| work(&fleet.home, node).map(|()| due.elapsed());
-    let times = at_fixed_times(&mut fleet.nodes, every, timed)?.into_iter().collect::<Result<Vec<_>>>()?;
+    let (mut times, mut turned_away) = (Vec::new(), 0);
+    for outcome in at_fixed_times(&mut fleet.nodes, every, timed)? {
+        match outcome {
+            Ok(time) => times.push(time),
+            Err(error) if exchange::is_for_now(&error) => turned_away += 1,
+            Err(error) => return Err(error),
+        }
+    }
     let (per_second, latencies) = (count / took.as_secs_f64(), Latencies::of(times)?);
-    Ok(Rate { per_second, broker: of_broker, load: of_load, latencies })
+    Ok(Rate { per_second, broker: of_broker, load: of_load, latencies, turned_away })
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use super::report::Found;
 use super::{Bench, output_of};
 use crate::machine::config::FOLDER;
+use crate::sandbox::LAUNCHER_VARIABLE;
 
 /// The machine that all nodes are.
 const MACHINE: &str = "q35-ovmf-2025.02-2cpus-1gib-node";
@@ -24,6 +25,10 @@ pub(super) fn measure(bench: &Bench, out: &Path) -> Result<Found> {
     load.arg(bench.first.path("reference.json"));
     load.arg(bench.checkout.join(FOLDER).join(format!("{MACHINE}.machine.json"))).arg(out.join(STORM));
     // The database lies where a disk is: below the target folder, not in a file system of memory.
-    load.env("CAIRN_PROGRAMS", programs).env("TMPDIR", bench.scratch.path());
+    load.env("TMPDIR", bench.scratch.path());
+    let xtask = std::env::current_exe().context("Failed to find this program")?;
+    let images = &bench.first.folder;
+    load.env(LAUNCHER_VARIABLE, xtask).env("CAIRN_BUILD_ROOT", &bench.tools.tree).env("CAIRN_PROGRAMS", programs);
+    load.env("CAIRN_IMAGE_DIR", images).env("CAIRN_DEBUG_IMAGE_DIR", images);
     serde_json::from_str(&output_of(&mut load)?).context("Failed to read what the load says")
 }
