@@ -56,11 +56,16 @@ impl Publisher {
         let reference = ImageReference::parse(&image.read("reference.json")?)?;
         // Tests are run with changes that nobody has committed.
         let reference = ImageReference { epoch, dirty: false, locked: true, ..reference };
+        let file = |name: &str, digest: &[u8]| Ok::<_, anyhow::Error>(Subject::file(name, digest.try_into()?));
+        let files = vec![
+            file("image.raw", &hex::decode(&reference.raw.sha256)?)?,
+            file("image.efi", &hex::decode(&reference.uki.sha256)?)?,
+            file("image.reference.json", &measurements::Bank::Sha256.digest(&reference.to_bytes()?))?,
+        ];
         let reference = Reference::Image(Box::new(reference));
-        let bytes: [u8; 32] = measurements::Bank::Sha256.digest(&reference.to_bytes()?).try_into().unwrap_or_default();
         let (not_before, not_after) = (self.fake.now - 300, self.fake.now + 3000);
         let predicate = MeasuredBoot { not_after, not_before, previous: None, reference };
-        let statement = Statement::measured_boot(vec![Subject::file("reference.json", bytes)], predicate)?.write()?;
+        let statement = Statement::measured_boot(files, predicate)?.write()?;
         Ok((self.fake.publish(&statement), digest(&statement)))
     }
 
@@ -127,7 +132,8 @@ fn production(suite: &Suite, _: &str) -> Result<()> {
     let root = publisher.fake.trust_root();
     must(give(&scene.broker, &TRUST, &publisher.fake.sign_trust_root(&root.write()?))?)?;
     must_not(give(&scene.broker, &ALLOW, &bytes)?, "CHANNEL_MISSING")?;
-    must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
+    let (other, another_release) = publisher.release(&suite.debug, 5)?;
+    must(give(&scene.broker, &CHANNEL, &publisher.promote(another_release, Standing::Good)?.write()?)?)?;
     must_not(give(&scene.broker, &ALLOW, &bytes)?, "NOT_RELEASED")?;
     let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
     scene.broker.must_refuse(&response, "RELEASE_NONE_ALLOWED")?;
@@ -136,7 +142,6 @@ fn production(suite: &Suite, _: &str) -> Result<()> {
     let mut value: serde_json::Value = serde_json::from_slice(&bytes)?;
     value["verificationMaterial"]["tlogEntries"] = serde_json::json!([]);
     must_not(give(&scene.broker, &ALLOW, &serde_json::to_vec(&value)?)?, no_entry)?;
-    let (other, _) = publisher.release(&suite.debug, 5)?;
     must_not(give(&scene.broker, &ALLOW, &Bundle { entry: other.entry, ..bundle }.write()?)?, another)?;
     // Nobody's word is enough.
     let reference = suite.image.file("reference.json").display().to_string();
