@@ -35,7 +35,6 @@ mod network;
 mod probe;
 mod process_one;
 mod read_at;
-#[allow(dead_code, reason = "called by the conversation with the broker")]
 mod state_disk;
 mod tpm;
 mod uevents;
