@@ -4,6 +4,7 @@ mod explain;
 mod inputs;
 mod measure;
 mod recover;
+mod verify;
 mod verify_node;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Open a state disk without its broker
     Recover(recover::RecoverArgs),
+    /// Verify a release without a network
+    Verify(verify::VerifyArgs),
     /// Ask a running node what it is
     VerifyNode(verify_node::VerifyNodeArgs),
 }
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Command::Measure(args) => measure::run(&args).map(|text| (text, ExitCode::SUCCESS)),
         Command::Explain(args) => explain::run(&args),
         Command::Recover(args) => recover::run(&args).map(|text| (text, ExitCode::SUCCESS)),
+        Command::Verify(args) => verify::run(&args),
         Command::VerifyNode(args) => verify_node::run(&args),
     };
     match outcome {
