@@ -15,6 +15,7 @@ use crate::configure::ConfigureArgs;
 use crate::host;
 use crate::interrupt;
 use crate::lock::sets;
+use crate::log_server::{self, LogServerArgs};
 use crate::machine::record::RecordArgs;
 use crate::progress::{Progress, Style};
 use crate::sandbox::InRootArgs;
@@ -35,7 +36,7 @@ enum Command {
     BuildImage(BuildArgs),
     /// Resolve the packages of all sets and write os/packages.lock
     Lock(LockArgs),
-    /// Fetch every locked package and crate, so that builds need no network
+    /// Fetch every locked package and crate that builds need, so that they need no network
     Fetch(FetchArgs),
     /// Start an image in a virtual machine
     Boot(BootArgs),
@@ -48,6 +49,8 @@ enum Command {
     /// One run for the benchmark of the hash tree
     #[command(hide = true)]
     VerityTree(VerityTreeArgs),
+    /// Start a transparency log on this host
+    LogServer(LogServerArgs),
     /// Record what a machine of a shape measures
     RecordMachine(RecordArgs),
     /// Predict the registers of a machine that boots an image (`cairn measure`)
@@ -115,6 +118,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test(args) => crate::test::run(&args),
         Command::Bench(args) => crate::bench::run(&args),
         Command::VerityTree(args) => crate::bench::verity::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::LogServer(args) => {
+            interrupt::handle()?;
+            log_server::run(&args, &progress(false))
+        }
         Command::RecordMachine(args) => {
             let tools = build_root(&progress(false))?;
             let path = crate::machine::record::run(&args, &Checkout::find()?, &tools, &progress(false))?;
@@ -154,7 +161,8 @@ fn fetch(progress: &Progress) -> Result<()> {
     let (checkout, store) = (Checkout::find()?, Store::open()?);
     build::agent::fetch_sources(&checkout)?;
     let sets = sets::read(checkout.root())?;
-    let names: Vec<&str> = sets.keys().map(String::as_str).collect();
+    // No build needs the log of the tests, and its suite forgets versions quickly.
+    let names: Vec<&str> = sets.keys().map(String::as_str).filter(|name| *name != sets::LOG).collect();
     let sources = build::sources::Sources::get(&checkout, &names, true, &store, progress)?;
     progress.note(&format!("{} packages are in the cache", sources.files.len()));
     Ok(())
