@@ -3,7 +3,6 @@
 use std::fmt::Debug;
 
 use attest::cluster::{BrokerCertificate, CERTIFICATE_TYPE, Cluster, Hints};
-use attest::dsse::Envelope;
 use attest::hpke::Context;
 use attest::message::{
     self, Ack, Challenge, Commit, DiskState, Evidence, Hello, Hold, NodeCertificate, Refused, Release, Resume,
@@ -12,6 +11,7 @@ use attest::runtime::{Activate, Activated, Answer, Question, by_certificate};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use connection::http;
+use envelope::Envelope;
 use measurements::canonical::{self, Document};
 use sha2::{Digest, Sha256};
 use state_disk::id;

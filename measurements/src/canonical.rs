@@ -49,6 +49,8 @@ pub trait Document: Serialize + DeserializeOwned {
 
 #[derive(Deserialize)]
 struct Header {
+    // Statements of in-toto call it so. A document with both has a field twice.
+    #[serde(alias = "_type")]
     schema: String,
 }
 

@@ -5,6 +5,7 @@
 
 mod bank;
 pub mod boot;
+pub mod bytes;
 pub mod canonical;
 pub mod compose;
 pub mod document;

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
+use envelope::{Envelope, PublicKey};
 use measurements::canonical::{self, Document};
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::{Bytes32, Hex, at_most};
-use crate::dsse::{Envelope, PublicKey};
 use crate::{Code, Refusal};
 
 /// Payload type of a [`BrokerCertificate`].
@@ -228,8 +228,7 @@ impl Cluster {
     /// # Errors
     /// [`Code::EnvelopeSignature`], [`Code::BrokerCertificate`], [`Code::Malformed`].
     pub fn certificate(&self, envelope: &[u8]) -> Result<BrokerCertificate, Refusal> {
-        let keys: Vec<PublicKey> =
-            self.broker.keys.iter().map(|key| PublicKey { id: String::new(), bytes: key.0 }).collect();
+        let keys: Vec<PublicKey> = self.broker.keys.iter().map(|key| PublicKey::Ed25519(key.0)).collect();
         let payload = Envelope::parse(envelope)?.verify(CERTIFICATE_TYPE, &keys, self.broker.threshold as usize)?;
         let certificate: BrokerCertificate =
             canonical::read(&payload).map_err(|error| Refusal::new(Code::Malformed, error.to_string()))?;

@@ -214,6 +214,16 @@ impl Refusal {
     }
 }
 
+impl From<envelope::Error> for Refusal {
+    fn from(error: envelope::Error) -> Self {
+        let code = match &error {
+            envelope::Error::Malformed(_) => Code::Malformed,
+            envelope::Error::Type { .. } | envelope::Error::Signatures { .. } => Code::EnvelopeSignature,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

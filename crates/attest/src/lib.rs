@@ -4,10 +4,8 @@
 //! it over the expected binding and registers. What is made of registers is a `policy` over predictions of `measurements`.
 
 pub mod binding;
-pub mod bytes;
 pub mod cluster;
 mod code;
-pub mod dsse;
 pub mod hpke;
 pub mod message;
 #[cfg(feature = "verifier")]
@@ -20,3 +18,4 @@ pub mod snp;
 pub mod tpm;
 
 pub use code::{Code, Refusal};
+pub use measurements::bytes;

@@ -1,16 +1,20 @@
-//! Signed heads of a log (C2SP tlog-checkpoint, in the form of signed-note): origin, size, root, and Ed25519 signatures.
+//! Signed heads of a log (C2SP tlog-checkpoint, in the form of signed-note): origin, size, root, and signatures of the log (Ed25519 or ECDSA) and of witnesses (C2SP tlog-cosignature, version 1).
+//!
+//! A head is written in one way only. Lines behind the root, and signatures of others, may be there and say nothing.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
-use sha2::{Digest, Sha256};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
+use crate::key::{Key, note_id};
 use crate::tree::Hash;
 
-/// Signature type of Ed25519.
-const ALGORITHM: u8 = 1;
 /// Longer notes are not read.
 const LARGEST: usize = 16 << 10;
+/// Notes with more signatures are not read.
+const MOST_SIGNATURES: usize = 64;
+/// Signature type of timestamped cosignatures of Ed25519.
+const COSIGNATURE: u8 = 4;
 
 /// The head of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,18 +41,99 @@ pub enum Error {
     Signature,
 }
 
+/// A head with its signatures, none of which is verified yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note<'a> {
+    /// The head that is signed.
+    pub checkpoint: Checkpoint,
+    signed: &'a str,
+    signatures: Vec<Signature<'a>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Signature<'a> {
+    name: &'a str,
+    id: [u8; 4],
+    bytes: Vec<u8>,
+}
+
+impl<'a> Note<'a> {
+    /// Reads a note.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`].
+    pub fn parse(note: &'a str) -> Result<Self, Error> {
+        if note.len() > LARGEST {
+            return Err(Error::Malformed("it has more than 16 KiB"));
+        }
+        let end = note.find("\n\n").ok_or(Error::Malformed("it has no signatures"))?;
+        let (signed, signatures) = (&note[..=end], &note[end + 2..]);
+        let signatures = signatures.strip_suffix('\n').ok_or(Error::Malformed("its last line does not end"))?;
+        let checkpoint = Checkpoint::parse(signed)?;
+        if signatures.split('\n').count() > MOST_SIGNATURES {
+            return Err(Error::Malformed("it has more than 64 signatures"));
+        }
+        let signatures = signatures.split('\n').map(Signature::parse).collect::<Option<_>>();
+        Ok(Self { checkpoint, signed, signatures: signatures.ok_or(Error::Malformed("a signature is none"))? })
+    }
+
+    /// The names under which this key has signed the head.
+    pub fn names_of(&self, key: &Key) -> impl Iterator<Item = &'a str> {
+        self.signatures.iter().filter_map(|signature| {
+            let by_key = key.note_id(signature.name).starts_with(&signature.id)
+                && key.public().has_signed(self.signed.as_bytes(), &signature.bytes);
+            by_key.then_some(signature.name)
+        })
+    }
+
+    /// When this witness saw the head, in seconds since 1970; none if it did not.
+    pub fn seen_by(&self, name: &str, key: [u8; 32]) -> Option<u64> {
+        let id = note_id(name, COSIGNATURE, &key);
+        let key = Key::ed25519(key);
+        self.signatures.iter().filter(|line| line.name == name && id.starts_with(&line.id)).find_map(|line| {
+            let (time, signature) = line.bytes.split_at_checked(8)?;
+            let time = u64::from_be_bytes(time.try_into().ok()?);
+            key.public().has_signed(self.cosigned(time).as_bytes(), signature).then_some(time)
+        })
+    }
+
+    fn cosigned(&self, time: u64) -> String {
+        format!("cosignature/v1\ntime {time}\n{}", self.signed)
+    }
+}
+
+impl<'a> Signature<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (name, bytes) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
+        let bytes = STANDARD.decode(bytes).ok()?;
+        let (id, bytes) = bytes.split_first_chunk::<4>()?;
+        let is_name = !name.is_empty() && !name.contains(|letter: char| letter.is_whitespace() || letter == '+');
+        (is_name && !bytes.is_empty()).then(|| Self { name, id: *id, bytes: bytes.to_vec() })
+    }
+
+    fn line(name: &str, id: [u8; 32], bytes: &[u8]) -> String {
+        format!("\u{2014} {name} {}\n", STANDARD.encode([&id[..4], bytes].concat()))
+    }
+}
+
 impl Checkpoint {
-    fn body(&self) -> String {
+    /// What is signed of it.
+    pub fn body(&self) -> String {
         format!("{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root))
     }
 
     /// Signs it as its origin.
     pub fn sign(&self, key: &Ed25519KeyPair) -> String {
         let body = self.body();
-        let public = key.public_key();
-        let mut signature = key_id(&self.origin, public.as_ref()).to_vec();
-        signature.extend(key.sign(body.as_bytes()).as_ref());
-        format!("{body}\n\u{2014} {} {}\n", self.origin, STANDARD.encode(signature))
+        let id = note_id(&self.origin, 1, key.public_key().as_ref());
+        format!("{body}\n{}", Signature::line(&self.origin, id, key.sign(body.as_bytes()).as_ref()))
+    }
+
+    /// The line by which a witness says that it saw this head at a time.
+    pub fn cosign(&self, name: &str, key: &Ed25519KeyPair, time: u64) -> String {
+        let id = note_id(name, COSIGNATURE, key.public_key().as_ref());
+        let signed = format!("cosignature/v1\ntime {time}\n{}", self.body());
+        Signature::line(name, id, &[&time.to_be_bytes()[..], key.sign(signed.as_bytes()).as_ref()].concat())
     }
 
     /// Reads a note of this log, which this key must have signed.
@@ -56,16 +141,20 @@ impl Checkpoint {
     /// # Errors
     /// [`Error`].
     pub fn open(note: &str, origin: &str, key: &[u8; 32]) -> Result<Self, Error> {
-        if note.len() > LARGEST {
-            return Err(Error::Malformed("it has more than 16 KiB"));
-        }
-        let (body, signatures) = note.split_once("\n\n").ok_or(Error::Malformed("it has no signatures"))?;
-        let signed = format!("{body}\n");
-        // Lines end with one byte: "\r\n" would be another way to write the same head.
-        let mut lines = body.split('\n');
-        if lines.next() != Some(origin) {
+        let note = Note::parse(note)?;
+        if note.checkpoint.origin != origin {
             return Err(Error::Origin);
         }
+        if !note.names_of(&Key::ed25519(*key)).any(|name| name == origin) {
+            return Err(Error::Signature);
+        }
+        Ok(note.checkpoint)
+    }
+
+    fn parse(signed: &str) -> Result<Self, Error> {
+        // Lines end with one byte: "\r\n" would be another way to write the same head.
+        let mut lines = signed.split('\n');
+        let origin = lines.next().filter(|origin| !origin.is_empty()).ok_or(Error::Malformed("it has no origin"))?;
         let size = lines.next().ok_or(Error::Malformed("it has no size"))?;
         let root = lines.next().ok_or(Error::Malformed("it has no root"))?;
         let number: u64 = size.parse().map_err(|_| Error::Malformed("its size is no number"))?;
@@ -74,24 +163,8 @@ impl Checkpoint {
         }
         let root = STANDARD.decode(root).ok().and_then(|root| root.try_into().ok());
         let root = root.ok_or(Error::Malformed("its root is no digest"))?;
-        let is_ours = |line: &str| {
-            let rest = line.strip_prefix("\u{2014} ").and_then(|line| line.strip_prefix(origin))?;
-            let bytes = STANDARD.decode(rest.strip_prefix(' ')?).ok()?;
-            let (id, signature) = bytes.split_at_checked(4)?;
-            let right = UnparsedPublicKey::new(&ED25519, key).verify(signed.as_bytes(), signature).is_ok();
-            (id == key_id(origin, key) && right).then_some(())
-        };
-        if !signatures.lines().any(|line| is_ours(line).is_some()) {
-            return Err(Error::Signature);
-        }
         Ok(Self { origin: origin.to_owned(), size: number, root })
     }
-}
-
-/// The first four bytes of `SHA-256(name || "\n" || algorithm || key)`.
-fn key_id(name: &str, key: &[u8]) -> [u8; 4] {
-    let hash = Sha256::new().chain_update(name).chain_update([b'\n', ALGORITHM]).chain_update(key).finalize();
-    [hash[0], hash[1], hash[2], hash[3]]
 }
 
 #[cfg(test)]
@@ -120,6 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn a_witness_says_when_it_saw_a_head() {
+        let ((log, _), (witness, public), (_, other)) = (key(1), key(2), key(3));
+        let cosigned = checkpoint().sign(&log) + &checkpoint().cosign("witness.example", &witness, 1_700_000_000);
+        let seen = |text: &str, name, key| Note::parse(text).unwrap().seen_by(name, key);
+        assert_eq!(seen(&cosigned, "witness.example", public), Some(1_700_000_000));
+        assert_eq!(seen(&cosigned, "witness.example", other), None);
+        assert_eq!(seen(&cosigned, "another.example", public), None);
+        assert_eq!(seen(&cosigned.replacen("\n7\n", "\n8\n", 1), "witness.example", public), None);
+        // A log that signs as its own witness has signed something else.
+        let own = checkpoint().sign(&witness);
+        assert_eq!(seen(&own, "cairn/audit", public), None);
+    }
+
+    #[test]
     fn one_change_is_refused() {
         let (pair, public) = key(1);
         let note = checkpoint().sign(&pair);
@@ -131,11 +218,11 @@ mod tests {
         }
         // Whoever signs it: a head is written in one way.
         let windows = checkpoint().body().replacen('\n', "\r\n", 2);
-        let mut signature = key_id("cairn/audit", &public).to_vec();
-        signature.extend(pair.sign(windows.as_bytes()).as_ref());
-        let windows = format!("{windows}\n\u{2014} cairn/audit {}\n", STANDARD.encode(signature));
+        let id = note_id("cairn/audit", 1, &public);
+        let windows =
+            format!("{windows}\n{}", Signature::line("cairn/audit", id, pair.sign(windows.as_bytes()).as_ref()));
         assert!(Checkpoint::open(&windows, "cairn/audit", &public).is_err());
-        for end in 0..note.len() - 1 {
+        for end in 0..note.len() {
             if note.is_char_boundary(end) {
                 assert!(Checkpoint::open(&note[..end], "cairn/audit", &public).is_err(), "{end}");
             }

@@ -11,7 +11,7 @@ pub fn leaf(bytes: &[u8]) -> Hash {
 }
 
 /// Digest of a node: `SHA-256(0x01 || left || right)`.
-fn node(left: &Hash, right: &Hash) -> Hash {
+pub fn node(left: &Hash, right: &Hash) -> Hash {
     Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
 }
 

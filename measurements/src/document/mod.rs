@@ -1,5 +1,6 @@
-//! The documents that predictions are made of: what follows from an image (`cairn.image-reference/1`) and what follows from a machine (`cairn.machine/1`), as [canonical JSON](crate::canonical). JSON schemas are in `docs/formats`.
+//! The documents that predictions are made of: what follows from an image (`cairn.image-reference/1`) and what follows from a machine (`cairn.machine/1`), and the record of a build (`cairn.image/1`), as [canonical JSON](crate::canonical). JSON schemas are in `docs/formats`.
 
+pub mod build;
 pub mod image;
 pub mod machine;
 

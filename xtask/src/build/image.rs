@@ -5,9 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use cairn_image::{disk, esp, uki, verity};
+use measurements::bytes::Bytes32;
+use measurements::canonical::Document;
+use measurements::document::build::{ImageDocument, PartitionDocument};
+use measurements::document::image::Toolchain;
 
 use super::Inputs;
-use super::document::{IMAGE_SCHEMA, ImageDocument, PackagesDocument, PartitionDocument, ToolchainDocument, canonical};
+use super::document::{PackagesDocument, canonical};
 use super::initrd;
 use super::kernel::Kernel;
 use super::outputs::{Built, Staging};
@@ -59,7 +63,7 @@ pub fn make(inputs: &Inputs, stages: &Stages, parts: &Parts, out: &Path) -> Resu
             let document = image_document(inputs, parts, &tree, table, &staging)?;
             staging.write("reference.json", &reference::make(&document, &staging, initrd::files(&made)?)?)?;
             let document = ImageDocument { outputs: staging.describe()?, ..document };
-            staging.write("image.json", &canonical(&document)?)?;
+            staging.write("image.json", &document.to_bytes()?)?;
             let outputs = staging.describe()?;
             let base = inputs.base_name();
             Ok(Built {
@@ -69,7 +73,7 @@ pub fn make(inputs: &Inputs, stages: &Stages, parts: &Parts, out: &Path) -> Resu
                 root_hash: document.root_hash,
                 dirty: document.dirty,
                 locked: document.locked,
-                outputs: outputs.into_iter().map(|(name, output)| (name, (output.size, output.sha256))).collect(),
+                outputs,
                 timings: Vec::new(),
             })
         })
@@ -178,7 +182,7 @@ fn image_document(
 ) -> Result<ImageDocument> {
     let revision = inputs.checkout.revision()?;
     Ok(ImageDocument {
-        schema: IMAGE_SCHEMA,
+        schema: ImageDocument::SCHEMA.into(),
         id: inputs.image.id.clone(),
         version: inputs.image.version.clone(),
         variant: inputs.variant().to_owned(),
@@ -186,13 +190,10 @@ fn image_document(
         epoch: inputs.image.epoch,
         revision: revision.commit,
         dirty: revision.dirty,
-        lock: inputs.sources.lock.digest(),
+        lock: Bytes32(*inputs.sources.lock.digest().as_bytes()),
         locked: inputs.sources.locked,
         source_date: inputs.source_date,
-        toolchain: ToolchainDocument {
-            rustc: inputs.toolchain.release.clone(),
-            commit: inputs.toolchain.commit.clone(),
-        },
+        toolchain: Toolchain { rustc: inputs.toolchain.release.clone(), commit: inputs.toolchain.commit.clone() },
         kernel: parts.kernel.release.clone(),
         command_line: inputs.command_line(),
         root_hash: tree.root_hash.to_string(),

@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use measurements::bytes::Bytes32;
+use measurements::document::build::OutputDocument;
 
-use super::document::OutputDocument;
 use super::stage::Timing;
 use crate::digest::Sha256Digest;
 use crate::interrupt::{Scratch, sweep};
@@ -69,7 +70,7 @@ impl Staging {
             let path = self.path(suffix);
             if path.exists() {
                 let (sha256, size) = Sha256Digest::of_file(&path)?;
-                outputs.insert(self.name(suffix), OutputDocument { size, sha256 });
+                outputs.insert(self.name(suffix), OutputDocument { sha256: Bytes32(*sha256.as_bytes()), size });
             }
         }
         Ok(outputs)
@@ -105,7 +106,7 @@ pub struct Built {
     /// The committed lock was used.
     pub locked: bool,
     /// Outputs by name.
-    pub outputs: BTreeMap<String, (u64, Sha256Digest)>,
+    pub outputs: BTreeMap<String, OutputDocument>,
     /// Time of each stage.
     pub timings: Vec<Timing>,
 }
@@ -123,15 +124,10 @@ impl Built {
         let path = self.path("timings.json");
         fs::write(&path, format!("{timings}\n")).with_context(|| format!("Failed to write {}", path.display()))?;
         if json {
-            let outputs: BTreeMap<&String, _> = self
-                .outputs
-                .iter()
-                .map(|(name, (size, sha256))| (name, serde_json::json!({"size": size, "sha256": sha256})))
-                .collect();
             println!(
                 "{}",
                 serde_json::json!({"type": "built", "folder": self.folder, "variant": self.variant, "root_hash": self.root_hash,
-                    "dirty": self.dirty, "locked": self.locked, "outputs": outputs, "seconds": seconds, "stages": self.timings})
+                    "dirty": self.dirty, "locked": self.locked, "outputs": self.outputs, "seconds": seconds, "stages": self.timings})
             );
             return Ok(());
         }
@@ -146,8 +142,8 @@ impl Built {
             text += &format!("{:<15} {:>7.1}{note}\n", timing.stage, timing.seconds);
         }
         text += &format!("{:<15} {seconds:>7.1}\n\n{:<34} {:>10}  sha256\n", "total", "output", "size");
-        for (name, (size, sha256)) in &self.outputs {
-            text += &format!("{name:<34} {:>10}  {sha256}\n", megabytes(*size));
+        for (name, OutputDocument { sha256, size }) in &self.outputs {
+            text += &format!("{name:<34} {:>10}  {}\n", megabytes(*size), hex::encode(sha256.0));
         }
         text += &format!(
             "\nvariant    {}\nroot hash  {}\nfolder     {}\n",

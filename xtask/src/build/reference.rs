@@ -4,9 +4,9 @@ use std::fs;
 
 use anyhow::{Context, Result};
 use measurements::boot::Image;
-use measurements::document::image::{FileReference, ImageEvents, ImageReference, InitrdFile, SCHEMA, Toolchain};
+use measurements::document::build::ImageDocument;
+use measurements::document::image::{FileReference, ImageEvents, ImageReference, InitrdFile, SCHEMA};
 
-use super::document::ImageDocument;
 use super::outputs::Staging;
 
 /// The document's bytes.
@@ -17,7 +17,7 @@ pub fn make(image: &ImageDocument, staging: &Staging, initrd: Vec<InitrdFile>) -
     let file = |suffix: &str| {
         let output =
             image.outputs.get(&staging.name(suffix)).with_context(|| format!("there is no output {suffix}"))?;
-        anyhow::Ok(FileReference { sha256: output.sha256.to_string(), size: output.size })
+        anyhow::Ok(FileReference { sha256: hex::encode(output.sha256.0), size: output.size })
     };
     let reference = ImageReference {
         command_line: image.command_line.clone(),
@@ -27,13 +27,13 @@ pub fn make(image: &ImageDocument, staging: &Staging, initrd: Vec<InitrdFile>) -
         events: ImageEvents::of(&parsed)?,
         id: image.id.clone(),
         initrd,
-        lock: image.lock.to_string(),
+        lock: hex::encode(image.lock.0),
         locked: image.locked,
         raw: file("raw")?,
         revision: image.revision.clone(),
         root_hash: image.root_hash.clone(),
         schema: SCHEMA.into(),
-        toolchain: Toolchain { commit: image.toolchain.commit.clone(), rustc: image.toolchain.rustc.clone() },
+        toolchain: image.toolchain.clone(),
         uki: file("efi")?,
         variant: image.variant.clone(),
         version: image.version.clone(),

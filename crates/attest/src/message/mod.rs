@@ -1,14 +1,14 @@
 //! The messages of KRP/1, the protocol by which a node gets the share of its disk's key. Each is one canonical JSON document ([`measurements::canonical`]), and has a bound of its own; those of the broker travel as the payload of a
-//! signed [envelope](crate::dsse).
+//! signed [envelope](envelope).
 //!
 //! A message is named in transcripts by the SHA-256 of its bytes as they were sent, never of something that was written again.
 
+use envelope::{Envelope, PublicKey};
 use measurements::canonical::{self, Document};
 use ring::signature::Ed25519KeyPair;
 use sha2::{Digest, Sha256};
 
 use crate::bytes::Bytes32;
-use crate::dsse::{Envelope, PublicKey};
 use crate::{Code, Refusal};
 
 mod reply;
@@ -82,7 +82,7 @@ pub fn sign<M: Document>(message: &M, key_id: &str, key: &Ed25519KeyPair) -> Res
 /// # Errors
 /// [`Code::Malformed`], [`Code::EnvelopeSignature`].
 pub fn open<M: Document>(envelope: &[u8], key: &Bytes32) -> Result<(M, [u8; 32]), Refusal> {
-    let key = PublicKey { id: String::new(), bytes: key.0 };
+    let key = PublicKey::Ed25519(key.0);
     read(&Envelope::parse(envelope)?.verify(&payload_type::<M>(), &[key], 1)?)
 }
 

@@ -2,10 +2,10 @@
 
 use attest::bytes::{Bytes32, Hex};
 use attest::cluster::{BrokerCertificate, CERTIFICATE_TYPE, Cluster, Device, Hints, Slot, StaticNetwork};
-use attest::dsse::Envelope;
 use attest::message::Credential;
 use attest::recovery::Recovery;
 use attest::runtime::{Activate, Activated, Answer, Question};
+use envelope::Envelope;
 use measurements::Bank;
 use measurements::canonical::Document;
 use transparency::checkpoint::Checkpoint;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use attest::bytes::{Bytes32, Hex};
 use attest::cluster::CERTIFICATE_TYPE;
-use attest::dsse::Envelope;
 use attest::hpke::{Context, seal};
 use attest::message::{
     Ack, Challenge, Commit, CommitResult, Credential, DiskGrant, DiskState, Evidence, Hello, Hold, NodeCertificate,
     Purpose, Receipt, Refused, Release, Resume, payload_type, sign,
 };
 use attest::tpm::AttestationKey;
+use envelope::Envelope;
 use measurements::Bank;
 use measurements::canonical::Document;
 use transparency::checkpoint::Checkpoint;

@@ -45,7 +45,10 @@ impl<'de> Deserialize<'de> for Bytes32 {
 }
 
 /// A list of at most `MOST`. An empty text is 3 bytes in a document and 24 in memory, so longer lists are not kept until somebody counts them.
-pub(crate) fn at_most<'de, const MOST: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+///
+/// # Errors
+/// That of the deserializer, or a longer list.
+pub fn at_most<'de, const MOST: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
