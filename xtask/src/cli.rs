@@ -22,6 +22,11 @@ use crate::sandbox::InRootArgs;
 use crate::store::Store;
 use crate::test::TestArgs;
 
+/// For those who do not build.
+const CAIRN: &str = "cairn";
+/// Compiled only by those who publish.
+const PUBLISHER: &str = "publisher";
+
 /// Build, boot and test Cairn images.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
@@ -59,6 +64,12 @@ enum Command {
     /// Say why a machine did not measure what was predicted (`cairn explain`)
     #[command(disable_help_flag = true)]
     Explain(HandedOver),
+    /// Make a release key (`publisher keygen`)
+    #[command(disable_help_flag = true)]
+    Keygen(HandedOver),
+    /// Sign an image or a machine reference, and write it to a transparency log (`publisher publish`)
+    #[command(disable_help_flag = true)]
+    Publish(HandedOver),
     /// Run a program inside the build root
     InRoot(InRootArgs),
 }
@@ -128,8 +139,10 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{}", path.display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Measure(args) => hand_over("measure", &args),
-        Command::Explain(args) => hand_over("explain", &args),
+        Command::Measure(args) => hand_over(CAIRN, "measure", &args),
+        Command::Explain(args) => hand_over(CAIRN, "explain", &args),
+        Command::Keygen(args) => hand_over(PUBLISHER, "keygen", &args),
+        Command::Publish(args) => hand_over(PUBLISHER, "publish", &args),
         Command::Boot(args) => {
             host::require(host::TO_BUILD)?;
             let tools = build_root(&progress(false))?;
@@ -143,11 +156,15 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Becomes `cairn`, which is compiled if need be.
-fn hand_over(command: &str, args: &HandedOver) -> Result<ExitCode> {
-    let manifest = Checkout::find()?.join("Cargo.toml");
+/// Becomes another program of the workspace, which is compiled if need be: the first time one sees that.
+fn hand_over(program: &str, command: &str, args: &HandedOver) -> Result<ExitCode> {
+    let checkout = Checkout::find()?;
     let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["run", "--quiet", "--package", "cairn", "--manifest-path"]).arg(manifest).args(["--", command]);
+    cargo.args(["run", "--package", program, "--manifest-path"]).arg(checkout.join("Cargo.toml"));
+    if checkout.target().join("debug").join(program).exists() {
+        cargo.arg("--quiet");
+    }
+    cargo.args(["--", command]);
     let status = cargo.args(&args.arguments).status().context("Failed to run cargo")?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)))
 }

@@ -105,9 +105,7 @@ fn describe(log: &Log, witness: Option<&Witness>, trust: &Path, programs: &Progr
     if let Some(witness) = witness {
         text += &format!("witness      {}\nwitness key  {}\n", witness.address, witness.verifier_key());
     }
-    text + &format!(
-        "trust root   {}\nof           {}\n\nCtrl-C ends it.",
-        trust.display(),
-        programs.versions.join(", ")
-    )
+    text += &format!("trust root   {}\nof           {}\n\n", trust.display(), programs.versions.join(", "));
+    let options = format!("--log {} --read-log {} --log-key {}", log.write, log.read, log.verifier_key());
+    text + &format!("Publish to it:  cargo xtask publish --key release.key {options}\nCtrl-C ends it.")
 }
