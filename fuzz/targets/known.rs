@@ -4,12 +4,18 @@ use attest::binding::{Binding, Purpose, Transcript};
 use attest::bytes::{Bytes32, Hex};
 use attest::cluster::{Assurance, Cluster, Device, Keys, Slot};
 use attest::hpke::PrivateKey;
+use envelope::Envelope;
 use measurements::canonical::Document;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use sha2::{Digest, Sha256};
+use transparency::key::Key;
+use transparency::trust_root::{Log, RootKeys, Witness, Witnesses};
+use transparency::trust_root::{PAYLOAD_TYPE, SigningKey, TrustRoot, TrustRootDocument, Use};
 use zeroize::Zeroizing;
+
+use super::releases::release_key;
 
 /// Id of the disk whose header was recorded.
 pub const DISK: &str = "0b5f6c6e-0000-4000-8000-000000000001";
@@ -20,7 +26,7 @@ pub const ORIGIN: &str = "cairn/audit";
 /// Public area of an attestation key up to its point: fixed to its TPM, restricted, signing by ECDSA with SHA-256.
 const AREA: &[u8] = &[0, 0x23, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10];
 /// The base point of P-256 (SEC 2, section 2.4.2), which is the public key of the private key 1.
-const POINT: &[u8; 65] = b"\x04\
+pub const POINT: &[u8; 65] = b"\x04\
     \x6b\x17\xd1\xf2\xe1\x2c\x42\x47\xf8\xbc\xe6\xe5\x63\xa4\x40\xf2\x77\x03\x7d\x81\x2d\xeb\x33\xa0\xf4\xa1\x39\x45\xd8\x98\xc2\x96\
     \x4f\xe3\x42\xe2\xfe\x1a\x7f\x9b\x8e\xe7\xeb\x4a\x7c\x0f\x9e\x16\x2b\xce\x33\x57\x6b\x31\x5e\xce\xcb\xb6\x40\x68\x37\xbf\x51\xf5";
 
@@ -34,6 +40,34 @@ pub fn signed_by() -> Bytes32 {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(signer().public_key().as_ref());
     Bytes32(bytes)
+}
+
+/// The certificate of a timestamp authority.
+pub const AUTHORITY: &[u8] = include_bytes!("../../crates/transparency/tests/recorded/openssl/p256.der");
+
+/// The document of [`trust_root`].
+pub fn trust_root_document() -> TrustRootDocument {
+    TrustRootDocument {
+        keys: vec![SigningKey {
+            key: Hex(release_key().spki()),
+            not_after: 2_000_000_000,
+            not_before: 1_000_000_000,
+            uses: vec![Use::Image, Use::Channel],
+        }],
+        logs: vec![Log { key: Hex(Key::ed25519(signed_by().0).spki()), origin: ORIGIN.into() }],
+        root: RootKeys { keys: vec![signed_by()], threshold: 1 },
+        schema: TrustRootDocument::SCHEMA.into(),
+        timestamp_authorities: vec![Hex(AUTHORITY.to_vec())],
+        version: 1,
+        witnesses: Witnesses { keys: vec![Witness { key: Bytes32([9; 32]), name: "witness".into() }], threshold: 1 },
+    }
+}
+
+/// The trust root whose only root key, and only log, is [`signer`].
+pub fn trust_root() -> TrustRoot {
+    let payload = trust_root_document().write().expect("it does not contradict itself");
+    let envelope = Envelope::sign(PAYLOAD_TYPE, &payload, "", &signer());
+    TrustRoot::first(&serde_json::to_vec(&envelope).expect("an envelope has only text")).expect("it is signed")
 }
 
 /// The cluster whose only root key is [`signer`].

@@ -7,11 +7,13 @@ mod evidence;
 pub mod known;
 mod measured;
 mod messages;
+mod releases;
 mod state_disk;
 
 pub use evidence::*;
 pub use measured::*;
 pub use messages::*;
+pub use releases::*;
 pub use state_disk::*;
 
 /// A name and what it runs.
@@ -20,7 +22,9 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All targets; each has a file in `fuzz_targets/` and a folder in `corpus/`.
 pub const TARGETS: &[Target] = &[
     ("boot_image", boot_image),
+    ("bundle", bundle),
     ("cel", cel),
+    ("channel", channel),
     ("checkpoint", checkpoint),
     ("cluster", cluster),
     ("envelope", envelope),
@@ -42,10 +46,13 @@ pub const TARGETS: &[Target] = &[
     ("runtime", runtime),
     ("smbios", smbios),
     ("snp_report", snp_report),
+    ("statement", statement),
     ("superblock", superblock),
     ("tcg_log", tcg_log),
+    ("timestamp", timestamp),
     ("tpm_key", tpm_key),
     ("tpm_quote", tpm_quote),
+    ("trust_root", trust_root),
     ("uki", uki),
     ("unfinished", unfinished),
     ("variables", variables),

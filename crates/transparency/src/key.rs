@@ -29,6 +29,11 @@ impl Key {
         (point.len() == 65 && point[0] == 4).then(|| Self(PublicKey::P256(point.to_vec())))
     }
 
+    /// A key; none if its point is compressed.
+    pub fn new(key: PublicKey) -> Option<Self> {
+        Self::from_spki(&Self(key).spki())
+    }
+
     /// A key of Ed25519.
     pub fn ed25519(key: [u8; 32]) -> Self {
         Self(PublicKey::Ed25519(key))

@@ -174,3 +174,31 @@ fn hash(algorithm: ObjectIdentifier, bytes: &[u8]) -> Option<Vec<u8>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    macro_rules! recorded {
+        ($name:literal) => {
+            include_bytes!(concat!("../tests/recorded/openssl/", $name))
+        };
+    }
+
+    #[test]
+    fn tokens_of_openssl_are_read() {
+        let (p256, p384, rsa): (&[u8], &[u8], &[u8]) =
+            (recorded!("p256.der"), recorded!("p384.der"), recorded!("rsa.der"));
+        let (of_p256, of_p384, of_rsa): (&[u8], &[u8], &[u8]) =
+            (recorded!("p256.tsr"), recorded!("p384.tsr"), recorded!("rsa.tsr"));
+        let with_certificate: &[u8] = recorded!("p256-certificate.tsr");
+        for (certificate, token) in [(p256, of_p256), (p384, of_p384), (rsa, of_rsa), (p256, with_certificate)] {
+            let authority = Authority::parse(certificate).unwrap();
+            assert_eq!(authority.time_of(token, b"a signature"), Ok(1_795_567_812));
+            assert!(authority.time_of(token, b"another").is_err());
+            for other in [of_p256, of_p384, of_rsa].into_iter().filter(|other| *other != token) {
+                assert!(authority.time_of(other, b"a signature").is_err() || token == with_certificate);
+            }
+        }
+    }
+}

@@ -23,6 +23,13 @@ use measurements::parse::{cel, pcrs, smbios};
 use ovmf_measure::Firmware;
 use state_disk::layout::{HEADER, UNFINISHED};
 use state_disk::{filesystem, recovery, unfinished};
+use transparency::bundle::Bundle;
+use transparency::statement::Statement;
+use transparency::statement::channel::Channel;
+use transparency::statement::measured_boot::MeasuredBoot;
+use transparency::statement::provenance::Provenance;
+use transparency::timestamp::Authority;
+use transparency::trust_root::TrustRoot;
 
 use crate::targets::{
     LARGEST_VOLUME, checkpoint_is_accepted, generation_is_accepted, known, luks2_header_is_accepted,
@@ -190,4 +197,23 @@ fn what_is_on_a_disk_is_read() {
     let place = read("recovery/zeros-behind");
     let document = Recovery::read(recovery::find(&place).unwrap()).unwrap();
     assert_eq!(**document.open(&known::private_key()).unwrap(), [6; 32]);
+}
+
+#[test]
+fn what_is_published_is_read() {
+    let _alone = harness::alone();
+    for file in ["channel", "release", "longest-proof-and-timestamps", "zeros-left-out"] {
+        assert!(Bundle::parse(&read(&format!("bundle/{file}"))).is_ok(), "{file}");
+    }
+    assert!(Statement::<MeasuredBoot>::read(&read("statement/image")).is_ok());
+    assert!(Statement::<MeasuredBoot>::read(&read("statement/machine")).is_ok());
+    assert!(Statement::<Provenance>::read(&read("statement/provenance")).is_ok());
+    for file in ["two-releases", "many-releases"] {
+        assert!(Statement::<Channel>::read(&read(&format!("channel/{file}"))).is_ok(), "{file}");
+    }
+    assert!(TrustRoot::first(&read("trust_root/signed")).is_ok());
+    let authority = Authority::parse(&read("timestamp/certificate")).unwrap();
+    for file in ["token", "token-with-its-certificate"] {
+        assert!(authority.time_of(&read(&format!("timestamp/{file}")), b"a signature").is_ok(), "{file}");
+    }
 }

@@ -79,6 +79,9 @@ impl Predicate for Channel {
         if !self.releases.is_sorted_by(|one, other| one.statement.0 < other.statement.0) {
             return Some("its releases are not in the order of their statements' digests, each once".into());
         }
+        if subjects.iter().any(Subject::is_value) {
+            return Some("a release is called as a value is".into());
+        }
         let named = self.releases.iter().map(subject).eq(subjects.iter().cloned());
         (!named).then(|| "its subjects are not the statements of its releases".into())
     }

@@ -62,6 +62,16 @@ impl Subject {
         ["tpm:", "snp:", "tdx:"].into_iter().any(|kind| self.name.starts_with(kind))
     }
 
+    fn has_digests(&self) -> bool {
+        let is_one = |(algorithm, digest): (&String, &Hex)| match algorithm.as_str() {
+            SHA256 => digest.0.len() == 32,
+            "sha384" => digest.0.len() == 48,
+            "sha512" => digest.0.len() == 64,
+            _ => (1..=64).contains(&digest.0.len()),
+        };
+        (1..=4).contains(&self.digest.len()) && self.digest.iter().all(is_one)
+    }
+
     /// Whether it has this digest.
     pub fn has(&self, algorithm: &str, digest: &[u8]) -> bool {
         self.digest.get(algorithm).is_some_and(|found| found.0 == digest)
@@ -132,12 +142,10 @@ impl<P: Predicate> Statement<P> {
         if names.len() != self.subject.len() || self.subject.len() > MOST_SUBJECTS || names.contains("") {
             return refuse(format!("its subjects do not have a name each, or are more than {MOST_SUBJECTS}"));
         }
-        if self.subject.iter().any(|subject| subject.digest.is_empty() || subject.digest.len() > 4) {
-            return refuse("a subject does not have one to four digests".into());
+        if let Some(subject) = self.subject.iter().find(|subject| !subject.has_digests()) {
+            return refuse(format!("its subject {:?} does not have one to four digests of their length", subject.name));
         }
-        let is_file =
-            |subject: &Subject| !subject.is_value() && subject.digest.get(SHA256).is_some_and(|it| it.0.len() == 32);
-        if !self.subject.iter().any(is_file) {
+        if !self.subject.iter().any(|subject| !subject.is_value() && subject.digest.contains_key(SHA256)) {
             return refuse("it has no file with a SHA-256 among its subjects".into());
         }
         match self.predicate.problem(&self.subject) {

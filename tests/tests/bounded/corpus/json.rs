@@ -21,7 +21,8 @@ fn event(register: u8, input: &str) -> EventRecord {
     EventRecord::new(&event.with_data(input), Known::Recorded, 64)
 }
 
-fn reference(inputs: &[&str]) -> String {
+/// A machine reference with these events.
+pub fn reference(inputs: &[&str]) -> String {
     let reference = MachineReference {
         boot: BootMethod::Disk,
         covers: Covers { configuration: ConfigurationCover::Pcr12, image: ImageCover::Tpm },
@@ -37,7 +38,8 @@ fn reference(inputs: &[&str]) -> String {
     String::from_utf8(reference.to_bytes().unwrap()).unwrap()
 }
 
-fn image() -> String {
+/// An image reference with two events.
+pub fn image() -> String {
     let digest = || "00".repeat(32);
     let file = || FileReference { sha256: digest(), size: 1 };
     let reference = ImageReference {

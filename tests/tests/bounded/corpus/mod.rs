@@ -9,6 +9,7 @@ mod json;
 mod messages;
 mod ovmf;
 mod pe;
+mod releases;
 mod state_disk;
 mod stores;
 mod tcg_log;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<File> {
         messages::files(),
         ovmf::files(),
         pe::files(),
+        releases::files(),
         state_disk::files(),
         stores::files(),
         tcg_log::files(),
