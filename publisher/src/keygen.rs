@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use sigstore::crypto::signing_key::SigStoreKeyPair;
+use zeroize::Zeroizing;
 
 use crate::files;
 use crate::signer::{self, SCHEME};
@@ -43,8 +44,9 @@ pub fn make(path: &Path, password_file: Option<&Path>) -> Result<()> {
         None => pair.private_key_to_pem(),
         Some(file) => pair.private_key_to_encrypted_pem(&signer::read_password(file)?),
     };
-    let private = private.context("Failed to write a key")?;
-    let public = pair.public_key_to_pem().context("Failed to write a key")?;
+    // The crate ends lines as Windows does.
+    let private = Zeroizing::new(private.context("Failed to write a key")?.replace('\r', ""));
+    let public = pair.public_key_to_pem().context("Failed to write a key")?.replace('\r', "");
     files::create(path, private.as_bytes(), true)?;
     files::create(&path.with_extension("pub"), public.as_bytes(), false)
 }

@@ -20,8 +20,6 @@ const ENTRIES: &str = "api/v2/log/entries";
 const FILES: &str = "api/v2";
 /// Where it says the number of an entry that it has.
 const INDEX: &str = "x-log-index";
-/// A log that says nothing for this long is given up: Rekor itself ends requests after 20 s.
-const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
 /// No answer and no tile is longer.
 const LARGEST: usize = 1 << 24;
@@ -45,9 +43,9 @@ pub struct Log {
 }
 
 impl Log {
-    /// The log that takes entries at `write` and is read at `read`.
-    pub fn new(write: &str, read: &str) -> Result<Self> {
-        let client = Client::builder().connect_timeout(CONNECT).timeout(PATIENCE).build();
+    /// The log that takes entries at `write` and is read at `read`; a request that takes longer than `patience` is given up.
+    pub fn new(write: &str, read: &str, patience: Duration) -> Result<Self> {
+        let client = Client::builder().connect_timeout(CONNECT.min(patience)).timeout(patience).build();
         let client = client.context("Failed to set up the HTTP client")?;
         let trim = |address: &str| address.trim_end_matches('/').to_owned();
         Ok(Self { write: trim(write), read: trim(read), client })

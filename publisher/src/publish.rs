@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
@@ -60,6 +60,9 @@ pub struct PublishArgs {
     /// Where the sources are
     #[arg(long, value_name = "URI")]
     repository: Option<String>,
+    /// Seconds after which a request to the log is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    patience: u64,
     /// Show exactly what would be signed and logged; nothing is written, signed or sent
     #[arg(long)]
     dry_run: bool,
@@ -83,7 +86,7 @@ pub fn run(args: &PublishArgs) -> Result<String> {
         repository: args.repository.clone(),
     };
     let statements = prepare(&args.path, &terms)?;
-    let log = Log::new(&args.log, args.read_log.as_deref().unwrap_or(&args.log))?;
+    let log = Log::new(&args.log, args.read_log.as_deref().unwrap_or(&args.log), Duration::from_secs(args.patience))?;
     let publisher = Publisher { signer, log, logs, trust, now };
     let mut text = String::new();
     for statement in &statements {

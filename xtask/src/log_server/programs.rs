@@ -43,26 +43,36 @@ pub struct Programs {
     pub versions: Vec<String>,
 }
 
+/// There is no log on this host, and that is not this checkout's doing: packages are on no mirror any more, or are newer ones than those that are known to compile.
+#[derive(Debug, thiserror::Error)]
+#[error("the log server cannot be made on this host: {0:#}")]
+pub struct Unavailable(anyhow::Error);
+
 impl Programs {
     /// Fetches, unpacks and compiles, or takes from the cache.
     ///
     /// # Errors
-    /// Among others: a package is on no mirror any more, and nothing newer can be resolved or compiled.
+    /// Among others [`Unavailable`].
     pub fn get(checkout: &Checkout, store: &Store, progress: &Progress) -> Result<Self> {
         let config = LogServerConfig::read(checkout.root())?;
         // No image has anything of it: what is not locked any more may be newer.
-        let sources = Sources::get(checkout, &[sets::LOG], false, store, progress)?;
+        let sources = Sources::get(checkout, &[sets::LOG], false, store, progress).map_err(Unavailable)?;
+        let made = Self::of(&config, &sources, store, progress);
+        made.map_err(|error| if sources.locked { error } else { Unavailable(error).into() })
+    }
+
+    fn of(config: &LogServerConfig, sources: &Sources, store: &Store, progress: &Progress) -> Result<Self> {
         let set = sources.set(sets::LOG)?;
         let of = |names: &[&[String]]| -> Vec<&Package> {
             set.iter().copied().filter(|package| names.iter().any(|list| list.contains(&package.name))).collect()
         };
         let stages = Stages::new(store, progress);
-        let server = compile(&of(&[&config.compiler, &config.sources]), &sources, &stages)?;
+        let server = compile(&of(&[&config.compiler, &config.sources]), sources, &stages)?;
         let others = of(&[&config.programs]);
         let unpacked = stages.run("log-programs", key("log-programs", &others), |output| {
             let tree = output.join("tree");
             fs::create_dir(&tree).with_context(|| format!("Failed to make {}", tree.display()))?;
-            unpack(&others, &sources, &tree)
+            unpack(&others, sources, &tree)
         })?;
         let program = |name: &str| {
             let path = unpacked.join("tree/usr/bin").join(name);

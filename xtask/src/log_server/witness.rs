@@ -22,6 +22,8 @@ pub struct Witness {
     pub address: String,
     key: Arc<Key>,
     folder: PathBuf,
+    /// Of the ssh-agent's socket, whose path may have 107 bytes only.
+    agent: tempfile::TempDir,
     programs: Programs,
     server: Option<Process>,
 }
@@ -32,11 +34,12 @@ impl Witness {
         fs::create_dir_all(folder).with_context(|| format!("Failed to make {}", folder.display()))?;
         let key = Arc::new(Key::generate()?);
         let (folder, programs) = (folder.to_owned(), programs.clone());
-        let mut witness = Self { name: name.to_owned(), address: String::new(), key, folder, programs, server: None };
+        let agent = tempfile::Builder::new().prefix("cairn-").tempdir_in("/tmp");
+        let agent = agent.context("Failed to make a folder in /tmp")?;
+        let mut witness =
+            Self { name: name.to_owned(), address: String::new(), key, folder, agent, programs, server: None };
         // What an earlier witness signed with another key is nothing to this one.
-        for left in [witness.database(), witness.socket()] {
-            let _ = fs::remove_file(left);
-        }
+        let _ = fs::remove_file(witness.database());
         ssh_agent::serve(&witness.socket(), Arc::clone(&witness.key))?;
         witness.control(&["add-log", "-origin", origin])?;
         witness.control(&["add-key", "-origin", origin, "-key", log_key])?;
@@ -58,15 +61,16 @@ impl Witness {
     }
 
     fn listen(&mut self, port: u16) -> Result<()> {
-        let mut words: Vec<String> = ["-db", "-key", "-name", "-ssh-agent", "-listen"].map(str::to_owned).to_vec();
-        let values = [
-            self.database().display().to_string(),
-            self.key.ssh_fingerprint(),
-            self.name.clone(),
-            self.socket().display().to_string(),
-            format!("127.0.0.1:{port}"),
-        ];
-        words = words.into_iter().zip(values).flat_map(|(name, value)| [name, value]).collect();
+        let words: Vec<String> = [
+            ("-db", self.database().display().to_string()),
+            ("-key", self.key.ssh_fingerprint()),
+            ("-name", self.name.clone()),
+            ("-ssh-agent", self.socket().display().to_string()),
+            ("-listen", format!("127.0.0.1:{port}")),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect();
         let mut server = Process::start(&self.programs.litewitness, &words, &self.folder.join("witness.log"))?;
         server.wait(|| connect(port).is_ok())?;
         (self.server, self.address) = (Some(server), format!("http://127.0.0.1:{port}"));
@@ -93,7 +97,7 @@ impl Witness {
     }
 
     fn socket(&self) -> PathBuf {
-        self.folder.join("witness.sock")
+        self.agent.path().join("agent")
     }
 
     fn control(&self, words: &[&str]) -> Result<()> {
