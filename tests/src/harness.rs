@@ -39,6 +39,13 @@ pub fn run<C: Send + Sync + 'static>(threads: usize, shared: Result<C>, rows: Ve
     conclusion.exit_code()
 }
 
+/// Names the rows without running them, where this host cannot run them: they count as skipped.
+pub fn skip<C>(reason: &str, rows: Vec<Row<C>>) -> ExitCode {
+    println!("skipped, all {} rows: {reason}", rows.len());
+    let trials = rows.into_iter().map(|row| Trial::test(row.name, || Ok(())).with_ignored_flag(true)).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
 type Times = Arc<Mutex<Vec<(&'static str, Duration)>>>;
 
 fn trial<C: Send + Sync + 'static>(row: Row<C>, shared: Arc<Result<C, String>>, times: Times) -> Trial {

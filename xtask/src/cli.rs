@@ -15,11 +15,17 @@ use crate::configure::ConfigureArgs;
 use crate::host;
 use crate::interrupt;
 use crate::lock::sets;
+use crate::log_server::{self, LogServerArgs};
 use crate::machine::record::RecordArgs;
 use crate::progress::{Progress, Style};
 use crate::sandbox::InRootArgs;
 use crate::store::Store;
 use crate::test::TestArgs;
+
+/// For those who do not build.
+const CAIRN: &str = "cairn";
+/// Compiled only by those who publish.
+const PUBLISHER: &str = "publisher";
 
 /// Build, boot and test Cairn images.
 #[derive(Parser)]
@@ -35,7 +41,7 @@ enum Command {
     BuildImage(BuildArgs),
     /// Resolve the packages of all sets and write os/packages.lock
     Lock(LockArgs),
-    /// Fetch every locked package and crate, so that builds need no network
+    /// Fetch every locked package and crate that builds need, so that they need no network
     Fetch(FetchArgs),
     /// Start an image in a virtual machine
     Boot(BootArgs),
@@ -48,6 +54,8 @@ enum Command {
     /// One run for the benchmark of the hash tree
     #[command(hide = true)]
     VerityTree(VerityTreeArgs),
+    /// Start a transparency log on this host
+    LogServer(LogServerArgs),
     /// Record what a machine of a shape measures
     RecordMachine(RecordArgs),
     /// Predict the registers of a machine that boots an image (`cairn measure`)
@@ -56,6 +64,12 @@ enum Command {
     /// Say why a machine did not measure what was predicted (`cairn explain`)
     #[command(disable_help_flag = true)]
     Explain(HandedOver),
+    /// Make a release key (`publisher keygen`)
+    #[command(disable_help_flag = true)]
+    Keygen(HandedOver),
+    /// Sign an image or a machine reference, and write it to a transparency log (`publisher publish`)
+    #[command(disable_help_flag = true)]
+    Publish(HandedOver),
     /// Run a program inside the build root
     InRoot(InRootArgs),
 }
@@ -115,14 +129,20 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test(args) => crate::test::run(&args),
         Command::Bench(args) => crate::bench::run(&args),
         Command::VerityTree(args) => crate::bench::verity::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::LogServer(args) => {
+            interrupt::handle()?;
+            log_server::run(&args, &progress(false))
+        }
         Command::RecordMachine(args) => {
             let tools = build_root(&progress(false))?;
             let path = crate::machine::record::run(&args, &Checkout::find()?, &tools, &progress(false))?;
             println!("{}", path.display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Measure(args) => hand_over("measure", &args),
-        Command::Explain(args) => hand_over("explain", &args),
+        Command::Measure(args) => hand_over(CAIRN, "measure", &args),
+        Command::Explain(args) => hand_over(CAIRN, "explain", &args),
+        Command::Keygen(args) => hand_over(PUBLISHER, "keygen", &args),
+        Command::Publish(args) => hand_over(PUBLISHER, "publish", &args),
         Command::Boot(args) => {
             host::require(host::TO_BUILD)?;
             let tools = build_root(&progress(false))?;
@@ -136,11 +156,15 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Becomes `cairn`, which is compiled if need be.
-fn hand_over(command: &str, args: &HandedOver) -> Result<ExitCode> {
-    let manifest = Checkout::find()?.join("Cargo.toml");
+/// Becomes another program of the workspace, which is compiled if need be: the first time one sees that.
+fn hand_over(program: &str, command: &str, args: &HandedOver) -> Result<ExitCode> {
+    let checkout = Checkout::find()?;
     let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["run", "--quiet", "--package", "cairn", "--manifest-path"]).arg(manifest).args(["--", command]);
+    cargo.args(["run", "--package", program, "--manifest-path"]).arg(checkout.join("Cargo.toml"));
+    if checkout.target().join("debug").join(program).exists() {
+        cargo.arg("--quiet");
+    }
+    cargo.args(["--", command]);
     let status = cargo.args(&args.arguments).status().context("Failed to run cargo")?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)))
 }
@@ -154,7 +178,8 @@ fn fetch(progress: &Progress) -> Result<()> {
     let (checkout, store) = (Checkout::find()?, Store::open()?);
     build::agent::fetch_sources(&checkout)?;
     let sets = sets::read(checkout.root())?;
-    let names: Vec<&str> = sets.keys().map(String::as_str).collect();
+    // No build needs the log of the tests, and its suite forgets versions quickly.
+    let names: Vec<&str> = sets.keys().map(String::as_str).filter(|name| *name != sets::LOG).collect();
     let sources = build::sources::Sources::get(&checkout, &names, true, &store, progress)?;
     progress.note(&format!("{} packages are in the cache", sources.files.len()));
     Ok(())

@@ -18,12 +18,14 @@ pub struct Need {
 const APT: Need = Need { program: "apt-get", package: "apt" };
 /// The revision of the checkout.
 const GIT: Need = Need { program: "git", package: "git" };
-/// A second user, another CPU count, an empty network: only the tests play with these.
+/// Servers that end with whoever started them; in tests also a second user, another CPU count, an empty network.
 const SETPRIV: Need = Need { program: "setpriv", package: "util-linux" };
 const UNSHARE: Need = Need { program: "unshare", package: "util-linux" };
 
 /// What building needs.
 pub const TO_BUILD: &[Need] = &[APT, GIT];
+/// What a log server needs.
+pub const TO_SERVE: &[Need] = &[APT, SETPRIV];
 /// What testing needs.
 pub const TO_TEST: &[Need] = &[APT, GIT, SETPRIV, UNSHARE];
 

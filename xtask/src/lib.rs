@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod host;
 pub mod interrupt;
 pub mod lock;
+pub mod log_server;
 pub mod machine;
 pub mod mirror;
 pub mod progress;

@@ -80,7 +80,7 @@ impl Sources {
                  {VARIABLE}=<a snapshot service>/{{date}} or a mirror of your own; or a build without --locked, which is marked"
             );
         }
-        progress.warn(&format!("{reason}. Resolving anew; the image will be marked \"locked\": false"));
+        progress.warn(&format!("{reason}. Resolving anew; an image of them is marked \"locked\": false"));
         let state = checkout.target().join("lock");
         let mirrors = Mirrors::find(self.lock.source_date()?)?;
         let fresh = resolve(&self.sets, Some(&self.lock), &update, &mirrors, &state)

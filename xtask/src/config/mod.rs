@@ -4,6 +4,7 @@
 //! the file, because a misspelt hardening switch that is silently ignored is worse than none.
 
 pub mod image;
+pub mod log_server;
 pub mod mkosi_conf;
 pub mod profile;
 pub mod tree;

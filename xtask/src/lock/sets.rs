@@ -1,7 +1,8 @@
 //! The package sets that a lock answers: which names are asked for, in which suite, for which purpose.
 //!
 //! The image's root and its profiles come from `mkosi.conf` and `os/profiles/*/mkosi.conf`, the build root from
-//! `xtask/build-root/mkosi.conf`, kernel and firmware from `os/image.toml`. A profile's set is complete by itself: the
+//! `xtask/build-root/mkosi.conf`, kernel and firmware from `os/image.toml`, the transparency log of the tests from
+//! `xtask/log-server/packages.toml`. A profile's set is complete by itself: the
 //! root's packages and its own, resolved together.
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::config::{image::ImageConfig, mkosi_conf, profile};
+use crate::config::{image::ImageConfig, log_server::LogServerConfig, mkosi_conf, profile};
 use crate::digest::Sha256Digest;
 
 /// The set of the image's root without a profile.
@@ -22,13 +23,15 @@ pub const KERNEL: &str = "kernel";
 pub const FIRMWARE: &str = "firmware-";
 /// What only `cargo xtask bench` needs: the peer's initrd.
 pub const BENCH: &str = "bench";
+/// The transparency log that tests and `cargo xtask log-server` start. It is compiled from unpacked packages.
+pub const LOG: &str = "log";
 
 /// One set: the names to resolve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackageSet {
     /// Suite (and, if it has one, its security suite) that it is resolved in.
     pub suite: String,
-    /// Whether dependencies belong to the set; kernel and firmware are taken alone.
+    /// Whether dependencies belong to the set; kernel, firmware and the log's sources are taken alone.
     pub closure: bool,
     /// Package names.
     pub packages: Vec<String>,
@@ -58,11 +61,13 @@ pub fn read(checkout: &Path) -> Result<BTreeMap<String, PackageSet>> {
     for firmware in &image.packages.firmware {
         sets.insert(format!("{FIRMWARE}{}", firmware.suite), alone(&firmware.suite, firmware.packages.clone()));
     }
+    let log = LogServerConfig::read(checkout)?;
+    sets.insert(LOG.into(), alone(&log.suite, log.packages()));
     Ok(sets)
 }
 
 fn is_reserved(name: &str) -> bool {
-    [ROOT, BUILD_ROOT, KERNEL, BENCH].contains(&name) || name.starts_with(FIRMWARE)
+    [ROOT, BUILD_ROOT, KERNEL, BENCH, LOG].contains(&name) || name.starts_with(FIRMWARE)
 }
 
 /// A digest over the sets: a lock carries it, so that a changed `mkosi.conf` is noticed.

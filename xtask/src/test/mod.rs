@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold, in one command, on real parts.
 //!
 //! In order: unit and golden tests; lint and tests of the agent in the build root; the images; the image writers against independent
-//! tools; whole builds, twice and with everything going wrong that can; virtual machines. The last line counts.
+//! tools; whole builds, twice and with everything going wrong that can; a transparency log; the broker; virtual machines. The last line counts.
 
 mod tally;
 
@@ -25,6 +25,9 @@ use tally::Tally;
 
 /// The variants that are built; virtual machines boot the first two.
 const VARIANTS: [&str; 3] = [PRODUCTION, "debug", "container"];
+
+/// The programs that tests start.
+const PROGRAMS: [&str; 3] = ["cairn", "key-broker", "publisher"];
 
 /// Crates that link libraries of the build root.
 const NEED_BUILD_ROOT: [&str; 3] = ["initrd-agent", "node-attestation", "node-tpm"];
@@ -86,7 +89,8 @@ impl Session {
         for variant in VARIANTS {
             self.image(variant, &images.join(variant), tally);
         }
-        let suites: &[&str] = if quick { &["tools", "builds", "broker"] } else { &["tools", "builds", "broker", "vm"] };
+        let suites: &[&str] =
+            if quick { &["tools", "builds", "log", "broker"] } else { &["tools", "builds", "log", "broker", "vm"] };
         for name in suites {
             let mut command =
                 self.cargo(&["test", "--package", "cairn-tests", "--features", "end-to-end", "--test", name]);
@@ -104,10 +108,12 @@ impl Session {
     /// The programs that the tests start, in a folder where nothing else replaces them: the broker has its fault points.
     fn programs(&self, tally: &mut Tally) -> Result<PathBuf> {
         let folder = self.checkout.target().join("test-programs");
-        let build = ["build", "--package", "cairn", "--package", "key-broker", "--features", "key-broker/fault-points"];
+        let packages = PROGRAMS.iter().flat_map(|name| ["--package", name]);
+        let build: Vec<&str> =
+            ["build"].into_iter().chain(packages).chain(["--features", "key-broker/fault-points"]).collect();
         self.check("the_programs_build", self.cargo(&build), tally)?;
         std::fs::create_dir_all(&folder).with_context(|| format!("Failed to make {}", folder.display()))?;
-        for name in ["cairn", "key-broker"] {
+        for name in PROGRAMS {
             let made = self.checkout.target().join("debug").join(name);
             std::fs::copy(&made, folder.join(name)).with_context(|| format!("Failed to copy {}", made.display()))?;
         }

@@ -1,0 +1,36 @@
+//! Files that appear whole or not at all.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Reads a file.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("Failed to read {}", path.display()))
+}
+
+/// Reads a file; `None` where there is none.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    if path.exists() { read(path).map(Some) } else { Ok(None) }
+}
+
+/// Writes a file in one step, and waits until it is on the disk.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = || format!("Failed to write {}", path.display());
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let mut file = fs::File::create(&partial).with_context(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(failed)?;
+    fs::rename(&partial, path).with_context(failed)
+}
+
+/// Writes a new file that only its owner reads if `secret`. One that is there stays as it is, and is an error.
+pub fn create(path: &Path, bytes: &[u8], secret: bool) -> Result<()> {
+    let mode = if secret { 0o600 } else { 0o644 };
+    let failed = || format!("Failed to write {}: a file that is there is not replaced", path.display());
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).with_context(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(failed)
+}

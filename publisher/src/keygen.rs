@@ -1,0 +1,52 @@
+//! `cargo xtask keygen`: a release key for a start. Later ones live in a token or a key service, behind `--signer`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use sigstore::crypto::signing_key::SigStoreKeyPair;
+use zeroize::Zeroizing;
+
+use crate::files;
+use crate::signer::{self, SCHEME};
+
+/// Make a release key: ECDSA on P-256
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example: cargo xtask keygen release.key --password-file release.password")]
+pub struct KeygenArgs {
+    /// Where the private key goes; the public one goes beside it, with the ending .pub
+    #[arg(value_name = "FILE", default_value = "release.key")]
+    path: PathBuf,
+    /// File with a password: the key is encrypted, as cosign does
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: &KeygenArgs) -> Result<String> {
+    make(&args.path, args.password_file.as_deref())?;
+    let public = args.path.with_extension("pub");
+    let key = signer::public_key(&files::read(&public)?)?;
+    let warning = if args.password_file.is_some() { "encrypted" } else { "not encrypted: keep it from everybody" };
+    Ok(format!(
+        "private key  {} ({warning})\npublic key   {}\nfingerprint  sha256:{}\n",
+        args.path.display(),
+        public.display(),
+        hex::encode(key.fingerprint())
+    ))
+}
+
+/// Makes a key at `path` and its public half beside it.
+pub fn make(path: &Path, password_file: Option<&Path>) -> Result<()> {
+    let made = SCHEME.create_signer().context("Failed to make a key")?;
+    let pair: SigStoreKeyPair = made.to_sigstore_keypair().context("Failed to make a key")?;
+    let private = match password_file {
+        None => pair.private_key_to_pem(),
+        Some(file) => pair.private_key_to_encrypted_pem(&signer::read_password(file)?),
+    };
+    // The crate ends lines as Windows does.
+    let private = Zeroizing::new(private.context("Failed to write a key")?.replace('\r', ""));
+    let public = pair.public_key_to_pem().context("Failed to write a key")?.replace('\r', "");
+    files::create(path, private.as_bytes(), true)?;
+    files::create(&path.with_extension("pub"), public.as_bytes(), false)
+}

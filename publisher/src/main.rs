@@ -1,0 +1,51 @@
+//! `publisher`: signs what was built and measured, and writes it to a transparency log. `cargo xtask publish` and `cargo xtask keygen` run it.
+//!
+//! It is a program of its own so that building an image compiles nothing of it.
+
+mod files;
+mod keygen;
+mod log;
+mod proof;
+mod publish;
+mod signer;
+mod statements;
+mod tiles;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Publish releases to a transparency log.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a release key
+    Keygen(keygen::KeygenArgs),
+    /// Sign an image or a machine reference, and log it
+    Publish(Box<publish::PublishArgs>),
+}
+
+fn main() -> ExitCode {
+    // rustls finds two providers of cryptography in this program. It fails only if one was chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let outcome = match Cli::parse().command {
+        Command::Keygen(args) => keygen::run(&args),
+        Command::Publish(args) => publish::run(&args),
+    };
+    match outcome {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Publishing to a real transparency log (Rekor v2 with a witness) by the `publisher` program, and verifying that without a network by ourselves and by stock cosign. Run by `cargo xtask test`; one row is
+//! `cargo xtask test -- ROW`. Where the log server cannot be made, the rows are skipped, and say why.
+
+mod answers;
+mod keys;
+mod published;
+mod recorded;
+mod scene;
+mod troubles;
+
+use std::process::ExitCode;
+
+use cairn_tests::harness;
+use scene::Scene;
+use xtask::log_server::programs::Unavailable;
+
+/// Rows at a time: most of them wait for the log.
+const AT_A_TIME: usize = 2;
+
+type Row = harness::Row<Scene>;
+
+fn main() -> ExitCode {
+    let rows = [answers::rows(), keys::rows(), published::rows(), troubles::rows(), recorded::rows()];
+    let rows = rows.into_iter().flatten().collect();
+    match Scene::open() {
+        Err(error) if error.is::<Unavailable>() => harness::skip(&format!("{error:#}"), rows),
+        scene => harness::run(AT_A_TIME, scene, rows),
+    }
+}

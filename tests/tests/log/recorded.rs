@@ -1,0 +1,57 @@
+//! What a real log wrote, kept with the sources, so that verification is tested where no log can be made. `CAIRN_RECORD=1 cargo xtask test -- what_a_real_log_wrote_is_recorded` writes it anew.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::Row;
+use crate::scene::{MEASURED_BOOT, PROVENANCE, Scene};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/transparency/tests/recorded/rekor");
+
+pub fn rows() -> Vec<Row> {
+    if std::env::var_os("CAIRN_RECORD").is_none() {
+        return vec![];
+    }
+    vec![Row::new("what_a_real_log_wrote_is_recorded", record)]
+}
+
+fn record(scene: &Scene, row: &str) -> Result<()> {
+    let (site, release) = (scene.site(row)?, scene.release(row)?);
+    // Not alone in the tree, so that proofs have a length.
+    for number in 0..3 {
+        site.must_publish(&scene.release(&format!("{row}-{number}"))?.folder, &[])?;
+    }
+    site.must_publish(&release.folder, &[])?;
+    let folder = Path::new(FOLDER);
+    xtask::interrupt::remove_tree(folder)?;
+    fs::create_dir_all(folder).context("Failed to make the folder of recordings")?;
+    for name in ["release.pub", "trusted_root.json", "trust-root.json"] {
+        copy(&site.folder.join(name), &folder.join(name))?;
+    }
+    for statement in [MEASURED_BOOT, PROVENANCE] {
+        copy(&release.of(statement, "sigstore.json"), &folder.join(format!("{statement}.sigstore.json")))?;
+    }
+    let keys = [site.witnessed.log.verifier_key(), site.witnessed.witness.verifier_key()];
+    fs::write(folder.join("verifier-keys"), keys.join("\n") + "\n").context("Failed to write keys")?;
+    copy_tree(&site.witnessed.log.folder().join("tiles"), &folder.join("tiles"))
+}
+
+/// Everything but the server's own state.
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("Failed to make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("Failed to list {}", from.display()))?.flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if path.is_dir() { copy_tree(&path, &to.join(name))? } else { copy(&path, &to.join(name))? }
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::write(to, fs::read(from).with_context(|| format!("Failed to read {}", from.display()))?)
+        .with_context(|| format!("Failed to write {}", to.display()))
+}

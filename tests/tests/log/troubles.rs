@@ -1,0 +1,64 @@
+//! A log that ends, a witness that is away, a log that is another one.
+
+use std::fs;
+
+use anyhow::{Result, anyhow, ensure};
+use transparency::statement::provenance::Provenance;
+use transparency::verify::logged;
+
+use crate::Row;
+use crate::scene::{PROVENANCE, Scene, must_fail, now};
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("a_log_that_was_down_gets_the_same_bytes_when_it_is_back", down),
+        Row::new("without_its_witness_an_entry_does_not_count_until_the_witness_has_seen_it", unwitnessed),
+        Row::new("a_log_of_another_key_is_not_believed", another),
+    ]
+}
+
+fn down(scene: &Scene, row: &str) -> Result<()> {
+    let (mut site, first, second) = (scene.site(row)?, scene.release(row)?, scene.release(&format!("{row}-second"))?);
+    site.must_publish(&first.folder, &[])?;
+    site.witnessed.log.stop();
+    must_fail(&site.publish(&second.folder, &[])?, &["does not answer", "run the same command again"])?;
+    let kept = fs::read(second.of(PROVENANCE, "dsse.json"))?;
+    let policy = site.witnessed.witness.policy();
+    site.witnessed.log.start(0, Some(&policy))?;
+    // What it had before it ended is still there, and still known.
+    fs::remove_file(first.of(PROVENANCE, "sigstore.json"))?;
+    ensure!(site.must_publish(&first.folder, &[])? == [0, 1], "the log forgot what it had");
+    ensure!(site.must_publish(&second.folder, &[])? == [2, 3], "the log numbers anew");
+    ensure!(fs::read(second.of(PROVENANCE, "dsse.json"))? == kept, "other bytes were sent");
+    Ok(())
+}
+
+fn unwitnessed(scene: &Scene, row: &str) -> Result<()> {
+    let (mut site, release) = (scene.site(row)?, scene.release(row)?);
+    site.witnessed.witness.stop();
+    // Rekor publishes heads that no witness has seen: whoever verifies must count.
+    must_fail(&site.publish(&release.folder, &[])?, &["WITNESS_QUORUM", "is not published yet"])?;
+    ensure!(site.size()? == 1, "the log has {} entries", site.size()?);
+    ensure!(!release.of(PROVENANCE, "sigstore.json").exists(), "there is a bundle");
+    site.witnessed.witness.start_again()?;
+    // A head of the same size is signed again, and so seen, when the log makes the next one.
+    let other = scene.release(&format!("{row}-other"))?;
+    site.must_publish(&other.folder, &[])?;
+    ensure!(site.must_publish(&release.folder, &[])?[0] == 0, "it was logged twice");
+    let bundle = fs::read(release.of(PROVENANCE, "sigstore.json"))?;
+    let verified = logged::<Provenance>(&bundle, &site.trust()?, now()?).map_err(|refusal| anyhow!("{refusal}"))?;
+    ensure!(verified.evidence.witnesses.len() == 1, "the witness has not seen it");
+    Ok(())
+}
+
+fn another(scene: &Scene, row: &str) -> Result<()> {
+    let (site, release) = (&scene.shared, scene.release(row)?);
+    let theirs = scene.site(row)?;
+    // The address of one log, the key of another: same origin, other key.
+    let output = site.publish(&release.folder, &["--log-key", &theirs.witnessed.log.verifier_key()])?;
+    must_fail(&output, &["signed by none of the known logs"])?;
+    ensure!(!release.of(PROVENANCE, "sigstore.json").exists(), "there is a bundle");
+    // Found out also where the entry was logged before, and is read from tiles.
+    must_fail(&site.publish(&release.folder, &["--log-key", &theirs.witnessed.log.verifier_key()])?, &["known"])?;
+    site.must_publish(&release.folder, &[]).map(drop)
+}

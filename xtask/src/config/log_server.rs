@@ -1,0 +1,39 @@
+//! `xtask/log-server/packages.toml`: what the transparency log of the tests is built from.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use serde::Deserialize;
+
+use super::read_toml;
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogServerConfig {
+    /// Suite of all packages.
+    pub suite: String,
+    /// Packages of programs that are used as they are.
+    pub programs: Vec<String>,
+    /// Packages of the Go compiler.
+    pub compiler: Vec<String>,
+    /// Packages of the server's sources and of what they import.
+    pub sources: Vec<String>,
+}
+
+impl LogServerConfig {
+    /// Reads the file of a checkout.
+    pub fn read(checkout: &Path) -> Result<Self> {
+        let path = checkout.join("xtask/log-server/packages.toml");
+        let config: Self = read_toml(&path)?;
+        for list in [&config.programs, &config.compiler, &config.sources] {
+            ensure!(!list.is_empty(), "{}: no list may be empty", path.display());
+        }
+        Ok(config)
+    }
+
+    /// All names.
+    pub fn packages(&self) -> Vec<String> {
+        [&self.programs, &self.compiler, &self.sources].into_iter().flatten().cloned().collect()
+    }
+}
