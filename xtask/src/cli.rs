@@ -136,11 +136,12 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Becomes `cairn`, which is compiled if need be.
+/// Becomes `cairn`, which is compiled if need be, without what only verifying releases needs.
 fn hand_over(command: &str, args: &HandedOver) -> Result<ExitCode> {
     let manifest = Checkout::find()?.join("Cargo.toml");
     let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["run", "--quiet", "--package", "cairn", "--manifest-path"]).arg(manifest).args(["--", command]);
+    let small = ["run", "--quiet", "--package", "cairn", "--no-default-features", "--manifest-path"];
+    cargo.args(small).arg(manifest).args(["--", command]);
     let status = cargo.args(&args.arguments).status().context("Failed to run cargo")?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)))
 }
