@@ -4,6 +4,7 @@ mod explain;
 mod inputs;
 mod measure;
 mod recover;
+#[cfg(feature = "verify")]
 mod verify;
 mod verify_node;
 
@@ -28,6 +29,7 @@ enum Command {
     /// Open a state disk without its broker
     Recover(recover::RecoverArgs),
     /// Verify a release without a network
+    #[cfg(feature = "verify")]
     Verify(verify::VerifyArgs),
     /// Ask a running node what it is
     VerifyNode(verify_node::VerifyNodeArgs),
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Measure(args) => measure::run(&args).map(|text| (text, ExitCode::SUCCESS)),
         Command::Explain(args) => explain::run(&args),
         Command::Recover(args) => recover::run(&args).map(|text| (text, ExitCode::SUCCESS)),
+        #[cfg(feature = "verify")]
         Command::Verify(args) => verify::run(&args),
         Command::VerifyNode(args) => verify_node::run(&args),
     };

@@ -15,6 +15,10 @@ use measurements::canonical::{self, Document};
 
 use cairn_tests::formats::Schema;
 use serde_json::Value;
+use transparency::statement::Statement;
+use transparency::statement::channel::Standing;
+use transparency::statement::measured_boot::Reference;
+use transparency::trust_root::{TrustRootDocument, Witnesses};
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -62,6 +66,39 @@ fn keeps_to<D: Document>(schema: &Schema, document: &D) {
     assert_eq!(checked, Ok(()), "{}", D::NAME);
     value["unknown"] = Value::from(1);
     assert!(schema.check(&value).is_err(), "{}", D::NAME);
+}
+
+#[path = "../../crates/transparency/tests/fake/mod.rs"]
+mod fake;
+
+#[test]
+fn what_is_published_keeps_to_its_schema() {
+    let mut fake = fake::Fake::new();
+    let machine = Reference::Machine(Box::new(fake::documents::machine()));
+    let measured_boot = Schema::get("measured-boot").unwrap();
+    for (statement, name, kind) in [
+        (fake::documents::release(), "image-reference", "image"),
+        (fake::documents::measured_boot(machine), "machine", "machine"),
+    ] {
+        keeps_to(&measured_boot, &statement);
+        let statement: Value = serde_json::from_slice(&statement.write().unwrap()).unwrap();
+        Schema::get(name).unwrap().check(&statement["predicate"]["reference"][kind]).unwrap();
+        let mut without = statement.clone();
+        without["predicate"]["reference"] = serde_json::json!({});
+        assert!(measured_boot.check(&without).is_err(), "{name}");
+    }
+    keeps_to(&Schema::get("provenance").unwrap(), &fake::documents::provenance());
+    let digest = transparency::statement::digest(b"");
+    for standing in [Standing::Good, Standing::Revoked] {
+        let channel = Statement::channel(fake::documents::channel(digest, standing)).unwrap();
+        keeps_to(&Schema::get("channel").unwrap(), &channel);
+    }
+    let (schema, document) = (Schema::get("trust-root").unwrap(), fake.trust_root());
+    keeps_to(&schema, &document);
+    let none = Witnesses { keys: Vec::new(), threshold: 0 };
+    keeps_to(&schema, &TrustRootDocument { witnesses: none, timestamp_authorities: Vec::new(), ..document });
+    // Bundles are Sigstore's format; that ours are read by Sigstore's own readers is tested in `second-opinion`.
+    assert!(fake.publish(b"{}").write().is_ok());
 }
 
 #[test]

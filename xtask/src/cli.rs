@@ -156,11 +156,12 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Becomes another program of the workspace, which is compiled if need be: the first time one sees that.
+/// Becomes another program of the workspace, which is compiled if need be: the first time one sees that. What it has beyond this command is left out: measuring and explaining do not need what verifying releases does.
 fn hand_over(program: &str, command: &str, args: &HandedOver) -> Result<ExitCode> {
     let checkout = Checkout::find()?;
     let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["run", "--package", program, "--manifest-path"]).arg(checkout.join("Cargo.toml"));
+    cargo.args(["run", "--no-default-features", "--package", program, "--manifest-path"]);
+    cargo.arg(checkout.join("Cargo.toml"));
     if checkout.target().join("debug").join(program).exists() {
         cargo.arg("--quiet");
     }

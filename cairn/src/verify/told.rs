@@ -28,6 +28,7 @@ impl Row {
         let witnesses = evidence.witnesses.iter().map(|(name, at)| format!("{name} at {}", time(*at)));
         let witnesses: Vec<String> = witnesses.collect();
         let none = "none: the trust root asks for none";
+        let kind = kind.trim_end_matches(" statement");
         vec![
             Self::new("statement", format!("{kind} sha256:{}", hex::encode(found.digest.0))),
             Self::new("about", about.map_or_else(|| format!("{subjects} files and values"), str::to_owned)),

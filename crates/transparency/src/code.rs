@@ -191,4 +191,12 @@ mod tests {
         let names: BTreeSet<&str> = Code::ALL.iter().map(|code| code.name()).collect();
         assert_eq!(names.len(), Code::ALL.len());
     }
+
+    #[test]
+    fn the_document_has_a_row_for_every_code() {
+        let document = include_str!("../../../docs/release-codes.md");
+        let row = |code: &Code| format!("| `{code}` | {} | {} |\n", code.meaning(), code.next());
+        let rows: String = Code::ALL.iter().map(row).collect();
+        assert!(document.contains(&format!("|---|---|---|\n{rows}")), "docs/release-codes.md must have\n{rows}");
+    }
 }
