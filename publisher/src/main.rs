@@ -5,11 +5,11 @@
 mod files;
 mod keygen;
 mod log;
-mod proof;
 mod publish;
 mod signer;
 mod statements;
 mod tiles;
+mod trust;
 
 use std::process::ExitCode;
 

@@ -4,24 +4,22 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use envelope::{Envelope, pre_authentication_encoding};
 use sha2::{Digest, Sha256};
 use transparency::bundle::{Bundle, Entry};
 use transparency::checkpoint::Note;
-use transparency::statement::measured_boot::MeasuredBoot;
-use transparency::statement::provenance::Provenance;
-use transparency::statement::{PAYLOAD_TYPE, Predicate};
+use transparency::statement::PAYLOAD_TYPE;
 use transparency::trust_root::TrustRoot;
-use transparency::verify::logged;
+use transparency::verify::Evidence;
 
 use crate::files;
 use crate::log::{Answer, Log, request};
-use crate::proof::{KnownLog, bundle_of_answer, check};
 use crate::signer::{Signer, SignerArgs};
 use crate::statements::{Prepared, Terms, prepare};
 use crate::tiles::Tiles;
+use crate::trust::{self, bundle_of_answer, refused};
 
 const DAY: u64 = 86_400;
 
@@ -42,11 +40,11 @@ pub struct PublishArgs {
     /// Address at which the log is read, if that is another
     #[arg(long, value_name = "URL")]
     read_log: Option<String>,
-    /// The log's key and origin, as logs make them known (NAME+ID+KEY); may be repeated
+    /// The log's key and origin, as logs make them known (NAME+ID+KEY), where there is no trust root yet
     #[arg(long, value_name = "KEY", required_unless_present = "trust_root")]
     log_key: Vec<String>,
-    /// Signed trust root: what is published must pass everything that `cairn verify` checks, witnesses included
-    #[arg(long, value_name = "FILE")]
+    /// Signed trust root of those who will verify: what is published must pass all that they check, witnesses included
+    #[arg(long, value_name = "FILE", conflicts_with = "log_key")]
     trust_root: Option<PathBuf>,
     /// Days for which the measurements hold
     #[arg(long, value_name = "DAYS", default_value_t = 365)]
@@ -71,13 +69,17 @@ pub struct PublishArgs {
 /// Runs the command.
 pub fn run(args: &PublishArgs) -> Result<String> {
     let signer = Signer::open(&args.signer)?;
-    let trust = args.trust_root.as_deref().map(files::read).transpose()?;
-    let trust = trust.map(|bytes| TrustRoot::first(&bytes)).transpose().map_err(|refusal| anyhow!("{refusal}"))?;
-    let mut logs = args.log_key.iter().map(|text| KnownLog::parse(text)).collect::<Result<Vec<_>>>()?;
-    if let Some(root) = &trust {
-        logs.extend(root.logs().map(|(key, origin)| KnownLog { key: key.clone(), origin: origin.to_owned() }));
-    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
+    let trust = match &args.trust_root {
+        Some(path) => TrustRoot::first(&files::read(path)?).map_err(refused)?,
+        None => trust::of_keys(&signer.key, &args.log_key, now)?,
+    };
+    // Before anything is sent that nobody would believe.
+    let fingerprint = hex::encode(signer.key.fingerprint());
+    ensure!(
+        trust.key(&signer.key.hint()).is_some(),
+        "The trust root does not know the release key sha256:{fingerprint}"
+    );
     let terms = Terms {
         now,
         validity: args.valid_days.saturating_mul(DAY),
@@ -87,7 +89,7 @@ pub fn run(args: &PublishArgs) -> Result<String> {
     };
     let statements = prepare(&args.path, &terms)?;
     let log = Log::new(&args.log, args.read_log.as_deref().unwrap_or(&args.log), Duration::from_secs(args.patience))?;
-    let publisher = Publisher { signer, log, logs, trust, now };
+    let publisher = Publisher { signer, log, trust, now };
     let mut text = String::new();
     for statement in &statements {
         text += &if args.dry_run { publisher.show(statement)? } else { publisher.publish(statement)? };
@@ -98,38 +100,35 @@ pub fn run(args: &PublishArgs) -> Result<String> {
 struct Publisher {
     signer: Signer,
     log: Log,
-    logs: Vec<KnownLog>,
-    trust: Option<TrustRoot>,
+    trust: TrustRoot,
     now: u64,
 }
 
 impl Publisher {
     /// Publishes one statement, or goes on where an earlier run ended.
     fn publish(&self, statement: &Prepared) -> Result<String> {
-        if let Some(bytes) = files::read_if_there(&statement.bundle())? {
-            let path = statement.bundle();
-            let kept = || {
+        let path = statement.bundle();
+        if let Some(bytes) = files::read_if_there(&path)? {
+            let evidence = self.accept(statement, &bytes).with_context(|| {
                 format!("{} is there, but is not this statement's, by this key and log: move it away", path.display())
-            };
-            let bundle = Bundle::parse(&bytes).map_err(|refusal| anyhow!("{refusal}")).with_context(kept)?;
-            self.accept(statement, &bundle, &bytes).with_context(kept)?;
-            return Ok(format!("{}   already\n", self.line(statement, &bundle)?));
+            })?;
+            return Ok(line(statement, &evidence) + "   already\n");
         }
         let envelope = self.envelope(statement)?;
-        let bundle = self.logged(&envelope).and_then(|bundle| {
-            let bytes = bundle.write().map_err(|refusal| anyhow!("{refusal}"))?;
-            self.accept(statement, &bundle, &bytes)?;
-            files::write(&statement.bundle(), &bytes)?;
-            Ok(bundle)
+        let evidence = self.logged(&envelope).and_then(|bundle| {
+            let bytes = bundle.write().map_err(refused)?;
+            let evidence = self.accept(statement, &bytes)?;
+            files::write(&path, &bytes)?;
+            Ok(evidence)
         });
-        let bundle = bundle.with_context(|| {
+        let evidence = evidence.with_context(|| {
             format!(
                 "{} is not published yet. What was signed is kept in {}: run the same command again, and the same bytes are sent",
                 statement.statement().display(),
                 statement.envelope().display()
             )
         })?;
-        Ok(self.line(statement, &bundle)? + "\n")
+        Ok(line(statement, &evidence) + "\n")
     }
 
     /// The signed statement: that of an earlier run, or a new one, which is kept before anybody else sees it.
@@ -169,12 +168,12 @@ impl Publisher {
         let note = Note::parse(&checkpoint).context("The log's head cannot be read")?;
         let (size, root, origin) = (note.checkpoint.size, note.checkpoint.root, note.checkpoint.origin.clone());
         ensure!(index < size, "The log says that it has entry {index}, but its head has {size}: try again in a minute");
-        let log = self.logs.iter().find(|log| log.origin == origin);
-        let log = log.with_context(|| format!("The log is {origin:?}, which is none of the known ones"))?;
+        let key = self.trust.logs().find_map(|(key, known)| (known == origin).then_some(key));
+        let key = key.with_context(|| format!("The log is {origin:?}, which the trust root does not know"))?;
         let mut tiles = Tiles::new(&self.log, size);
         let entry = Entry {
             index,
-            log_id: log.key.note_id(&origin),
+            log_id: key.note_id(&origin),
             body: tiles.entry(index)?,
             size,
             root,
@@ -184,24 +183,13 @@ impl Publisher {
         Ok(Bundle { hint: self.signer.key.hint(), envelope: envelope.clone(), entry, timestamps: Vec::new() })
     }
 
-    /// All that is known to be checked, before it counts as published.
-    fn accept(&self, statement: &Prepared, bundle: &Bundle, bytes: &[u8]) -> Result<()> {
-        check(bundle, &self.signer.key, &self.logs)?;
-        let payload = bundle.envelope.unverified_payload()?;
-        ensure!(payload == statement.bytes, "The bundle has another statement");
-        let Some(root) = &self.trust else { return Ok(()) };
-        let verified = match statement.predicate_type {
-            MeasuredBoot::TYPE => logged::<MeasuredBoot>(bytes, root, self.now).map(drop),
-            _ => logged::<Provenance>(bytes, root, self.now).map(drop),
-        };
-        verified
-            .map_err(|refusal| anyhow!("{refusal} (next: {})", refusal.code.next()))
-            .context("Verifiers would refuse it")
-    }
-
-    fn line(&self, statement: &Prepared, bundle: &Bundle) -> Result<String> {
-        let origin = check(bundle, &self.signer.key, &self.logs)?;
-        Ok(format!("{}   entry {} of {origin}", statement.bundle().display(), bundle.entry.index))
+    /// Whether everybody will believe that this statement is published.
+    fn accept(&self, statement: &Prepared, bundle: &[u8]) -> Result<Evidence> {
+        let evidence = trust::verify(bundle, statement.predicate_type, &self.trust, self.now)?;
+        let envelope = Bundle::parse(bundle).map_err(refused)?.envelope;
+        ensure!(envelope.unverified_payload()? == statement.bytes, "The bundle has another statement");
+        ensure!(evidence.key.0 == self.signer.key.fingerprint(), "The bundle is signed by another key");
+        Ok(evidence)
     }
 
     /// What would be signed and sent.
@@ -228,6 +216,10 @@ impl Publisher {
         let _ = writeln!(text, "The statement itself is not logged; these are its bytes:");
         Ok(text + &String::from_utf8_lossy(&statement.bytes) + "\n")
     }
+}
+
+fn line(statement: &Prepared, evidence: &Evidence) -> String {
+    format!("{}   entry {} of {}", statement.bundle().display(), evidence.index, evidence.origin)
 }
 
 fn signature(envelope: &Envelope) -> Result<Vec<u8>> {

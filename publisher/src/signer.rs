@@ -20,7 +20,7 @@ use crate::files;
 
 /// The scheme of release keys.
 pub const SCHEME: SigningScheme = SigningScheme::ECDSA_P256_SHA256_ASN1;
-/// By which cosign's tools are given passwords, too.
+/// By which cosign is given passwords, too.
 const PASSWORD: &str = "COSIGN_PASSWORD";
 
 /// Which key signs.
@@ -29,7 +29,7 @@ pub struct SignerArgs {
     /// Release key: PKCS#8 in PEM, or encrypted by cosign or `cargo xtask keygen`
     #[arg(long, value_name = "FILE", required_unless_present = "signer")]
     key: Option<PathBuf>,
-    /// File with the password of an encrypted key; else COSIGN_PASSWORD is asked
+    /// File with the password of an encrypted key; else COSIGN_PASSWORD has it
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Program that signs: it gets a SHA-256 digest (32 bytes) on standard input and writes an ECDSA signature (DER)

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use measurements::bytes::Bytes32;
 use measurements::document::build::ImageDocument;
 use sha2::{Digest, Sha256};
@@ -11,6 +11,7 @@ use transparency::statement::measured_boot::{MeasuredBoot, Reference};
 use transparency::statement::{Predicate, Statement, Subject};
 
 use crate::files;
+use crate::trust::refused;
 
 const IMAGE: &str = ".image.json";
 const MACHINE: &str = ".machine.json";
@@ -116,7 +117,7 @@ fn of_image(path: &Path, base: &str, terms: &Terms) -> Result<Vec<Prepared>> {
     }
     let own = Subject::file(format!("{base}{IMAGE}"), Sha256::digest(&bytes).into());
     let provenance = Statement::provenance(&image, vec![own.clone()], &terms.builder, terms.repository.as_deref());
-    let provenance = prepared(folder, base, PROVENANCE, provenance.map_err(|refusal| anyhow!("{refusal}"))?)?;
+    let provenance = prepared(folder, base, PROVENANCE, provenance.map_err(refused)?)?;
 
     let outputs = image.outputs.iter().map(|(name, output)| Subject::file(name, output.sha256.0));
     let of_provenance = Subject::file(file_name(&provenance.statement()), Sha256::digest(&provenance.bytes).into());
@@ -146,7 +147,7 @@ fn measured_boot(
     let previous = previous.map(|bytes| transparency::statement::digest(&bytes));
     let make = |not_before: u64, not_after: u64, previous: Option<Bytes32>| {
         let predicate = MeasuredBoot { not_after, not_before, previous, reference: reference.clone() };
-        let made = Statement::measured_boot(subjects.clone(), predicate).map_err(|refusal| anyhow!("{refusal}"));
+        let made = Statement::measured_boot(subjects.clone(), predicate).map_err(refused);
         made.context("The reference cannot be published")
     };
     let kept = files::read_if_there(&folder.join(format!("{base}.{MEASURED_BOOT}.json")))?;
@@ -167,7 +168,7 @@ fn measured_boot(
 
 /// The statement at its place; one that is there must be the same.
 fn prepared<P: Predicate>(folder: &Path, base: &str, kind: &str, statement: Statement<P>) -> Result<Prepared> {
-    let bytes = statement.write().map_err(|refusal| anyhow!("{refusal}"))?;
+    let bytes = statement.write().map_err(refused)?;
     let prepared = Prepared { base: folder.join(format!("{base}.{kind}")), bytes, predicate_type: P::TYPE };
     let path = prepared.statement();
     if let Some(kept) = files::read_if_there(&path)? {

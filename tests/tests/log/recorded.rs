@@ -25,7 +25,7 @@ fn record(scene: &Scene, row: &str) -> Result<()> {
     }
     site.must_publish(&release.folder, &[])?;
     let folder = Path::new(FOLDER);
-    xtask::interrupt::remove_tree(folder)?;
+    xtask::interrupt::remove_tree(&folder.join("tiles"))?;
     fs::create_dir_all(folder).context("Failed to make the folder of recordings")?;
     for name in ["release.pub", "trusted_root.json", "trust-root.json"] {
         copy(&site.folder.join(name), &folder.join(name))?;

@@ -1,0 +1,103 @@
+//! Whom a publisher believes. Before anything is called published, everybody who may be asked about it later is asked now: our own chain of checks, and the verifiers of others.
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use envelope::Envelope;
+use measurements::bytes::{Bytes32, Hex};
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use serde_json::{Value, json};
+use transparency::Refusal;
+use transparency::bundle::Bundle;
+use transparency::key::Key;
+use transparency::statement::Predicate;
+use transparency::statement::measured_boot::MeasuredBoot;
+use transparency::statement::provenance::Provenance;
+use transparency::trust_root::{Log, PAYLOAD_TYPE, RootKeys, SigningKey, TrustRoot, TrustRootDocument, Use, Witnesses};
+use transparency::verify::{Evidence, logged};
+
+const DAY: u64 = 86_400;
+
+/// The trust root of whoever believes a release key and these logs today, and asks for no witness.
+pub fn of_keys(release: &Key, logs: &[String], now: u64) -> Result<TrustRoot> {
+    // A trust root is signed: by a key that nobody keeps.
+    let failed = |error| anyhow!("Failed to make a key: {error}");
+    let root =
+        Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| failed("no random numbers".to_owned()))?;
+    let root = Ed25519KeyPair::from_pkcs8(root.as_ref()).map_err(|error| failed(error.to_string()))?;
+    let public = root.public_key().as_ref().try_into().context("A key of another length")?;
+    let uses = vec![Use::Image, Use::Machine];
+    let document = TrustRootDocument {
+        keys: vec![SigningKey { key: Hex(release.spki()), not_after: now.saturating_add(DAY), not_before: 0, uses }],
+        logs: logs.iter().map(|text| known_log(text)).collect::<Result<_>>()?,
+        root: RootKeys { keys: vec![Bytes32(public)], threshold: 1 },
+        schema: "cairn.trust-root/1".into(),
+        timestamp_authorities: vec![],
+        version: 1,
+        witnesses: Witnesses { keys: vec![], threshold: 0 },
+    };
+    let bytes = document.write().map_err(refused)?;
+    let envelope = Envelope::sign(PAYLOAD_TYPE, &bytes, "", &root);
+    TrustRoot::first(&serde_json::to_vec(&envelope)?).map_err(refused)
+}
+
+/// Reads `name+id+key` (C2SP signed-note), as logs make it known. Keys are of Ed25519.
+fn known_log(text: &str) -> Result<Log> {
+    let parts: Vec<&str> = text.trim().splitn(3, '+').collect();
+    let [origin, id, key] = parts[..] else { bail!("{text:?} is no verifier key: NAME+ID+KEY is expected") };
+    let bytes = STANDARD.decode(key).ok();
+    let key = bytes.as_deref().and_then(|bytes| bytes.strip_prefix(&[1])).and_then(|key| key.try_into().ok());
+    let key = Key::ed25519(key.with_context(|| format!("{text:?} has no key of Ed25519"))?);
+    ensure!(
+        hex::encode(&key.note_id(origin)[..4]) == id,
+        "{text:?} contradicts itself: the id is that of another name or key"
+    );
+    Ok(Log { key: Hex(key.spki()), origin: origin.to_owned() })
+}
+
+/// The bundle of an entry as the log gave it (TransparencyLogEntry).
+pub fn bundle_of_answer(envelope: &Envelope, hint: &str, entry: &Value) -> Result<Bundle> {
+    let mut entry = entry.clone();
+    if let Some(fields) = entry.as_object_mut() {
+        // The log writes what it has not as null, which protobuf's JSON leaves out elsewhere.
+        fields.retain(|_, value| !value.is_null());
+    }
+    let bundle = json!({
+        "dsseEnvelope": envelope,
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "verificationMaterial": {"publicKey": {"hint": hint}, "tlogEntries": [entry]},
+    });
+    Bundle::parse(bundle.to_string().as_bytes()).map_err(refused).context("The log's answer is not understood")
+}
+
+/// Verifies a bundle as everybody will.
+pub fn verify(bundle: &[u8], predicate_type: &str, root: &TrustRoot, now: u64) -> Result<Evidence> {
+    let evidence = match predicate_type {
+        MeasuredBoot::TYPE => logged::<MeasuredBoot>(bundle, root, now).map(|logged| logged.evidence),
+        Provenance::TYPE => logged::<Provenance>(bundle, root, now).map(|logged| logged.evidence),
+        other => bail!("A statement of the type {other:?} is not published"),
+    };
+    let evidence = evidence.map_err(refused).context("Verifiers would refuse it")?;
+    second_opinion::ask(bundle, root).with_context(|| second_opinion::NEXT)?;
+    Ok(evidence)
+}
+
+/// A refusal with what to do.
+pub fn refused(refusal: Refusal) -> anyhow::Error {
+    anyhow!("{refusal} (next: {})", refusal.code.next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifier_key_that_contradicts_itself_is_refused() {
+        let good = "log.cairn.invalid+11d33fc1+AZIa7syODAeiqqp2GpIOpgi5q5VS6TRDov2J1VHr2wyO";
+        assert_eq!(known_log(good).unwrap().origin, "log.cairn.invalid");
+        for (from, to) in [("11d", "11e"), ("log.", "lag."), ("AZI", "BZI"), ("+AZ", "AZ"), ("yO", "")] {
+            assert!(known_log(&good.replacen(from, to, 1)).is_err(), "{to}");
+        }
+    }
+}
