@@ -209,6 +209,24 @@ fn check_validity(rights: &SigningKey, time: u64) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether a log's newer head contains its older one: both are of signed notes, and `path` is the proof.
+///
+/// # Errors
+/// [`Code::Origin`] for heads of different logs, [`Code::Consistency`] for a log that was forked.
+pub fn grows(old: &Checkpoint, new: &Checkpoint, path: &[tree::Hash]) -> Result<(), Refusal> {
+    if old.origin != new.origin {
+        return Err(Refusal::new(
+            Code::Origin,
+            format!("one head is of {:?}, the other of {:?}", old.origin, new.origin),
+        ));
+    }
+    if !proof::is_consistent((old.size, old.root), (new.size, new.root), path) {
+        let found = format!("the head of {} entries does not begin with that of {}", new.size, old.size);
+        return Err(Refusal::new(Code::Consistency, found));
+    }
+    Ok(())
+}
+
 impl<P: Predicate> Logged<P> {
     /// Finds the subject that is this file or value.
     ///

@@ -156,7 +156,8 @@ impl Fake {
         head.sign(&self.log) + &seen.collect::<String>()
     }
 
-    fn root(&self, (first, end): (u64, u64)) -> Hash {
+    /// Root of these leaves.
+    pub fn root(&self, (first, end): (u64, u64)) -> Hash {
         let mut tree = Frontier::default();
         self.leaves[first as usize..end as usize].iter().for_each(|leaf| tree.append(*leaf));
         tree.root()

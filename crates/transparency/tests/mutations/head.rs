@@ -3,11 +3,13 @@
 use measurements::bytes::Hex;
 use transparency::Code;
 use transparency::bundle::Bundle;
-use transparency::checkpoint::Checkpoint;
+use transparency::checkpoint::{Checkpoint, Note};
 use transparency::key::Key;
+use transparency::proof::consistency_ranges;
 use transparency::statement::measured_boot::MeasuredBoot;
+use transparency::tree::Hash;
 use transparency::trust_root::{TrustRoot, TrustRootDocument};
-use transparency::verify::{SKEW, logged};
+use transparency::verify::{SKEW, grows, logged};
 
 use crate::code;
 use crate::fake::{Fake, NOW, ORIGIN, Signer, WITNESSES, documents, ed25519, public};
@@ -156,6 +158,21 @@ fn witnesses_are_counted_once_and_not_before_they_can_have_seen_it() {
     let own = scene.head.cosign(ORIGIN, &scene.fake.log, NOW);
     assert_eq!(scene.judge_by(&with(1, true), log + &own), Some(Code::Witnesses));
     assert_eq!(Key::ed25519(public(&scene.fake.log)).note_id(ORIGIN), scene.bundle.entry.log_id);
+}
+
+#[test]
+fn a_log_only_grows() {
+    let mut fake = Fake::new();
+    let old = Note::parse(&fake.publish(b"{}").entry.checkpoint).unwrap().checkpoint;
+    let new = Note::parse(&fake.publish(b"[]").entry.checkpoint).unwrap().checkpoint;
+    let path: Vec<Hash> = consistency_ranges(old.size, new.size).into_iter().map(|range| fake.root(range)).collect();
+    assert_eq!(code(grows(&old, &new, &path)), None);
+    assert_eq!(code(grows(&new, &old, &path)), Some(Code::Consistency), "it does not shrink");
+    assert_eq!(code(grows(&old, &new, &path[1..])), Some(Code::Consistency));
+    let forked = Checkpoint { root: [0; 32], ..old.clone() };
+    assert_eq!(code(grows(&forked, &new, &path)), Some(Code::Consistency));
+    let other = Checkpoint { origin: "other.test.invalid".into(), ..old };
+    assert_eq!(code(grows(&other, &new, &path)), Some(Code::Origin));
 }
 
 fn base64(bytes: &[u8]) -> String {
