@@ -11,6 +11,7 @@ use super::keys::{Key, Role};
 use super::process::{Process, connect, free_ports};
 use super::programs::Programs;
 use super::ssh_agent;
+use crate::interrupt::Scratch;
 
 const ATTEMPTS: usize = 3;
 
@@ -23,7 +24,7 @@ pub struct Witness {
     key: Arc<Key>,
     folder: PathBuf,
     /// Of the ssh-agent's socket, whose path may have 107 bytes only.
-    agent: tempfile::TempDir,
+    agent: Scratch,
     programs: Programs,
     server: Option<Process>,
 }
@@ -34,8 +35,7 @@ impl Witness {
         fs::create_dir_all(folder).with_context(|| format!("Failed to make {}", folder.display()))?;
         let key = Arc::new(Key::generate()?);
         let (folder, programs) = (folder.to_owned(), programs.clone());
-        let agent = tempfile::Builder::new().prefix("cairn-").tempdir_in("/tmp");
-        let agent = agent.context("Failed to make a folder in /tmp")?;
+        let agent = Scratch::new(Path::new("/tmp"))?;
         let mut witness =
             Self { name: name.to_owned(), address: String::new(), key, folder, agent, programs, server: None };
         // What an earlier witness signed with another key is nothing to this one.
