@@ -1,7 +1,8 @@
-//! `publisher`: signs what was built and measured, and writes it to a transparency log. `cargo xtask publish` and `cargo xtask keygen` run it.
+//! `publisher`: signs what was built and measured, and writes it to a transparency log. `cargo xtask publish`, `channel` and `keygen` run it.
 //!
 //! It is a program of its own so that building an image compiles nothing of it.
 
+mod channel;
 mod files;
 mod keygen;
 mod log;
@@ -27,6 +28,9 @@ struct Cli {
 enum Command {
     /// Make a release key
     Keygen(keygen::KeygenArgs),
+    /// Say which releases are good
+    #[command(subcommand)]
+    Channel(Box<channel::ChannelCommand>),
     /// Sign an image or a machine reference, and log it
     Publish(Box<publish::PublishArgs>),
 }
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
     // rustls finds two providers of cryptography in this program. It fails only if one was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let outcome = match Cli::parse().command {
+        Command::Channel(command) => channel::run(&command),
         Command::Keygen(args) => keygen::run(&args),
         Command::Publish(args) => publish::run(&args),
     };

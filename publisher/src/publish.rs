@@ -33,6 +33,28 @@ pub struct PublishArgs {
     #[arg(value_name = "IMAGE", default_value = "target/image")]
     path: PathBuf,
     #[command(flatten)]
+    where_to: LogArgs,
+    /// Days for which the measurements hold
+    #[arg(long, value_name = "DAYS", default_value_t = 365)]
+    valid_days: u64,
+    /// Statement of the release before this one
+    #[arg(long, value_name = "FILE")]
+    previous: Option<PathBuf>,
+    /// URI of whoever vouches for the build
+    #[arg(long, value_name = "URI", default_value = "https://cairn.example/builder/manual")]
+    builder: String,
+    /// Where the sources are
+    #[arg(long, value_name = "URI")]
+    repository: Option<String>,
+    /// Show exactly what would be signed and logged; nothing is written, signed or sent
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Who signs, where it is logged, and who must believe it.
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    #[command(flatten)]
     signer: SignerArgs,
     /// Address of the log (Rekor v2) that takes entries
     #[arg(long, value_name = "URL")]
@@ -46,40 +68,15 @@ pub struct PublishArgs {
     /// Signed trust root of those who will verify: what is published must pass all that they check, witnesses included
     #[arg(long, value_name = "FILE", conflicts_with = "log_key")]
     trust_root: Option<PathBuf>,
-    /// Days for which the measurements hold
-    #[arg(long, value_name = "DAYS", default_value_t = 365)]
-    valid_days: u64,
-    /// Statement of the release before this one
-    #[arg(long, value_name = "FILE")]
-    previous: Option<PathBuf>,
-    /// URI of whoever vouches for the build
-    #[arg(long, value_name = "URI", default_value = "https://cairn.example/builder/manual")]
-    builder: String,
-    /// Where the sources are
-    #[arg(long, value_name = "URI")]
-    repository: Option<String>,
     /// Seconds after which a request to the log is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     patience: u64,
-    /// Show exactly what would be signed and logged; nothing is written, signed or sent
-    #[arg(long)]
-    dry_run: bool,
 }
 
 /// Runs the command.
 pub fn run(args: &PublishArgs) -> Result<String> {
-    let signer = Signer::open(&args.signer)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
-    let trust = match &args.trust_root {
-        Some(path) => TrustRoot::first(&files::read(path)?).map_err(refused)?,
-        None => trust::of_keys(&signer.key, &args.log_key, now)?,
-    };
-    // Before anything is sent that nobody would believe.
-    let fingerprint = hex::encode(signer.key.fingerprint());
-    ensure!(
-        trust.key(&signer.key.hint()).is_some(),
-        "The trust root does not know the release key sha256:{fingerprint}"
-    );
+    let publisher = Publisher::open(&args.where_to)?;
+    let now = publisher.now;
     let terms = Terms {
         now,
         validity: args.valid_days.saturating_mul(DAY),
@@ -88,8 +85,6 @@ pub fn run(args: &PublishArgs) -> Result<String> {
         repository: args.repository.clone(),
     };
     let statements = prepare(&args.path, &terms)?;
-    let log = Log::new(&args.log, args.read_log.as_deref().unwrap_or(&args.log), Duration::from_secs(args.patience))?;
-    let publisher = Publisher { signer, log, trust, now };
     let mut text = String::new();
     for statement in &statements {
         text += &if args.dry_run { publisher.show(statement)? } else { publisher.publish(statement)? };
@@ -97,16 +92,38 @@ pub fn run(args: &PublishArgs) -> Result<String> {
     Ok(text)
 }
 
-struct Publisher {
+/// Who signs and logs statements.
+pub struct Publisher {
     signer: Signer,
     log: Log,
-    trust: TrustRoot,
-    now: u64,
+    /// Of those who will verify.
+    pub trust: TrustRoot,
+    /// Seconds since 1970.
+    pub now: u64,
 }
 
 impl Publisher {
+    /// Opens key and trust root; the log is not asked yet.
+    pub fn open(args: &LogArgs) -> Result<Self> {
+        let signer = Signer::open(&args.signer)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
+        let trust = match &args.trust_root {
+            Some(path) => TrustRoot::first(&files::read(path)?).map_err(refused)?,
+            None => trust::of_keys(&signer.key, &args.log_key, now)?,
+        };
+        // Before anything is sent that nobody would believe.
+        let fingerprint = hex::encode(signer.key.fingerprint());
+        ensure!(
+            trust.key(&signer.key.hint()).is_some(),
+            "The trust root does not know the release key sha256:{fingerprint}"
+        );
+        let read = args.read_log.as_deref().unwrap_or(&args.log);
+        let log = Log::new(&args.log, read, Duration::from_secs(args.patience))?;
+        Ok(Self { signer, log, trust, now })
+    }
+
     /// Publishes one statement, or goes on where an earlier run ended.
-    fn publish(&self, statement: &Prepared) -> Result<String> {
+    pub fn publish(&self, statement: &Prepared) -> Result<String> {
         let path = statement.bundle();
         if let Some(bytes) = files::read_if_there(&path)? {
             let evidence = self.accept(statement, &bytes).with_context(|| {

@@ -167,7 +167,7 @@ fn measured_boot(
 }
 
 /// The statement at its place; one that is there must be the same.
-fn prepared<P: Predicate>(folder: &Path, base: &str, kind: &str, statement: Statement<P>) -> Result<Prepared> {
+pub fn prepared<P: Predicate>(folder: &Path, base: &str, kind: &str, statement: Statement<P>) -> Result<Prepared> {
     let bytes = statement.write().map_err(refused)?;
     let prepared = Prepared { base: folder.join(format!("{base}.{kind}")), bytes, predicate_type: P::TYPE };
     let path = prepared.statement();

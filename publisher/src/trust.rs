@@ -12,6 +12,7 @@ use transparency::Refusal;
 use transparency::bundle::Bundle;
 use transparency::key::Key;
 use transparency::statement::Predicate;
+use transparency::statement::channel::Channel;
 use transparency::statement::measured_boot::MeasuredBoot;
 use transparency::statement::provenance::Provenance;
 use transparency::trust_root::{Log, PAYLOAD_TYPE, RootKeys, SigningKey, TrustRoot, TrustRootDocument, Use, Witnesses};
@@ -27,7 +28,7 @@ pub fn of_keys(release: &Key, logs: &[String], now: u64) -> Result<TrustRoot> {
         Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| failed("no random numbers".to_owned()))?;
     let root = Ed25519KeyPair::from_pkcs8(root.as_ref()).map_err(|error| failed(error.to_string()))?;
     let public = root.public_key().as_ref().try_into().context("A key of another length")?;
-    let uses = vec![Use::Image, Use::Machine];
+    let uses = vec![Use::Channel, Use::Image, Use::Machine];
     let document = TrustRootDocument {
         keys: vec![SigningKey { key: Hex(release.spki()), not_after: now.saturating_add(DAY), not_before: 0, uses }],
         logs: logs.iter().map(|text| known_log(text)).collect::<Result<_>>()?,
@@ -75,6 +76,7 @@ pub fn bundle_of_answer(envelope: &Envelope, hint: &str, entry: &Value) -> Resul
 pub fn verify(bundle: &[u8], predicate_type: &str, root: &TrustRoot, now: u64) -> Result<Evidence> {
     let evidence = match predicate_type {
         MeasuredBoot::TYPE => logged::<MeasuredBoot>(bundle, root, now).map(|logged| logged.evidence),
+        Channel::TYPE => logged::<Channel>(bundle, root, now).map(|logged| logged.evidence),
         Provenance::TYPE => logged::<Provenance>(bundle, root, now).map(|logged| logged.evidence),
         other => bail!("A statement of the type {other:?} is not published"),
     };

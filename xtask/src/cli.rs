@@ -67,6 +67,9 @@ enum Command {
     /// Make a release key (`publisher keygen`)
     #[command(disable_help_flag = true)]
     Keygen(HandedOver),
+    /// Say which releases are good: init, promote, revoke, renew, show (`publisher channel`)
+    #[command(disable_help_flag = true)]
+    Channel(HandedOver),
     /// Sign an image or a machine reference, and write it to a transparency log (`publisher publish`)
     #[command(disable_help_flag = true)]
     Publish(HandedOver),
@@ -141,6 +144,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Measure(args) => hand_over(CAIRN, "measure", &args),
         Command::Explain(args) => hand_over(CAIRN, "explain", &args),
+        Command::Channel(args) => hand_over(PUBLISHER, "channel", &args),
         Command::Keygen(args) => hand_over(PUBLISHER, "keygen", &args),
         Command::Publish(args) => hand_over(PUBLISHER, "publish", &args),
         Command::Boot(args) => {

@@ -2,6 +2,7 @@
 //! `cargo xtask test -- ROW`. Where the log server cannot be made, the rows are skipped, and say why.
 
 mod answers;
+mod channel;
 mod keys;
 mod published;
 mod recorded;
@@ -20,7 +21,7 @@ const AT_A_TIME: usize = 2;
 type Row = harness::Row<Scene>;
 
 fn main() -> ExitCode {
-    let rows = [answers::rows(), keys::rows(), published::rows(), troubles::rows(), recorded::rows()];
+    let rows = [answers::rows(), channel::rows(), keys::rows(), published::rows(), troubles::rows(), recorded::rows()];
     let rows = rows.into_iter().flatten().collect();
     match Scene::open() {
         Err(error) if error.is::<Unavailable>() => harness::skip(&format!("{error:#}"), rows),
