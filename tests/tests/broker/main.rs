@@ -9,6 +9,7 @@ mod fake;
 mod measured;
 mod operation;
 mod published;
+mod publisher;
 mod scene;
 mod sessions;
 mod strangers;

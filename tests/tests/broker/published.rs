@@ -1,6 +1,5 @@
 //! Releases that are signed and logged: only those are taken in production, and each is judged again when a node boots it. The log is a fake, because the real one never lies; the real one is tried by the suite `log`.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,16 +8,13 @@ use attest::message::Purpose;
 use cairn_tests::attacks::codes;
 use cairn_tests::attester::Boot;
 use cairn_tests::broker::Broker;
-use cairn_tests::image::Image;
 use cairn_tests::suite::Suite;
-use measurements::document::image::ImageReference;
 use transparency::bundle::Bundle;
-use transparency::statement::channel::{Channel, Release, Standing};
-use transparency::statement::measured_boot::{MeasuredBoot, Reference};
-use transparency::statement::{Statement, Subject, digest};
+use transparency::statement::channel::Standing;
 
 use crate::Row;
 use crate::fake::{Fake, Signer, ed25519};
+use crate::publisher::{ALLOW, CHANNEL, Publisher, TRUST, give, must, now};
 use crate::scene::{self, Scene, ask, composition};
 
 pub fn rows() -> Vec<Row> {
@@ -33,73 +29,6 @@ pub fn rows() -> Vec<Row> {
     ]
 }
 
-fn now() -> Result<u64> {
-    Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())
-}
-
-/// A publisher: a log, and releases with their standing in one channel.
-struct Publisher {
-    fake: Fake,
-    channel: Channel,
-}
-
-impl Publisher {
-    fn new() -> Result<Self> {
-        let fake = Fake::at(now()?);
-        let expires = fake.now + 400;
-        let channel = Channel { expires, least_epoch: 0, name: "stable".into(), releases: vec![], version: 0 };
-        Ok(Self { fake, channel })
-    }
-
-    /// Publishes what an image measures; its bundle, and the digest of its statement.
-    fn release(&mut self, image: &Image, epoch: u64) -> Result<(Bundle, Bytes32)> {
-        let reference = ImageReference::parse(&image.read("reference.json")?)?;
-        // Tests are run with changes that nobody has committed.
-        let reference = ImageReference { epoch, dirty: false, locked: true, ..reference };
-        let file = |name: &str, digest: &[u8]| Ok::<_, anyhow::Error>(Subject::file(name, digest.try_into()?));
-        let files = vec![
-            file("image.raw", &hex::decode(&reference.raw.sha256)?)?,
-            file("image.efi", &hex::decode(&reference.uki.sha256)?)?,
-            file("image.reference.json", &measurements::Bank::Sha256.digest(&reference.to_bytes()?))?,
-        ];
-        let reference = Reference::Image(Box::new(reference));
-        let (not_before, not_after) = (self.fake.now - 300, self.fake.now + 3000);
-        let predicate = MeasuredBoot { not_after, not_before, previous: None, reference };
-        let statement = Statement::measured_boot(files, predicate)?.write()?;
-        Ok((self.fake.publish(&statement), digest(&statement)))
-    }
-
-    /// The channel's next state, in which this release stands so.
-    fn promote(&mut self, statement: Bytes32, standing: Standing) -> Result<Bundle> {
-        self.channel.releases.retain(|release| release.statement != statement);
-        self.channel.releases.push(Release { name: hex::encode(&statement.0[..4]), standing, statement });
-        self.state()
-    }
-
-    /// The channel's next state.
-    fn state(&mut self) -> Result<Bundle> {
-        self.channel.version += 1;
-        Ok(self.fake.publish(&Statement::channel(self.channel.clone())?.write()?))
-    }
-}
-
-/// Hands a file to the broker; what it says if it does not take it.
-fn give(broker: &Broker, words: &[&str], bytes: &[u8]) -> Result<Result<(), String>> {
-    let file = broker.file("given");
-    fs::write(&file, bytes).context("Failed to write a file")?;
-    let name = file.display().to_string();
-    let output = broker.command(&[words, &[name.as_str()]].concat())?;
-    Ok(if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) })
-}
-
-const ALLOW: [&str; 3] = ["release", "allow", "--bundle"];
-const CHANNEL: [&str; 2] = ["channel", "set"];
-const TRUST: [&str; 2] = ["trust", "set"];
-
-fn must(given: Result<(), String>) -> Result<()> {
-    given.map_err(|said| anyhow::anyhow!("it was refused: {said}"))
-}
-
 fn must_not(given: Result<(), String>, code: &str) -> Result<()> {
     let said = given.err().with_context(|| format!("it was taken, {code} is expected"))?;
     ensure!(said.contains(&format!("{code}: ")), "{said}, not {code}");
@@ -112,8 +41,7 @@ fn begin<'a>(suite: &'a Suite, limits: &str) -> Result<(Scene<'a>, Publisher, By
     broker.run()?;
     let scene = Scene::without_release(suite, broker)?;
     let mut publisher = Publisher::new()?;
-    let root = publisher.fake.sign_trust_root(&publisher.fake.trust_root().write()?);
-    must(give(&scene.broker, &TRUST, &root)?)?;
+    publisher.is_believed_by(&scene.broker)?;
     let (bundle, statement) = publisher.release(&suite.image, 5)?;
     must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Good)?.write()?)?)?;
     must(give(&scene.broker, &ALLOW, &bundle.write()?)?)?;

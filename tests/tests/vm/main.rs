@@ -2,10 +2,15 @@
 
 mod boots;
 mod changes;
+#[path = "../../../crates/transparency/tests/fake/mod.rs"]
+mod fake;
 mod host_inputs;
 mod hostile;
 mod nodes;
 mod predictions;
+#[path = "../broker/publisher.rs"]
+mod publisher;
+mod releases;
 mod root;
 mod secrets;
 mod state_disks;
@@ -31,6 +36,7 @@ fn main() -> ExitCode {
         nodes::rows(),
         state_disks::rows(),
         hostile::rows(),
+        releases::rows(),
         secrets::rows(),
     ]
     .into_iter()
