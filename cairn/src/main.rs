@@ -3,6 +3,8 @@
 mod explain;
 mod inputs;
 mod measure;
+#[cfg(feature = "verify")]
+mod monitor;
 mod recover;
 #[cfg(feature = "verify")]
 mod verify;
@@ -26,6 +28,9 @@ enum Command {
     Measure(measure::MeasureArgs),
     /// Say why a machine did not measure what was predicted
     Explain(explain::ExplainArgs),
+    /// Follow a log, and say when it forks, freezes, or has what nobody published
+    #[cfg(feature = "verify")]
+    Monitor(monitor::MonitorArgs),
     /// Open a state disk without its broker
     Recover(recover::RecoverArgs),
     /// Verify a release without a network
@@ -39,6 +44,12 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Measure(args) => measure::run(&args).map(|text| (text, ExitCode::SUCCESS)),
         Command::Explain(args) => explain::run(&args),
+        #[cfg(feature = "verify")]
+        Command::Monitor(args) => {
+            // rustls finds two providers of cryptography in this program. It fails only if one was chosen before.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            monitor::run(&args)
+        }
         Command::Recover(args) => recover::run(&args).map(|text| (text, ExitCode::SUCCESS)),
         #[cfg(feature = "verify")]
         Command::Verify(args) => verify::run(&args),

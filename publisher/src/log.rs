@@ -12,8 +12,7 @@ use reqwest::blocking::{Client, Response};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use transparency::key::Key;
-
-use crate::tiles::Files;
+use transparency::tiles::{Files, Problem};
 
 /// Where Rekor v2 takes entries and serves files.
 const ENTRIES: &str = "api/v2/log/entries";
@@ -87,13 +86,19 @@ impl Log {
 
     /// The log's newest head.
     pub fn checkpoint(&self) -> Result<String> {
-        let bytes = self.file("checkpoint")?;
+        let bytes = self.read("checkpoint")?;
         String::from_utf8(bytes).context("The log's checkpoint is no text")
     }
 }
 
 impl Files for Log {
-    fn file(&self, path: &str) -> Result<Vec<u8>> {
+    fn file(&self, path: &str) -> std::result::Result<Vec<u8>, Problem> {
+        self.read(path).map_err(|error| Problem(format!("{error:#}")))
+    }
+}
+
+impl Log {
+    fn read(&self, path: &str) -> Result<Vec<u8>> {
         let address = format!("{}/{FILES}/{path}", self.read);
         let response = self.client.get(&address).send().with_context(|| format!("Failed to read {address}"))?;
         let status = response.status();

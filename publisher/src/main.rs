@@ -9,7 +9,6 @@ mod log;
 mod publish;
 mod signer;
 mod statements;
-mod tiles;
 mod trust;
 
 use std::process::ExitCode;

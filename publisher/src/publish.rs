@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use transparency::bundle::{Bundle, Entry};
 use transparency::checkpoint::Note;
 use transparency::statement::PAYLOAD_TYPE;
+use transparency::tiles::Tiles;
 use transparency::trust_root::TrustRoot;
 use transparency::verify::Evidence;
 
@@ -18,7 +19,6 @@ use crate::files;
 use crate::log::{Answer, Log, request};
 use crate::signer::{Signer, SignerArgs};
 use crate::statements::{Prepared, Terms, prepare};
-use crate::tiles::Tiles;
 use crate::trust::{self, bundle_of_answer, refused};
 
 const DAY: u64 = 86_400;

@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 use measurements::bytes::Bytes32;
 use ring::digest::{Context as Hash, SHA256};
+use transparency::trust_root::TrustRoot;
 
 use crate::inputs::read;
 use judge::{Inputs, Outcome, Subject};
@@ -116,6 +117,12 @@ impl Inputs {
             kind: args.kind,
         })
     }
+}
+
+/// The newest of these trust roots: the first is believed, and each must allow the next.
+pub fn trust_root(paths: &[PathBuf]) -> Result<TrustRoot> {
+    let roots = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
+    judge::trust_root(&roots).map_err(|refusal| anyhow!("The trust root: {refusal} (next: {})", refusal.code.next()))
 }
 
 /// Images are larger than memory should be.

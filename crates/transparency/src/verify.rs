@@ -166,7 +166,7 @@ fn head<'a>(entry: &'a Entry, root: &TrustRoot) -> Result<(Note<'a>, String), Re
     Ok((note, origin.to_owned()))
 }
 
-fn witnesses(note: &Note, root: &TrustRoot, now: u64) -> Result<Vec<(String, u64)>, Refusal> {
+pub(crate) fn witnesses(note: &Note, root: &TrustRoot, now: u64) -> Result<Vec<(String, u64)>, Refusal> {
     let all = &root.document().witnesses;
     let seen = all.keys.iter().filter_map(|witness| {
         let time = note.seen_by(&witness.name, witness.key.0).filter(|time| *time <= now.saturating_add(SKEW))?;

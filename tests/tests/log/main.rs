@@ -4,6 +4,7 @@
 mod answers;
 mod channel;
 mod keys;
+mod monitor;
 mod published;
 mod recorded;
 mod scene;
@@ -21,7 +22,15 @@ const AT_A_TIME: usize = 2;
 type Row = harness::Row<Scene>;
 
 fn main() -> ExitCode {
-    let rows = [answers::rows(), channel::rows(), keys::rows(), published::rows(), troubles::rows(), recorded::rows()];
+    let rows = [
+        answers::rows(),
+        channel::rows(),
+        keys::rows(),
+        monitor::rows(),
+        published::rows(),
+        troubles::rows(),
+        recorded::rows(),
+    ];
     let rows = rows.into_iter().flatten().collect();
     match Scene::open() {
         Err(error) if error.is::<Unavailable>() => harness::skip(&format!("{error:#}"), rows),

@@ -1,10 +1,22 @@
-//! A log as its readers see it (C2SP tlog-tiles): hashes in tiles of 256, entries in bundles of 256. From them comes the proof of an entry that was logged before.
+//! A log as its readers see it (C2SP tlog-tiles): hashes in tiles of 256, entries in bundles of 256. From them come the proof of an entry that was logged before, and the tree itself, computed anew.
+//!
+//! Nothing that the files say is believed here: whoever reads them compares with a signed head.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
-use transparency::proof::inclusion_ranges;
-use transparency::tree::{Hash, node};
+use crate::proof::inclusion_ranges;
+use crate::tree::{Hash, node};
+
+/// Why a log cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Problem(pub String);
+
+type Result<T> = std::result::Result<T, Problem>;
+
+fn problem(text: &str) -> Problem {
+    Problem(text.to_owned())
+}
 
 /// Hashes in a whole tile, and its height.
 const WIDTH: u64 = 256;
@@ -13,6 +25,9 @@ const HEIGHT: u32 = 8;
 /// Whoever has the files of a log.
 pub trait Files {
     /// The file at this path below the log's address.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
     fn file(&self, path: &str) -> Result<Vec<u8>>;
 }
 
@@ -30,13 +45,29 @@ impl<'a, F: Files> Tiles<'a, F> {
     }
 
     /// The entry of this number.
+    ///
+    /// # Errors
+    /// [`Problem`].
     pub fn entry(&self, index: u64) -> Result<Vec<u8>> {
-        let bundle = self.file("entries", self.size, index / WIDTH)?;
-        let mut rest = &bundle[..];
-        for _ in 0..index % WIDTH {
-            rest = split_entry(rest)?.1;
+        self.entries(index, index.saturating_add(1))?.pop().ok_or_else(|| problem("The log does not have this entry"))
+    }
+
+    /// The entries from `from` to before `to`, of one file of the log: at most those up to its end.
+    ///
+    /// # Errors
+    /// [`Problem`].
+    pub fn entries(&self, from: u64, to: u64) -> Result<Vec<Vec<u8>>> {
+        let bundle = self.file("entries", self.size, from / WIDTH)?;
+        let (mut rest, mut entries) = (&bundle[..], Vec::new());
+        let to = to.min((from / WIDTH + 1) * WIDTH).min(self.size);
+        for index in from / WIDTH * WIDTH..to {
+            let (entry, after) = split_entry(rest)?;
+            if index >= from {
+                entries.push(entry.to_vec());
+            }
+            rest = after;
         }
-        Ok(split_entry(rest)?.0.to_vec())
+        Ok(entries)
     }
 
     /// A tile as wide as the tree makes it, or the whole one: logs may forget a part once the whole is there.
@@ -49,6 +80,9 @@ impl<'a, F: Files> Tiles<'a, F> {
     }
 
     /// The hashes from the entry of this number to the root.
+    ///
+    /// # Errors
+    /// [`Problem`].
     pub fn proof(&mut self, index: u64) -> Result<Vec<Hash>> {
         inclusion_ranges(index, self.size).into_iter().map(|(from, to)| self.subtree(from, to)).collect()
     }
@@ -71,16 +105,18 @@ impl<'a, F: Files> Tiles<'a, F> {
             return Ok(node(&left, &self.perfect(height - 1, 2 * number + 1)?));
         }
         let (level, tile) = (height / HEIGHT, number / WIDTH);
-        let at = usize::try_from(number % WIDTH).context("A tile of impossible width")? * 32;
+        let at = (number % WIDTH) as usize * 32;
         let hash = self.tile(level, tile)?.get(at..at + 32).and_then(|hash| hash.try_into().ok());
-        hash.context("A tile of the log is shorter than its checkpoint says")
+        hash.ok_or_else(|| problem("A tile of the log is shorter than its checkpoint says"))
     }
 
     fn tile(&mut self, level: u32, number: u64) -> Result<&[u8]> {
         if !self.read.contains_key(&(level, number)) {
             let nodes = self.size.checked_shr(level * HEIGHT).unwrap_or(0);
             let bytes = self.file(&level.to_string(), nodes, number)?;
-            ensure!(bytes.len() % 32 == 0, "A tile of the log has {} bytes", bytes.len());
+            if bytes.len() % 32 != 0 {
+                return Err(Problem(format!("A tile of the log has {} bytes", bytes.len())));
+            }
             self.read.insert((level, number), bytes);
         }
         Ok(&self.read[&(level, number)])
@@ -89,8 +125,9 @@ impl<'a, F: Files> Tiles<'a, F> {
 
 /// The first entry of these, and those after it: each has its length before it, in two bytes.
 fn split_entry(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk().context("The log's entries end before this one")?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).context("The log's entries are cut off")
+    let (length, rest) = bytes.split_first_chunk().ok_or_else(|| problem("The log's entries end before this one"))?;
+    let split = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)));
+    split.ok_or_else(|| problem("The log's entries are cut off"))
 }
 
 /// `tile/<level>/x001/x234/067`, with `.p/<width>` where a level of `nodes` fills only a part of it.
@@ -110,16 +147,15 @@ fn path(level: &str, nodes: u64, number: u64) -> String {
 mod tests {
     use std::collections::HashMap;
 
-    use transparency::proof::root_of;
-    use transparency::tree::{Frontier, leaf};
-
     use super::*;
+    use crate::proof::root_of;
+    use crate::tree::{Frontier, leaf};
 
     struct Written(HashMap<String, Vec<u8>>);
 
     impl Files for Written {
         fn file(&self, path: &str) -> Result<Vec<u8>> {
-            self.0.get(path).cloned().with_context(|| format!("no file {path}"))
+            self.0.get(path).cloned().ok_or_else(|| Problem(format!("no file {path}")))
         }
     }
 
