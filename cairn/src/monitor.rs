@@ -14,14 +14,12 @@ use reqwest::blocking::Client;
 use transparency::bundle::Bundle;
 use transparency::monitor::{Alarm, Before, Followed, Look, look, signed};
 use transparency::statement::predicate_type;
-use transparency::tiles::{Files, Problem};
+use transparency::tiles::{Files, LARGEST, Problem};
 
 use crate::inputs::read;
 use crate::verify::trust_root;
 
 const ALARM: u8 = 3;
-/// No file of a log is longer.
-const LARGEST: u64 = 1 << 24;
 const PATIENCE: Duration = Duration::from_secs(30);
 const HOUR: u64 = 3600;
 
@@ -123,10 +121,10 @@ impl Source {
                 ensure!(response.status().is_success(), "Failed to read {address}: it answers {}", response.status());
                 let mut bytes = Vec::new();
                 response
-                    .take(LARGEST + 1)
+                    .take(LARGEST as u64 + 1)
                     .read_to_end(&mut bytes)
                     .with_context(|| format!("Failed to read {address}"))?;
-                ensure!(bytes.len() as u64 <= LARGEST, "{address} has more than {LARGEST} bytes");
+                ensure!(bytes.len() <= LARGEST, "{address} has more than {LARGEST} bytes");
                 Ok(bytes)
             }
         }

@@ -163,8 +163,18 @@ fn promote(publisher: &Publisher, state: &mut Channel, bundle: &Path) -> Result<
     };
     let name = format!("{}_{}", image.id, image.version);
     let name = if image.variant == "production" { name } else { format!("{name}_{}", image.variant) };
-    state.releases.retain(|known| known.statement != release.digest);
-    state.releases.push(Release { name, standing: Standing::Good, statement: release.digest });
+    call_good(state, Release { name, standing: Standing::Good, statement: release.digest })
+}
+
+/// What was revoked stays so: nobody makes it good again by repeating an old command.
+fn call_good(state: &mut Channel, release: Release) -> Result<()> {
+    ensure!(
+        state.standing(&release.statement) != Some(Standing::Revoked),
+        "{} is revoked, and stays so: publish the image anew, and promote that",
+        release.name
+    );
+    state.releases.retain(|known| known.statement != release.statement);
+    state.releases.push(release);
     Ok(())
 }
 
@@ -229,6 +239,18 @@ mod tests {
         for which in ["", "a_3", "0"] {
             assert!(revoke(&mut state(), which).is_err(), "{which:?}");
         }
+    }
+
+    #[test]
+    fn a_good_release_is_named_once_and_a_revoked_one_is_never_good_again() {
+        let mut state = state();
+        let again = state.releases[1].clone();
+        call_good(&mut state, again.clone()).unwrap();
+        assert_eq!(state.releases.len(), 2);
+        revoke(&mut state, "a_2").unwrap();
+        let before = state.clone();
+        assert!(call_good(&mut state, again).unwrap_err().to_string().contains("stays so"));
+        assert_eq!(state, before);
     }
 
     #[test]

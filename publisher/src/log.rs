@@ -12,7 +12,7 @@ use reqwest::blocking::{Client, Response};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use transparency::key::Key;
-use transparency::tiles::{Files, Problem};
+use transparency::tiles::{Files, LARGEST, Problem};
 
 /// Where Rekor v2 takes entries and serves files.
 const ENTRIES: &str = "api/v2/log/entries";
@@ -20,8 +20,6 @@ const FILES: &str = "api/v2";
 /// Where it says the number of an entry that it has.
 const INDEX: &str = "x-log-index";
 const CONNECT: Duration = Duration::from_secs(10);
-/// No answer and no tile is longer.
-const LARGEST: usize = 1 << 24;
 /// Longest part of an answer that is shown.
 const SHOWN: usize = 300;
 

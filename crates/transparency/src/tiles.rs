@@ -20,6 +20,8 @@ fn problem(text: &str) -> Problem {
 
 /// Hashes in a whole tile, and its height.
 const WIDTH: u64 = 256;
+/// No file of a log is longer: entries that have all the bytes that their two of length can say.
+pub const LARGEST: usize = WIDTH as usize * (2 + u16::MAX as usize);
 const HEIGHT: u32 = 8;
 
 /// Whoever has the files of a log.

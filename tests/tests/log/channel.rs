@@ -56,17 +56,18 @@ fn allowed(scene: &Scene, row: &str) -> Result<()> {
     let list = broker.admin(&["release", "list"])?;
     ensure!(list[0]["verdict"] == "logged", "{list}");
 
-    must(&channel(&site, &["revoke", "stable", "cairn_0.1.0"])?)?;
-    let shown = must(&channel(&site, &["show", "stable"])?)?;
-    ensure!(shown.contains("version      2") && shown.contains("revoked      cairn_0.1.0"), "{shown}");
-    must(&give(&broker, &["channel", "set"], &state(2))?)?;
-    must_fail(&give(&broker, &allow, &bundle)?, &["REVOKED"])?;
-    // An older state is not taken again.
-    must_fail(&give(&broker, &["channel", "set"], &state(1))?, &["CHANNEL_ROLLBACK"])?;
     must(&channel(&site, &["promote", "stable", &name, "--least-epoch", "1000"])?)?;
-    must(&give(&broker, &["channel", "set"], &state(3))?)?;
+    must(&give(&broker, &["channel", "set"], &state(2))?)?;
     must_fail(&give(&broker, &allow, &bundle)?, &["EPOCH"])?;
     must_fail(&channel(&site, &["renew", "stable", "--least-epoch", "1"])?, &["never falls"])?;
+    must(&channel(&site, &["revoke", "stable", "cairn_0.1.0"])?)?;
+    let shown = must(&channel(&site, &["show", "stable"])?)?;
+    ensure!(shown.contains("version      3") && shown.contains("revoked      cairn_0.1.0"), "{shown}");
+    must(&give(&broker, &["channel", "set"], &state(3))?)?;
+    must_fail(&give(&broker, &allow, &bundle)?, &["REVOKED"])?;
+    must_fail(&channel(&site, &["promote", "stable", &name])?, &["is revoked, and stays so"])?;
+    // An older state is not taken again.
+    must_fail(&give(&broker, &["channel", "set"], &state(1))?, &["CHANNEL_ROLLBACK"])?;
     // A newest state that somebody exchanged is not built upon.
     fs::copy(&bundle, state(4)).context("Failed to put a file")?;
     must_fail(&channel(&site, &["renew", "stable"])?, &["is not believed"])
