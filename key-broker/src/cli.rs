@@ -148,6 +148,9 @@ enum ReleaseCommand {
         /// The Sigstore bundle of its measured-boot statement, as `cargo xtask publish` wrote it
         #[arg(long, value_name = "FILE", conflicts_with = "unsigned_development")]
         bundle: Option<PathBuf>,
+        /// Sigstore bundles of rebuilds, as `cargo xtask rebuild` wrote them; those that were given before are kept
+        #[arg(long, value_name = "FILE", num_args = 1.., requires = "bundle")]
+        rebuild: Vec<PathBuf>,
         /// Nobody signed it; every verdict says `development`
         #[arg(long)]
         unsigned_development: bool,
@@ -264,9 +267,13 @@ fn run(cli: Cli) -> Result<()> {
         Command::Node(NodeCommand::Show { name }) => AdminCommand::NodeShow { name },
         Command::Node(NodeCommand::Approve { name }) => AdminCommand::NodeApprove { name },
         Command::Node(NodeCommand::Retire { name }) => AdminCommand::NodeRetire { name },
-        Command::Release(ReleaseCommand::Allow { reference, bundle, unsigned_development, allow_debug }) => {
+        Command::Release(ReleaseCommand::Allow { reference, bundle, rebuild, unsigned_development, allow_debug }) => {
             match (reference, bundle) {
-                (_, Some(bundle)) => AdminCommand::ReleaseAllowLogged { bundle: Hex(read(&bundle)?), allow_debug },
+                (_, Some(bundle)) => AdminCommand::ReleaseAllowLogged {
+                    bundle: Hex(read(&bundle)?),
+                    rebuilds: rebuild.iter().map(|path| Ok(Hex(read(path)?))).collect::<Result<_>>()?,
+                    allow_debug,
+                },
                 (Some(reference), None) => {
                     AdminCommand::ReleaseAllow { reference: Hex(read(&reference)?), unsigned_development, allow_debug }
                 }

@@ -21,9 +21,20 @@ pub struct Config {
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
+    /// What is asked of releases beyond a signature and a place in the log.
+    #[serde(default)]
+    pub policy: Policy,
     /// The folder that the file is in.
     #[serde(skip)]
     pub folder: PathBuf,
+}
+
+/// What is asked of releases beyond a signature and a place in the log.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// How many rebuilders of the trust root must have made a release again, and got the same image.
+    pub least_rebuilders: u64,
 }
 
 /// Limits; all have values that fit small clusters.
@@ -101,6 +112,7 @@ impl Config {
             hellos_per_minute,
             strangers_per_minute,
             stale_unlock: Duration::from_secs(u64::from(stale_unlock_days) * 24 * 3600),
+            least_rebuilders: self.policy.least_rebuilders,
         }
     }
 
@@ -109,10 +121,12 @@ impl Config {
         format!(
             "# Where nodes reach the broker: IP:PORT. With port 0 any free one, which is printed.\nlisten = \"{listen}\"\n\n\
              # Where /health and /metrics are served by plain HTTP, on loopback alone.\n# metrics = \"127.0.0.1:9464\"\n\n\
-             # Limits; these are the values that hold without this section.\n# [limits]\n# connections = 2048\n# queue = 256\n\
+             # Limits and policy; these are the values that hold without these sections. least_rebuilders says how many rebuilders\n\
+             # of the trust root must have got the same image from the same sources before a release is allowed.\n# [limits]\n# connections = 2048\n# queue = 256\n\
              # patience_seconds = 20\n# connection_seconds = 120\n# challenge_seconds = 60\n# commit_seconds = 600\n\
              # hold_seconds = 5\n# requests_per_minute = 1200\n# hellos_per_minute = 60\n# strangers_per_minute = 60\n\
-             # stale_unlock_days = 14\n"
+             # stale_unlock_days = 14\n\
+             # [policy]\n# least_rebuilders = 0\n"
         )
     }
 }
@@ -132,6 +146,7 @@ mod tests {
         fs::write(&path, format!("listen = \"127.0.0.1:7443\"\n[limits]{limits}")).unwrap();
         let written = Config::read(&path).unwrap();
         assert_eq!(format!("{:?}", plain.limits), format!("{:?}", written.limits));
+        assert_eq!(format!("{:?}", plain.policy), format!("{:?}", written.policy));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use transparency::statement::Predicate;
 use transparency::statement::channel::Channel;
 use transparency::statement::measured_boot::MeasuredBoot;
 use transparency::statement::provenance::Provenance;
+use transparency::statement::rebuild::Rebuild;
 use transparency::trust_root::{Log, PAYLOAD_TYPE, RootKeys, SigningKey, TrustRoot, TrustRootDocument, Use, Witnesses};
 use transparency::verify::{Evidence, logged};
 
@@ -28,7 +29,7 @@ pub fn of_keys(release: &Key, logs: &[String], now: u64) -> Result<TrustRoot> {
         Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| failed("no random numbers".to_owned()))?;
     let root = Ed25519KeyPair::from_pkcs8(root.as_ref()).map_err(|error| failed(error.to_string()))?;
     let public = root.public_key().as_ref().try_into().context("A key of another length")?;
-    let uses = vec![Use::Channel, Use::Image, Use::Machine];
+    let uses = vec![Use::Channel, Use::Image, Use::Machine, Use::Rebuild];
     let document = TrustRootDocument {
         keys: vec![SigningKey { key: Hex(release.spki()), not_after: now.saturating_add(DAY), not_before: 0, uses }],
         logs: logs.iter().map(|text| known_log(text)).collect::<Result<_>>()?,
@@ -78,6 +79,7 @@ pub fn verify(bundle: &[u8], predicate_type: &str, root: &TrustRoot, now: u64) -
         MeasuredBoot::TYPE => logged::<MeasuredBoot>(bundle, root, now).map(|logged| logged.evidence),
         Channel::TYPE => logged::<Channel>(bundle, root, now).map(|logged| logged.evidence),
         Provenance::TYPE => logged::<Provenance>(bundle, root, now).map(|logged| logged.evidence),
+        Rebuild::TYPE => logged::<Rebuild>(bundle, root, now).map(|logged| logged.evidence),
         other => bail!("A statement of the type {other:?} is not published"),
     };
     let evidence = evidence.map_err(refused).context("Verifiers would refuse it")?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use xtask::difference::{OUTPUTS, Outputs};
 
 /// One built image.
 #[derive(Clone, Debug)]
@@ -67,6 +68,21 @@ impl Image {
         path.push(".");
         path.push(suffix);
         path.into()
+    }
+
+    /// As what is compared.
+    pub fn outputs(&self) -> Result<Outputs> {
+        Outputs::in_folder(self.base.parent().context("an image without folder")?)
+    }
+
+    /// Copies the outputs, to change one.
+    pub fn copy_to(&self, folder: &Path) -> Result<Self> {
+        for (suffix, _) in OUTPUTS {
+            let from = self.file(suffix);
+            let name = from.file_name().context("an output without name")?;
+            fs::copy(&from, folder.join(name)).with_context(|| format!("Failed to copy {}", from.display()))?;
+        }
+        Self::open(folder)
     }
 
     /// The bytes of an output.

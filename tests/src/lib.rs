@@ -4,7 +4,6 @@
 pub mod attacks;
 pub mod attester;
 pub mod broker;
-pub mod difference;
 pub mod disk;
 pub mod environment;
 pub mod erofs;

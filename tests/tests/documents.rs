@@ -88,6 +88,7 @@ fn what_is_published_keeps_to_its_schema() {
         assert!(measured_boot.check(&without).is_err(), "{name}");
     }
     keeps_to(&Schema::get("provenance").unwrap(), &fake::documents::provenance());
+    keeps_to(&Schema::get("rebuild").unwrap(), &fake::documents::rebuild());
     let digest = transparency::statement::digest(b"");
     for standing in [Standing::Good, Standing::Revoked] {
         let channel = Statement::channel(fake::documents::channel(digest, standing)).unwrap();

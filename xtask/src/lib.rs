@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod configure;
 pub mod deb;
+pub mod difference;
 pub mod digest;
 pub mod fetch;
 pub mod host;

@@ -7,6 +7,7 @@ use transparency::statement::Predicate;
 use transparency::statement::channel::Channel;
 use transparency::statement::measured_boot::MeasuredBoot;
 use transparency::statement::provenance::Provenance;
+use transparency::statement::rebuild::Rebuild;
 use transparency::trust_root::TrustRoot;
 use transparency::verify::{About, Current, Known, Logged, logged};
 
@@ -77,6 +78,7 @@ fn judged(inputs: &Inputs, now: u64) -> Result<Vec<Row>, Outcome> {
             found.judge(inputs.subject.about())?;
             rows(&found, &inputs.subject)?
         }
+        Kind::Rebuild => rows(&logged::<Rebuild>(&inputs.bundle, &root, now)?, &inputs.subject)?,
         Kind::Channel => {
             let current = Current::new(logged(&inputs.bundle, &root, now)?, inputs.channel_version, now)?;
             current.logged().is_about(inputs.subject.about())?;

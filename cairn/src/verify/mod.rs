@@ -78,6 +78,8 @@ pub enum Kind {
     Provenance,
     /// Which releases are good
     Channel,
+    /// That an image was built again, and came out the same
+    Rebuild,
 }
 
 /// Verifies; the text to print and the exit code.

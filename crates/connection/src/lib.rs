@@ -5,7 +5,7 @@
 pub mod http;
 mod tls;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -115,9 +115,13 @@ impl Connection {
             "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        self.send(head.as_bytes())?;
-        self.send(body)?;
-        self.receive()
+        // Who gets too much answers before it has all, and closes: what it said is worth more than that it closed.
+        let sent = self.send(head.as_bytes()).and_then(|()| self.send(body));
+        match (self.receive(), sent) {
+            (Ok(response), _) => Ok(response),
+            (Err(_), Err(error)) => Err(error),
+            (Err(error), Ok(())) => Err(error),
+        }
     }
 
     /// Sends bytes as they are: a part of a request, or what is none.
@@ -144,10 +148,23 @@ impl Connection {
             if let Some(response) = parsed {
                 return Ok(response);
             }
-            match self.stream.read(&mut piece).map_err(broken)? {
+            match self.read(&mut piece).map_err(broken)? {
                 0 => return Err(Error::Answer { address, reason: "the answer was cut short" }),
                 count => received.extend_from_slice(&piece[..count]),
             }
+        }
+    }
+
+    /// Reads without writing, which the other side may not take any more.
+    fn read(&mut self, piece: &mut [u8]) -> std::io::Result<usize> {
+        let StreamOwned { conn, sock } = &mut self.stream;
+        loop {
+            match conn.reader().read(piece) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+            conn.read_tls(sock)?;
+            conn.process_new_packets().map_err(std::io::Error::other)?;
         }
     }
 }

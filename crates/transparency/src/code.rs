@@ -106,7 +106,7 @@ codes! {
     /// The statement says something of another kind.
     PredicateType "PREDICATE_TYPE",
         "the statement is of another kind than expected",
-        "use the bundle of the right kind: measured-boot, provenance and channel are published apart";
+        "use the bundle of the right kind: measured-boot, provenance, rebuild and channel are published apart";
     /// The statement contradicts itself or cannot be read.
     Statement "STATEMENT",
         "the statement cannot be read, or contradicts itself",
@@ -151,6 +151,10 @@ codes! {
     Epoch "EPOCH",
         "the release is below the channel's least security epoch",
         "use a newer release";
+    /// Too few have built it again.
+    Rebuilders "REBUILDERS",
+        "too few rebuilders have made the same image again",
+        "give the bundles of more rebuilds, or wait until there are some";
     /// A newer head does not contain an older one.
     Consistency "CONSISTENCY",
         "the log's newer head does not contain its older one",

@@ -28,6 +28,8 @@ pub enum Use {
     Image,
     /// What a machine measures.
     Machine,
+    /// That an image was built again, and came out the same.
+    Rebuild,
 }
 
 /// The document. Fields stand in the order of canonical JSON.

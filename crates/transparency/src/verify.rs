@@ -3,6 +3,8 @@
 //!
 //! What has passed is a type: a [`Logged`] was signed by a key of the trust root, is in a log that enough witnesses saw, and was signed while its key was valid.
 
+use std::collections::BTreeSet;
+
 use measurements::bytes::Bytes32;
 
 use crate::bundle::{Bundle, Entry};
@@ -11,6 +13,7 @@ use crate::key::Key;
 use crate::statement::channel::{Channel, Standing};
 use crate::statement::measured_boot::{MeasuredBoot, Reference};
 use crate::statement::provenance::Provenance;
+use crate::statement::rebuild::Rebuild;
 use crate::statement::{PAYLOAD_TYPE, Predicate, Statement, Subject, digest};
 use crate::trust_root::{SigningKey, TrustRoot};
 use crate::{Code, Refusal, entry, proof, tree};
@@ -273,6 +276,52 @@ impl Logged<MeasuredBoot> {
             (Some(_), Reference::Machine(_)) | (None, _) => Ok(()),
         }
     }
+}
+
+impl Logged<Rebuild> {
+    /// Whether it is this release that came out the same.
+    ///
+    /// # Errors
+    /// [`Code::Subject`].
+    pub fn judge(&self, release: &Logged<MeasuredBoot>) -> Result<(), Refusal> {
+        let other = |found: &str| Refusal::new(Code::Subject, format!("the rebuild {found}"));
+        let Reference::Image(image) = &release.statement.predicate().reference else {
+            return Err(other("is of an image, the statement of a machine"));
+        };
+        if *self.statement.predicate() != Rebuild::of(image)? {
+            return Err(other("is of another image: its reference, revision or lock is not this one's"));
+        }
+        let has =
+            |subject: &&Subject, text: &String| hex::decode(text).is_ok_and(|digest| subject.has("sha256", &digest));
+        for (what, text) in [("raw disk", &image.raw.sha256), ("UKI", &image.uki.sha256)] {
+            if !self.statement.subjects().iter().any(|subject| has(&subject, text)) {
+                return Err(other(&format!("says nothing of this {what}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether as many rebuilders as are needed have made this release again, and who they are, by the fingerprints of their keys. Whoever signed the release is none of them.
+///
+/// # Errors
+/// [`Code::Subject`] for a rebuild of something else, [`Code::Rebuilders`].
+pub fn rebuilders(
+    release: &Logged<MeasuredBoot>,
+    rebuilds: &[Logged<Rebuild>],
+    least: u64,
+) -> Result<BTreeSet<Bytes32>, Refusal> {
+    let mut keys = BTreeSet::new();
+    for rebuild in rebuilds {
+        rebuild.judge(release)?;
+        keys.insert(rebuild.evidence.key);
+    }
+    keys.remove(&release.evidence.key);
+    if (keys.len() as u64) < least {
+        let found = format!("{} of {least} rebuilders that are needed", keys.len());
+        return Err(Refusal::new(Code::Rebuilders, found));
+    }
+    Ok(keys)
 }
 
 impl Logged<Provenance> {

@@ -28,7 +28,7 @@ pub enum AdminCommand {
     NodeApprove { name: String },
     NodeRetire { name: String },
     ReleaseAllow { reference: Hex, unsigned_development: bool, allow_debug: bool },
-    ReleaseAllowLogged { bundle: Hex, allow_debug: bool },
+    ReleaseAllowLogged { bundle: Hex, rebuilds: Vec<Hex>, allow_debug: bool },
     ReleaseRevoke { id: String },
     ReleaseList,
     TrustSet { envelope: Hex },
@@ -111,8 +111,8 @@ impl Engine {
             AdminCommand::ReleaseAllow { reference, unsigned_development, allow_debug } => {
                 release_allow(transaction, &reference.0, *unsigned_development, *allow_debug)?
             }
-            AdminCommand::ReleaseAllowLogged { bundle, allow_debug } => {
-                published::release_allow(transaction, &bundle.0, *allow_debug, Self::seconds())?
+            AdminCommand::ReleaseAllowLogged { bundle, rebuilds, allow_debug } => {
+                self.release_allow_logged(transaction, &bundle.0, rebuilds, *allow_debug)?
             }
             AdminCommand::TrustSet { envelope } => published::trust_set(transaction, &envelope.0)?,
             AdminCommand::ChannelSet { bundle } => published::channel_set(transaction, &bundle.0, Self::seconds())?,
@@ -288,8 +288,13 @@ fn release_allow(
     }
     let name = format!("{} {} ({})", reference.id, reference.version, reference.variant);
     let id = sha256(bytes);
-    let release =
-        Release { name: name.clone(), reference: String::from_utf8_lossy(bytes).into_owned(), unsigned, bundle: None };
+    let release = Release {
+        name: name.clone(),
+        reference: String::from_utf8_lossy(bytes).into_owned(),
+        unsigned,
+        bundle: None,
+        rebuilds: vec![],
+    };
     put(transaction, Table::Releases, &id, &release)?;
     Ok(Ok((String::new(), format!("release {} allowed: {name}, development", hex::encode(id)))))
 }

@@ -134,8 +134,10 @@ impl Engine {
         let log = Log::parse(&evidence.event_log.0)
             .map_err(|error| Refused::new(EvidenceCode::LogReplay, format!("the firmware's log: {error}")))?;
         let matched = self.matched(&node, &quoted, &log)?;
-        let bundle = matched.release.bundle.as_deref();
-        let standing = bundle.map(|bundle| self.standing(bundle, &node, begun.hello.purpose)).transpose()?;
+        let standing = match &matched.release.bundle {
+            Some(bundle) => Some(self.standing(bundle, &matched.release.rebuilds, &node, begun.hello.purpose)?),
+            None => None,
+        };
         let assurance = if matched.release.unsigned { Assurance::Development } else { Assurance::TpmVirtual };
         if assurance < self.cluster.assurance {
             let found = format!("the evidence is worth {assurance}, cluster.json asks for {}", self.cluster.assurance);

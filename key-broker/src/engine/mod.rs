@@ -46,6 +46,8 @@ pub struct Settings {
     pub hellos_per_minute: u32,
     /// How long disks are still unlocked after the channel's state has expired.
     pub stale_unlock: Duration,
+    /// How many rebuilders must have made a logged release again.
+    pub least_rebuilders: u64,
     /// How many refusals of strangers are written into the audit log in a minute.
     pub strangers_per_minute: u32,
 }
@@ -59,6 +61,7 @@ impl Default for Settings {
             hellos_per_minute: 60,
             strangers_per_minute: 60,
             stale_unlock: Duration::from_secs(14 * 24 * 3600),
+            least_rebuilders: 0,
         }
     }
 }

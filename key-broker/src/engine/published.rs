@@ -3,14 +3,15 @@
 //!
 //! Of trust roots and channel states the newest is kept, and an older one is refused. The heads of logs are kept, too: two heads of one size with different roots are a fork.
 
-use attest::bytes::Bytes32;
+use attest::bytes::{Bytes32, Hex};
 use attest::message::Purpose;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use transparency::statement::channel::Channel;
 use transparency::statement::measured_boot::{MeasuredBoot, Reference};
+use transparency::statement::rebuild::Rebuild;
 use transparency::trust_root::TrustRoot;
-use transparency::verify::{About, Current, Evidence, Known, Logged, logged};
+use transparency::verify::{About, Current, Evidence, Known, Logged, logged, rebuilders};
 
 use super::Engine;
 use super::hello::sha256;
@@ -115,10 +116,12 @@ pub(super) fn channel_set(open: &mut dyn Transaction, bundle: &[u8], now: u64) -
     )))
 }
 
-/// Allows a release that is signed, logged, and good by the channel's state.
-pub(super) fn release_allow(
+/// Allows a release that is signed, logged, good by the channel's state, and rebuilt as often as is asked. Given again, it keeps the rebuilds that it had.
+fn release_allow(
     open: &mut dyn Transaction,
     bundle: &[u8],
+    rebuilds: &[Hex],
+    least_rebuilders: u64,
     allow_debug: bool,
     now: u64,
 ) -> Result<Done, Error> {
@@ -146,20 +149,66 @@ pub(super) fn release_allow(
     if let Err(refusal) = judged {
         return Ok(Err(told(&refusal)));
     }
+    let id = sha256(&reference);
+    let kept: Option<Release> = get(open, Table::Releases, &id)?;
+    let mut rebuilt = kept.map(|kept| kept.rebuilds).unwrap_or_default();
+    for given in rebuilds.iter().map(|given| String::from_utf8_lossy(&given.0).into_owned()) {
+        if !rebuilt.contains(&given) {
+            rebuilt.push(given);
+        }
+    }
+    let by = with_root(open, |root| {
+        // What is given now must hold; what was given before may have grown old.
+        for given in rebuilds {
+            logged::<Rebuild>(&given.0, root, now)?.judge(&release)?;
+        }
+        rebuilders_of(&release, &rebuilt, root, least_rebuilders, now)
+    })?;
+    let by = match by {
+        Ok(by) => by,
+        Err(refusal) => return Ok(Err(told(&refusal))),
+    };
     if let Err(refusal) = remember(open, &release.evidence)? {
         return Ok(Err(told(&refusal)));
     }
     let name = format!("{} {} ({})", image.id, image.version, image.variant);
-    let id = sha256(&reference);
     let kept = Release {
         name: name.clone(),
         reference: String::from_utf8_lossy(&reference).into_owned(),
         unsigned: false,
         bundle: Some(String::from_utf8_lossy(bundle).into_owned()),
+        rebuilds: rebuilt,
     };
     put(open, Table::Releases, &id, &kept)?;
     let Evidence { origin, index, .. } = &release.evidence;
-    Ok(done(format!("release {} allowed: {name}, entry {index} of {origin}", hex::encode(id))))
+    Ok(done(format!(
+        "release {} allowed: {name}, entry {index} of {origin}, built again by {by} ({least_rebuilders} are asked for)",
+        hex::encode(id)
+    )))
+}
+
+/// How many rebuilders made this release again, of whom so many are needed. A rebuild that does not hold any more is none.
+fn rebuilders_of(
+    release: &Logged<MeasuredBoot>,
+    rebuilds: &[String],
+    root: &TrustRoot,
+    least: u64,
+    now: u64,
+) -> Result<usize, Refusal> {
+    let (mut good, mut problems) = (Vec::new(), String::new());
+    for rebuild in rebuilds {
+        match logged::<Rebuild>(rebuild.as_bytes(), root, now) {
+            Ok(rebuild) => good.push(rebuild),
+            Err(refusal) => problems += &format!("; one does not count: {refusal}"),
+        }
+    }
+    match rebuilders(release, &good, least) {
+        Ok(keys) => Ok(keys.len()),
+        Err(mut refusal) => {
+            refusal.found += &problems;
+            Err(refusal.into())
+        }
+    }
 }
 
 /// What an operator may look at.
@@ -233,13 +282,36 @@ pub(super) struct Standing {
 }
 
 impl Engine {
+    /// Allows a logged release, by this broker's policy.
+    pub(super) fn release_allow_logged(
+        &self,
+        open: &mut dyn Transaction,
+        bundle: &[u8],
+        rebuilds: &[Hex],
+        allow_debug: bool,
+    ) -> Result<Done, Error> {
+        release_allow(open, bundle, rebuilds, self.settings.least_rebuilders, allow_debug, Self::seconds())
+    }
+
     /// Judges a logged release for a node that runs it.
-    pub(super) fn standing(&self, bundle: &str, node: &Node, purpose: Purpose) -> Result<Standing, Refusal> {
-        let now = Self::seconds();
+    pub(super) fn standing(
+        &self,
+        bundle: &str,
+        rebuilds: &[String],
+        node: &Node,
+        purpose: Purpose,
+    ) -> Result<Standing, Refusal> {
+        let (now, least) = (Self::seconds(), self.settings.least_rebuilders);
         let patience = (purpose == Purpose::Unlock).then_some(self.settings.stale_unlock.as_secs());
         let mut found = None;
         let looked = self.store.look(&mut |open| {
-            let release = with_root(open, |root| Ok(logged::<MeasuredBoot>(bundle.as_bytes(), root, now)?))?;
+            let release = with_root(open, |root| {
+                let release = logged::<MeasuredBoot>(bundle.as_bytes(), root, now)?;
+                if least > 0 {
+                    rebuilders_of(&release, rebuilds, root, least, now)?;
+                }
+                Ok(release)
+            })?;
             found = Some((release, current(open, now, patience)?));
             Ok(())
         });

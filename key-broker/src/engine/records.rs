@@ -54,6 +54,9 @@ pub struct Release {
     /// How it is shown to be signed and logged (a Sigstore bundle).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<String>,
+    /// That it was built again, and came out the same (Sigstore bundles).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rebuilds: Vec<String>,
 }
 
 /// A disk.

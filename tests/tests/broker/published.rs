@@ -8,13 +8,15 @@ use attest::message::Purpose;
 use cairn_tests::attacks::codes;
 use cairn_tests::attester::Boot;
 use cairn_tests::broker::Broker;
+use cairn_tests::image::Image;
 use cairn_tests::suite::Suite;
 use transparency::bundle::Bundle;
+use transparency::statement::Statement;
 use transparency::statement::channel::Standing;
 
 use crate::Row;
 use crate::fake::{Fake, Signer, ed25519};
-use crate::publisher::{ALLOW, CHANNEL, Publisher, TRUST, give, must, now};
+use crate::publisher::{ALLOW, CHANNEL, Publisher, TRUST, give, must, now, reference_of};
 use crate::scene::{self, Scene, ask, composition};
 
 pub fn rows() -> Vec<Row> {
@@ -25,6 +27,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("an_older_or_expired_channel_state_says_nothing", channels),
         Row::new("a_revoked_release_is_refused_at_the_next_boot", revoked),
         Row::new("a_lower_epoch_is_never_run_again", epochs),
+        Row::new("a_release_needs_as_many_rebuilders_as_the_policy_says", rebuilt),
         Row::new("disks_are_unlocked_for_a_while_after_the_channel_expired", stale),
     ]
 }
@@ -201,6 +204,59 @@ fn epochs(suite: &Suite, _: &str) -> Result<()> {
     other.reboot(&boot)?;
     let (_, response) = ask(&scene.broker, &mut other, Purpose::Unlock)?;
     scene.broker.must_refuse(&response, least)?;
+    scene.reboot()?;
+    scene.must_still_unlock()
+}
+
+/// Publishes that an image was built again, by the rebuilder with this number.
+fn rebuild(publisher: &mut Publisher, rebuilder: usize, image: &Image) -> Result<Vec<u8>> {
+    let (reference, files) = reference_of(image, 5)?;
+    Ok(publisher.fake.publish_rebuild(rebuilder, &Statement::rebuild(&reference, files)?.write()?).write()?)
+}
+
+fn rebuilt(suite: &Suite, _: &str) -> Result<()> {
+    const NEEDED: &str = "REBUILDERS";
+    let mut broker = Broker::of_assurance("tpm-virtual", "\n[policy]\nleast_rebuilders = 2")?;
+    broker.run()?;
+    let mut scene = Scene::without_release(suite, broker)?;
+    let mut publisher = Publisher::new()?;
+    publisher.fake.rebuilders = vec![Signer::new(), Signer::new()];
+    publisher.is_believed_by(&scene.broker)?;
+    let (bundle, statement) = publisher.release(&suite.image, 5)?;
+    must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Good)?.write()?)?)?;
+    must_not(give(&scene.broker, &ALLOW, &bundle.write()?)?, NEEDED)?;
+    let file = scene.broker.file("bundle");
+    std::fs::write(&file, bundle.write()?)?;
+    let file = file.display().to_string();
+    let with_rebuild = [&ALLOW[..], &[&*file, "--rebuild"]].concat();
+    let one = rebuild(&mut publisher, 0, &suite.image)?;
+    must_not(give(&scene.broker, &with_rebuild, &one)?, NEEDED)?;
+    // Of another image; of the same by a rebuilder whom nobody named; the same one twice.
+    let other = rebuild(&mut publisher, 1, &suite.debug)?;
+    must_not(give(&scene.broker, &with_rebuild, &other)?, "SUBJECT")?;
+    let second = std::mem::replace(&mut publisher.fake.rebuilders[1], Signer::new());
+    let unknown = rebuild(&mut publisher, 1, &suite.image)?;
+    must_not(give(&scene.broker, &with_rebuild, &unknown)?, "KEY_UNKNOWN")?;
+    publisher.fake.rebuilders[1] = second;
+    let first = scene.broker.file("first");
+    std::fs::write(&first, &one)?;
+    let first = first.display().to_string();
+    let both = [&with_rebuild[..], &[&*first]].concat();
+    must_not(give(&scene.broker, &both, &one)?, NEEDED)?;
+    let two = rebuild(&mut publisher, 1, &suite.image)?;
+    must(give(&scene.broker, &both, &two)?)?;
+    scene.provision()?;
+    // A rebuilder who is believed no more counts no more, at the next boot.
+    let mut root = publisher.fake.trust_root();
+    root.version = 2;
+    root.keys.pop();
+    must(give(&scene.broker, &TRUST, &publisher.fake.sign_trust_root(&root.write()?))?)?;
+    scene.reboot()?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    scene.broker.must_refuse(&response, NEEDED)?;
+    root.version = 3;
+    root.keys = publisher.fake.trust_root().keys;
+    must(give(&scene.broker, &TRUST, &publisher.fake.sign_trust_root(&root.write()?))?)?;
     scene.reboot()?;
     scene.must_still_unlock()
 }

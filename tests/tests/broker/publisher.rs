@@ -42,15 +42,7 @@ impl Publisher {
 
     /// Publishes what an image measures; its bundle, and the digest of its statement.
     pub fn release(&mut self, image: &Image, epoch: u64) -> Result<(Bundle, Bytes32)> {
-        let reference = ImageReference::parse(&image.read("reference.json")?)?;
-        // Tests are run with changes that nobody has committed.
-        let reference = ImageReference { epoch, dirty: false, locked: true, ..reference };
-        let file = |name: &str, digest: &[u8]| Ok::<_, anyhow::Error>(Subject::file(name, digest.try_into()?));
-        let files = vec![
-            file("image.raw", &hex::decode(&reference.raw.sha256)?)?,
-            file("image.efi", &hex::decode(&reference.uki.sha256)?)?,
-            file("image.reference.json", &measurements::Bank::Sha256.digest(&reference.to_bytes()?))?,
-        ];
+        let (reference, files) = reference_of(image, epoch)?;
         let reference = Reference::Image(Box::new(reference));
         let (not_before, not_after) = (self.fake.now - 300, self.fake.now + 3000);
         let predicate = MeasuredBoot { not_after, not_before, previous: None, reference };
@@ -76,6 +68,20 @@ impl Publisher {
         let root = self.fake.sign_trust_root(&self.fake.trust_root().write()?);
         must(give(broker, &TRUST, &root)?)
     }
+}
+
+/// What an image measures, and its files.
+pub fn reference_of(image: &Image, epoch: u64) -> Result<(ImageReference, Vec<Subject>)> {
+    let reference = ImageReference::parse(&image.read("reference.json")?)?;
+    // Tests are run with changes that nobody has committed.
+    let reference = ImageReference { epoch, dirty: false, locked: true, ..reference };
+    let file = |name: &str, digest: &[u8]| Ok::<_, anyhow::Error>(Subject::file(name, digest.try_into()?));
+    let files = vec![
+        file("image.raw", &hex::decode(&reference.raw.sha256)?)?,
+        file("image.efi", &hex::decode(&reference.uki.sha256)?)?,
+        file("image.reference.json", &measurements::Bank::Sha256.digest(&reference.to_bytes()?))?,
+    ];
+    Ok((reference, files))
 }
 
 /// Hands a file to the broker; what it says if it does not take it.

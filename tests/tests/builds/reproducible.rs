@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use cairn_tests::difference::{copy_outputs, first_difference};
 use cairn_tests::environment::output_of;
 use cairn_tests::image::Image;
-
+use xtask::difference::first_difference;
 use xtask::sandbox::WORK;
 
 use super::Row;
@@ -42,10 +41,9 @@ fn two_builds(shop: &Workshop, row: &str) -> Result<()> {
     other.run("unshare_net", &["build-image", "--locked"])?;
 
     // Copied, so that the tools that look for a difference may read what the other user made.
-    let second =
-        copy_outputs(&Image::open(&other.checkout.join("target/image"))?, &shop.folder(&format!("{row}-second"))?)?;
-    let difference = first_difference(&shop.sandbox, &first.image()?, &second)?;
-    ensure!(difference.is_none(), "{}", difference.unwrap_or_default());
+    let second = Image::open(&other.checkout.join("target/image"))?.copy_to(&shop.folder(&format!("{row}-second"))?)?;
+    let found = difference(shop, &first.image()?, &second)?;
+    ensure!(found.is_none(), "{}", found.unwrap_or_default());
     Ok(())
 }
 
@@ -151,20 +149,25 @@ fn differences(shop: &Workshop, row: &str) -> Result<()> {
     type Change = fn(&mut Vec<u8>);
     let changes: [(&str, Change, &str); 4] = [
         ("image.json", |bytes| bytes.push(b' '), "image.json (stage `outputs`)"),
-        ("root.verity", |bytes| bytes[4100] ^= 1, "root.verity (stage `verity`), at byte 4100"),
+        ("root.verity", |bytes| bytes[4100] ^= 1, "root.verity (stage `verity`): its content; from byte 4100"),
         ("efi", |bytes| flip_in_section(bytes, ".cmdline"), "efi (stage `disk`)"),
         ("raw", |bytes| bytes[(49 << 20) + 7] ^= 1, "partition configuration"),
     ];
-    ensure!(first_difference(&shop.sandbox, &shop.image, &shop.image)?.is_none(), "an image differs from itself");
+    ensure!(difference(shop, &shop.image, &shop.image)?.is_none(), "an image differs from itself");
     for (suffix, change, expected) in changes {
-        let copy = copy_outputs(&shop.image, &shop.folder(&format!("{row}-{suffix}"))?)?;
+        let copy = shop.image.copy_to(&shop.folder(&format!("{row}-{suffix}"))?)?;
         let mut bytes = copy.read(suffix)?;
         change(&mut bytes);
         fs::write(copy.file(suffix), bytes)?;
-        let found = first_difference(&shop.sandbox, &shop.image, &copy)?.unwrap_or_default();
+        let found = difference(shop, &shop.image, &copy)?.unwrap_or_default();
         ensure!(found.contains(expected), "{found:?} does not say {expected:?}");
     }
     in_a_file(shop, row)
+}
+
+fn difference(shop: &Workshop, ours: &Image, theirs: &Image) -> Result<Option<String>> {
+    let found = first_difference(&shop.sandbox, &ours.outputs()?, &theirs.outputs()?)?;
+    Ok(found.map(|found| found.to_string()))
 }
 
 fn flip_in_section(bytes: &mut [u8], name: &str) {
@@ -177,17 +180,17 @@ fn flip_in_section(bytes: &mut [u8], name: &str) {
 
 /// One file more in the initrd, and another mode in the root.
 fn in_a_file(shop: &Workshop, row: &str) -> Result<()> {
-    let copy = copy_outputs(&shop.image, &shop.folder(&format!("{row}-files"))?)?;
+    let copy = shop.image.copy_to(&shop.folder(&format!("{row}-files"))?)?;
     let script = "mkdir /tmp/tree; cd /tmp/tree; zstd -qdc /tmp/file | cpio -i --quiet; echo >> etc/cairn/boot.json; \
                   find . | cpio -o --quiet -H newc | zstd -qc";
     fs::write(copy.file("initrd"), remade(shop, "initrd", script)?)?;
-    let found = first_difference(&shop.sandbox, &shop.image, &copy)?.unwrap_or_default();
+    let found = difference(shop, &shop.image, &copy)?.unwrap_or_default();
     ensure!(found.contains("initrd (stage `initrd`)") && found.contains("file /"), "{found}");
 
     let script = "fsck.erofs --extract=/tmp/tree /tmp/file >/dev/null 2>&1; chmod 600 /tmp/tree/etc/hosts; \
                   mkfs.erofs --quiet /tmp/new /tmp/tree >/dev/null 2>&1; cat /tmp/new";
     fs::write(copy.file("root.erofs"), remade(shop, "root.erofs", script)?)?;
-    let found = first_difference(&shop.sandbox, &shop.image, &copy)?.unwrap_or_default();
+    let found = difference(shop, &shop.image, &copy)?.unwrap_or_default();
     ensure!(found.contains("root.erofs (stage `root`)") && found.contains("file /etc/hosts"), "{found}");
     Ok(())
 }

@@ -5,6 +5,7 @@
 pub mod channel;
 pub mod measured_boot;
 pub mod provenance;
+pub mod rebuild;
 
 use std::collections::{BTreeMap, BTreeSet};
 

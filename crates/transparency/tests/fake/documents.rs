@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use transparency::statement::channel::{Channel, Release, Standing};
 use transparency::statement::measured_boot::{MeasuredBoot, Reference};
 use transparency::statement::provenance::Provenance;
+use transparency::statement::rebuild::Rebuild;
 use transparency::statement::{Statement, Subject};
 
 use super::NOW;
@@ -120,6 +121,11 @@ pub fn build() -> ImageDocument {
 pub fn provenance() -> Statement<Provenance> {
     let builder = "https://builder.test.invalid";
     Statement::provenance(&build(), Vec::new(), builder, Some("git+https://source.test.invalid/cairn")).unwrap()
+}
+
+/// That it was built again.
+pub fn rebuild() -> Statement<Rebuild> {
+    Statement::rebuild(&image(), files(&Reference::Image(Box::new(image())))).unwrap()
 }
 
 /// A channel in which this release stands so.

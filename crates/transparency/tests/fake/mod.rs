@@ -69,6 +69,8 @@ pub struct Fake {
     pub now: u64,
     /// Signs releases, machine references and channels.
     pub signer: Signer,
+    /// Sign rebuilds; nobody, if nothing else is said.
+    pub rebuilders: Vec<Signer>,
     pub log: Ed25519KeyPair,
     pub witnesses: [Ed25519KeyPair; 2],
     pub roots: [Ed25519KeyPair; 3],
@@ -88,6 +90,7 @@ impl Fake {
         Self {
             now,
             signer: Signer::new(),
+            rebuilders: Vec::new(),
             log: ed25519(1),
             witnesses: [ed25519(2), ed25519(3)],
             roots: [ed25519(4), ed25519(5), ed25519(6)],
@@ -100,13 +103,16 @@ impl Fake {
     pub fn trust_root(&self) -> TrustRootDocument {
         let witness =
             |(name, key): (&&str, &Ed25519KeyPair)| Witness { key: Bytes32(public(key)), name: (*name).into() };
+        let signing = |signer: &Signer, uses| SigningKey {
+            key: Hex(signer.key.spki()),
+            not_after: self.now + 500,
+            not_before: self.now - 500,
+            uses,
+        };
+        let releases = signing(&self.signer, vec![Use::Image, Use::Machine, Use::Channel]);
+        let rebuilders = self.rebuilders.iter().map(|signer| signing(signer, vec![Use::Rebuild]));
         TrustRootDocument {
-            keys: vec![SigningKey {
-                key: Hex(self.signer.key.spki()),
-                not_after: self.now + 500,
-                not_before: self.now - 500,
-                uses: vec![Use::Image, Use::Machine, Use::Channel],
-            }],
+            keys: std::iter::once(releases).chain(rebuilders).collect(),
             logs: vec![Log { key: Hex(Key::ed25519(public(&self.log)).spki()), origin: ORIGIN.into() }],
             root: RootKeys { keys: self.roots.iter().map(|key| Bytes32(public(key))).collect(), threshold: 2 },
             schema: TrustRootDocument::SCHEMA.into(),
@@ -130,11 +136,22 @@ impl Fake {
 
     /// Signs, logs and timestamps a statement.
     pub fn publish(&mut self, statement: &[u8]) -> Bundle {
+        let signature = self.signer.sign(&pre_authentication_encoding(PAYLOAD_TYPE, statement));
+        self.publish_signed(statement, signature, self.signer.key.clone())
+    }
+
+    /// The same, signed by the rebuilder with this number.
+    pub fn publish_rebuild(&mut self, rebuilder: usize, statement: &[u8]) -> Bundle {
+        let signer = &self.rebuilders[rebuilder];
+        let signature = signer.sign(&pre_authentication_encoding(PAYLOAD_TYPE, statement));
+        self.publish_signed(statement, signature, signer.key.clone())
+    }
+
+    fn publish_signed(&mut self, statement: &[u8], signature: Vec<u8>, key: Key) -> Bundle {
         let signed = pre_authentication_encoding(PAYLOAD_TYPE, statement);
-        let signature = self.signer.sign(&signed);
-        let body = entry::body(&signed, &signature, &self.signer.key);
+        let body = entry::body(&signed, &signature, &key);
         Bundle {
-            hint: self.signer.key.hint(),
+            hint: key.hint(),
             envelope: Envelope::with_signature(PAYLOAD_TYPE, statement, "", &signature),
             entry: self.append(body),
             timestamps: vec![self.authority.stamp(&signature, self.now)],

@@ -6,10 +6,11 @@ use sha2::{Digest, Sha256};
 use transparency::Code;
 use transparency::statement::measured_boot::{MeasuredBoot, Reference};
 use transparency::statement::provenance::Provenance;
+use transparency::statement::rebuild::Rebuild;
 use transparency::statement::{Predicate, Statement};
-use transparency::verify::{About, Known, logged};
+use transparency::verify::{About, Known, logged, rebuilders};
 
-use crate::fake::{Fake, NOW, documents};
+use crate::fake::{Fake, NOW, Signer, documents};
 use crate::{assert_complete, code, leaves, objects, with};
 
 fn value(bytes: &[u8]) -> Value {
@@ -232,4 +233,82 @@ fn every_field_of_provenance_counts() {
     for (pointer, value, expected) in rows {
         assert_eq!(judged(&with(&good, &pointer, value)), expected, "{pointer}");
     }
+}
+
+/// Two releases' worth of rebuilders: what a release and these rebuilds (by number of the rebuilder) get.
+fn rebuilt(fake: &mut Fake, rebuilds: &[(usize, Vec<u8>)], least: u64) -> Option<Code> {
+    let root = fake.trusted(&fake.trust_root());
+    let release = fake.publish(&documents::release().write().unwrap()).write().unwrap();
+    let release = logged::<MeasuredBoot>(&release, &root, NOW).unwrap();
+    let bundles: Vec<_> =
+        rebuilds.iter().map(|(by, bytes)| fake.publish_rebuild(*by, bytes).write().unwrap()).collect();
+    let read = bundles.iter().map(|bundle| logged::<Rebuild>(bundle, &root, NOW)).collect::<Result<Vec<_>, _>>();
+    code(read.and_then(|rebuilds| rebuilders(&release, &rebuilds, least)))
+}
+
+fn with_rebuilders() -> Fake {
+    Fake { rebuilders: vec![Signer::new(), Signer::new()], ..Fake::new() }
+}
+
+#[test]
+fn every_field_of_a_rebuild_counts() {
+    let good = value(&documents::rebuild().write().unwrap());
+    let judged = |value: &Value| rebuilt(&mut with_rebuilders(), &[(0, bytes(value))], 1);
+    assert_eq!(judged(&good), None);
+    let digest = |number: u8| format!("/subject/{number}/digest/sha256");
+    let name = |number: u8| format!("/subject/{number}/name");
+    let other = "00".repeat(32);
+    let rows: Vec<(String, Value, Option<Code>)> = vec![
+        ("/_type".into(), "x".into(), Some(Code::Statement)),
+        ("/predicateType".into(), Provenance::TYPE.into(), Some(Code::PredicateType)),
+        ("/predicate/lock".into(), other.clone().into(), Some(Code::Subject)),
+        // Its own subjects do not have it.
+        ("/predicate/reference".into(), other.clone().into(), Some(Code::Statement)),
+        ("/predicate/revision".into(), "x".into(), Some(Code::Subject)),
+        (digest(0), other.clone().into(), Some(Code::Subject)),
+        (digest(1), other.clone().into(), Some(Code::Subject)),
+        (digest(2), other.into(), Some(Code::Statement)),
+        (name(0), "tpm:pcr4@initrd".into(), Some(Code::Statement)),
+        // Only digests count.
+        (name(1), "x".into(), None),
+        (name(2), "x".into(), None),
+    ];
+    assert_complete(&good, rows.iter().map(|(pointer, ..)| pointer.as_str()));
+    for (pointer, value, expected) in rows {
+        assert_eq!(judged(&with(&good, &pointer, value)), expected, "{pointer}");
+    }
+    let mut another = documents::image();
+    another.epoch += 1;
+    let files = documents::files(&Reference::Image(Box::new(another.clone())));
+    let another = Statement::rebuild(&another, files).unwrap().write().unwrap();
+    assert_eq!(rebuilt(&mut with_rebuilders(), &[(0, another)], 1), Some(Code::Subject));
+}
+
+#[test]
+fn rebuilders_are_counted_once_each_and_the_publisher_is_none() {
+    let good = documents::rebuild().write().unwrap();
+    let by = |number: usize| (number, good.clone());
+    for (rebuilds, least, expected) in [
+        (vec![], 0, None),
+        (vec![], 1, Some(Code::Rebuilders)),
+        (vec![by(0)], 1, None),
+        (vec![by(0)], 2, Some(Code::Rebuilders)),
+        (vec![by(0), by(0)], 2, Some(Code::Rebuilders)),
+        (vec![by(0), by(1)], 2, None),
+        (vec![by(1), by(0), by(1)], 2, None),
+    ] {
+        assert_eq!(rebuilt(&mut with_rebuilders(), &rebuilds, least), expected, "{} of {least}", rebuilds.len());
+    }
+    // A key that may do both counts for releases only; one that may not rebuild is refused.
+    let mut fake = with_rebuilders();
+    let mut document = fake.trust_root();
+    document.keys[0].uses.push(transparency::trust_root::Use::Rebuild);
+    let root = fake.trusted(&document);
+    let own = fake.publish(&good).write().unwrap();
+    let release = fake.publish(&documents::release().write().unwrap()).write().unwrap();
+    let release = logged::<MeasuredBoot>(&release, &root, NOW).unwrap();
+    let own_read = logged::<Rebuild>(&own, &root, NOW).unwrap();
+    assert_eq!(code(rebuilders(&release, &[own_read], 1)), Some(Code::Rebuilders));
+    let root = fake.trusted(&fake.trust_root());
+    assert_eq!(code(logged::<Rebuild>(&own, &root, NOW)), Some(Code::KeyUse));
 }

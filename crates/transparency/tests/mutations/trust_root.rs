@@ -39,9 +39,9 @@ fn every_field_of_a_trust_root_counts() {
         ("/keys/0/key", hex::encode(Signer::new().key.spki()).into(), Code::Key),
         ("/keys/0/not_after", NOW.into(), Code::KeyValidity),
         ("/keys/0/not_before", (NOW + 1).into(), Code::KeyValidity),
-        ("/keys/0/uses/0", "rebuild".into(), Code::TrustRoot),
+        ("/keys/0/uses/0", "rebuild".into(), Code::KeyUse),
         ("/keys/0/uses/1", "channel".into(), Code::TrustRoot),
-        ("/keys/0/uses/2", "machine".into(), Code::TrustRoot),
+        ("/keys/0/uses/2", "everything".into(), Code::TrustRoot),
         ("/logs/0/key", log.into(), Code::CheckpointSignature),
         ("/logs/0/origin", "other.test.invalid".into(), Code::Origin),
         // Two of the three sign: each must be one of them.
