@@ -93,12 +93,12 @@ pub fn run(command: &ChannelCommand) -> Result<String> {
             next(channel, |publisher, state| promote(publisher, state, release))
         }
         ChannelCommand::Revoke { channel, release } => next(channel, |_, state| revoke(state, release)),
-        ChannelCommand::Renew { channel } => next(channel, |_, _| Ok(())),
+        ChannelCommand::Renew { channel } => next(channel, |_, _| Ok(true)),
     }
 }
 
-/// Publishes the state after the newest one.
-fn next(args: &ChannelArgs, change: impl FnOnce(&Publisher, &mut Channel) -> Result<()>) -> Result<String> {
+/// Publishes the state after the newest one, if the change says that there is news.
+fn next(args: &ChannelArgs, change: impl FnOnce(&Publisher, &mut Channel) -> Result<bool>) -> Result<String> {
     check_name(&args.name)?;
     let publisher = Publisher::open(&args.where_to)?;
     std::fs::create_dir_all(&args.folder).with_context(|| format!("Failed to make {}", args.folder.display()))?;
@@ -115,7 +115,11 @@ fn next(args: &ChannelArgs, change: impl FnOnce(&Publisher, &mut Channel) -> Res
         args.folder.display(),
         state.name
     );
-    change(&publisher, &mut state)?;
+    let is_news = change(&publisher, &mut state)?;
+    let holds = publisher.now < state.expires;
+    if !is_news && holds && args.least_epoch.is_none_or(|epoch| epoch == state.least_epoch) {
+        return Ok(format!("version {} of {} says so already\n", state.version, args.name));
+    }
     if let Some(epoch) = args.least_epoch {
         ensure!(epoch >= state.least_epoch, "The least epoch is {} and never falls", state.least_epoch);
         state.least_epoch = epoch;
@@ -155,7 +159,7 @@ fn newest(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
     Ok(entries.flatten().map(|entry| entry.path()).filter(is_state).max())
 }
 
-fn promote(publisher: &Publisher, state: &mut Channel, bundle: &Path) -> Result<()> {
+fn promote(publisher: &Publisher, state: &mut Channel, bundle: &Path) -> Result<bool> {
     let release = logged::<MeasuredBoot>(&files::read(bundle)?, &publisher.trust, publisher.now).map_err(refused);
     let release = release.with_context(|| format!("{} is not believed", bundle.display()))?;
     let Reference::Image(image) = &release.statement.predicate().reference else {
@@ -166,19 +170,22 @@ fn promote(publisher: &Publisher, state: &mut Channel, bundle: &Path) -> Result<
     call_good(state, Release { name, standing: Standing::Good, statement: release.digest })
 }
 
-/// What was revoked stays so: nobody makes it good again by repeating an old command.
-fn call_good(state: &mut Channel, release: Release) -> Result<()> {
+/// Whether that is news. What was revoked stays so: nobody makes it good again by repeating an old command.
+fn call_good(state: &mut Channel, release: Release) -> Result<bool> {
     ensure!(
         state.standing(&release.statement) != Some(Standing::Revoked),
         "{} is revoked, and stays so: publish the image anew, and promote that",
         release.name
     );
+    if state.releases.contains(&release) {
+        return Ok(false);
+    }
     state.releases.retain(|known| known.statement != release.statement);
     state.releases.push(release);
-    Ok(())
+    Ok(true)
 }
 
-fn revoke(state: &mut Channel, which: &str) -> Result<()> {
+fn revoke(state: &mut Channel, which: &str) -> Result<bool> {
     let fits = |release: &&mut Release| {
         !which.is_empty() && (release.name == which || hex::encode(release.statement.0).starts_with(which))
     };
@@ -186,8 +193,9 @@ fn revoke(state: &mut Channel, which: &str) -> Result<()> {
     let [release] = &mut matching[..] else {
         bail!("{} releases are called {which:?}: `cargo xtask channel show {}`", matching.len(), state.name)
     };
+    let is_news = release.standing != Standing::Revoked;
     release.standing = Standing::Revoked;
-    Ok(())
+    Ok(is_news)
 }
 
 /// The newest state; what it says is verified by whoever uses it.
@@ -245,9 +253,10 @@ mod tests {
     fn a_good_release_is_named_once_and_a_revoked_one_is_never_good_again() {
         let mut state = state();
         let again = state.releases[1].clone();
-        call_good(&mut state, again.clone()).unwrap();
+        assert!(!call_good(&mut state, again.clone()).unwrap());
         assert_eq!(state.releases.len(), 2);
-        revoke(&mut state, "a_2").unwrap();
+        assert!(revoke(&mut state, "a_2").unwrap());
+        assert!(!revoke(&mut state, "a_2").unwrap());
         let before = state.clone();
         assert!(call_good(&mut state, again).unwrap_err().to_string().contains("stays so"));
         assert_eq!(state, before);

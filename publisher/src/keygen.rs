@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use sigstore::crypto::SigningScheme;
 use sigstore::crypto::signing_key::SigStoreKeyPair;
 use zeroize::Zeroizing;
 
@@ -24,7 +25,7 @@ pub struct KeygenArgs {
 
 /// Runs the command.
 pub fn run(args: &KeygenArgs) -> Result<String> {
-    make(&args.path, args.password_file.as_deref())?;
+    make(&args.path, args.password_file.as_deref(), SCHEME)?;
     let public = args.path.with_extension("pub");
     let key = signer::public_key(&files::read(&public)?)?;
     let warning = if args.password_file.is_some() { "encrypted" } else { "not encrypted: keep it from everybody" };
@@ -37,8 +38,8 @@ pub fn run(args: &KeygenArgs) -> Result<String> {
 }
 
 /// Makes a key at `path` and its public half beside it.
-pub fn make(path: &Path, password_file: Option<&Path>) -> Result<()> {
-    let made = SCHEME.create_signer().context("Failed to make a key")?;
+pub fn make(path: &Path, password_file: Option<&Path>, scheme: SigningScheme) -> Result<()> {
+    let made = scheme.create_signer().context("Failed to make a key")?;
     let pair: SigStoreKeyPair = made.to_sigstore_keypair().context("Failed to make a key")?;
     let private = match password_file {
         None => pair.private_key_to_pem(),

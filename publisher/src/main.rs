@@ -10,6 +10,7 @@ mod publish;
 mod signer;
 mod statements;
 mod trust;
+mod trust_root;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,12 @@ enum Command {
     Channel(Box<channel::ChannelCommand>),
     /// Sign an image or a machine reference, and log it
     Publish(Box<publish::PublishArgs>),
+    /// Say that an image was built again, and came out the same (`cargo xtask rebuild` does it)
+    #[command(hide = true)]
+    Rebuilt(Box<publish::RebuiltArgs>),
+    /// Say whom verifiers believe
+    #[command(subcommand)]
+    TrustRoot(Box<trust_root::TrustRootCommand>),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +48,8 @@ fn main() -> ExitCode {
         Command::Channel(command) => channel::run(&command),
         Command::Keygen(args) => keygen::run(&args),
         Command::Publish(args) => publish::run(&args),
+        Command::Rebuilt(args) => publish::rebuilt(&args),
+        Command::TrustRoot(command) => trust_root::run(&command),
     };
     match outcome {
         Ok(text) => {

@@ -18,7 +18,7 @@ use transparency::verify::Evidence;
 use crate::files;
 use crate::log::{Answer, Log, request};
 use crate::signer::{Signer, SignerArgs};
-use crate::statements::{Prepared, Terms, prepare};
+use crate::statements::{Prepared, Terms, prepare, rebuilt as rebuilt_in};
 use crate::trust::{self, bundle_of_answer, refused};
 
 const DAY: u64 = 86_400;
@@ -100,6 +100,24 @@ pub struct Publisher {
     pub trust: TrustRoot,
     /// Seconds since 1970.
     pub now: u64,
+}
+
+/// Say that an image was built again, and came out the same
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Example: cargo xtask rebuild cairn_0.1.0.measured-boot.sigstore.json --key rebuilder.key --log URL --trust-root trust-root.json"
+)]
+pub struct RebuiltArgs {
+    /// Folder with the image that was built again
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    #[command(flatten)]
+    where_to: LogArgs,
+}
+
+/// Runs the command.
+pub fn rebuilt(args: &RebuiltArgs) -> Result<String> {
+    Publisher::open(&args.where_to)?.publish(&rebuilt_in(&args.folder)?)
 }
 
 impl Publisher {

@@ -83,7 +83,8 @@ impl Signer {
     }
 }
 
-fn read_key(path: &Path, password_file: Option<&Path>) -> Result<SigStoreKeyPair> {
+/// Opens a private key, encrypted or not.
+pub fn read_key(path: &Path, password_file: Option<&Path>) -> Result<SigStoreKeyPair> {
     let pem = Zeroizing::new(files::read(path)?);
     if !pem.windows(9).any(|window| window == b"ENCRYPTED") {
         return SigStoreKeyPair::from_pem(&pem).with_context(|| format!("{} is no private key", path.display()));
@@ -150,7 +151,7 @@ mod tests {
         std::fs::write(&password, "a password\n").unwrap();
         for (name, password) in [("plain", None), ("encrypted", Some(password.as_path()))] {
             let path = folder.path().join(name);
-            crate::keygen::make(&path, password).unwrap();
+            crate::keygen::make(&path, password, SCHEME).unwrap();
             let signer = Signer::open(&args(&path, password)).unwrap();
             let envelope = signer.sign(b"{}").unwrap();
             let payload = envelope.verify(PAYLOAD_TYPE, std::slice::from_ref(signer.key.public()), 1).unwrap();
@@ -167,7 +168,7 @@ mod tests {
     fn a_program_that_signs_something_else_is_found_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        crate::keygen::make(&path, None).unwrap();
+        crate::keygen::make(&path, None, SCHEME).unwrap();
         for (command, words) in [("cat", "no signature"), ("false", "nothing was published"), ("", "empty command")] {
             let public_key = Some(path.with_extension("pub"));
             let args = SignerArgs { key: None, password_file: None, signer: Some(command.into()), public_key };

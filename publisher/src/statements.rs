@@ -17,6 +17,7 @@ const IMAGE: &str = ".image.json";
 const MACHINE: &str = ".machine.json";
 const MEASURED_BOOT: &str = "measured-boot";
 const PROVENANCE: &str = "provenance";
+const REBUILD: &str = "rebuild";
 
 /// A statement, and where its files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +95,16 @@ fn image_in(folder: &Path) -> Result<PathBuf> {
     }
 }
 
-fn of_image(path: &Path, base: &str, terms: &Terms) -> Result<Vec<Prepared>> {
+/// An image whose files are those that its document describes, and which anybody can build again.
+struct Built<'a> {
+    folder: &'a Path,
+    base: &'a str,
+    image: ImageDocument,
+    /// The document itself.
+    own: Subject,
+}
+
+fn built<'a>(path: &'a Path, base: &'a str) -> Result<Built<'a>> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let bytes = files::read(path)?;
     let image = ImageDocument::parse(&bytes).with_context(|| format!("{} is not understood", path.display()))?;
@@ -116,16 +126,43 @@ fn of_image(path: &Path, base: &str, terms: &Terms) -> Result<Vec<Prepared>> {
         ensure!(found == output.sha256.0, "{}", is_other());
     }
     let own = Subject::file(format!("{base}{IMAGE}"), Sha256::digest(&bytes).into());
-    let provenance = Statement::provenance(&image, vec![own.clone()], &terms.builder, terms.repository.as_deref());
+    Ok(Built { folder, base, image, own })
+}
+
+impl Built<'_> {
+    fn outputs(&self) -> impl Iterator<Item = Subject> {
+        self.image.outputs.iter().map(|(name, output)| Subject::file(name, output.sha256.0))
+    }
+
+    fn reference(&self) -> Result<Reference> {
+        let path = self.folder.join(format!("{}.reference.json", self.base));
+        Reference::read(&files::read(&path)?).with_context(|| format!("{} is not understood", path.display()))
+    }
+}
+
+fn of_image(path: &Path, base: &str, terms: &Terms) -> Result<Vec<Prepared>> {
+    let built = built(path, base)?;
+    let Built { folder, image, own, .. } = &built;
+    let provenance = Statement::provenance(image, vec![own.clone()], &terms.builder, terms.repository.as_deref());
     let provenance = prepared(folder, base, PROVENANCE, provenance.map_err(refused)?)?;
 
-    let outputs = image.outputs.iter().map(|(name, output)| Subject::file(name, output.sha256.0));
     let of_provenance = Subject::file(file_name(&provenance.statement()), Sha256::digest(&provenance.bytes).into());
-    let subjects = outputs.chain([own, of_provenance]).collect();
-    let reference = Reference::read(&files::read(&folder.join(format!("{base}.reference.json")))?)
-        .with_context(|| format!("The reference beside {} is not understood", path.display()))?;
-    let measured = measured_boot(folder, base, subjects, reference, terms)?;
+    let subjects = built.outputs().chain([own.clone(), of_provenance]).collect();
+    let measured = measured_boot(folder, base, subjects, built.reference()?, terms)?;
     Ok(vec![provenance, measured])
+}
+
+/// That the image in a folder was built again, and came out as its reference says.
+pub fn rebuilt(folder: &Path) -> Result<Prepared> {
+    let path = image_in(folder)?;
+    let name = file_name(&path);
+    let built = built(&path, name.trim_end_matches(IMAGE))?;
+    let Reference::Image(reference) = built.reference()? else {
+        bail!("The reference beside {} is of a machine", path.display())
+    };
+    let files = built.outputs().chain([built.own.clone()]).collect();
+    let statement = Statement::rebuild(&reference, files).map_err(refused)?;
+    prepared(built.folder, built.base, REBUILD, statement)
 }
 
 fn of_machine(path: &Path, base: &str, terms: &Terms) -> Result<Vec<Prepared>> {

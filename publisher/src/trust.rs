@@ -8,6 +8,7 @@ use measurements::bytes::{Bytes32, Hex};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use transparency::Refusal;
 use transparency::bundle::Bundle;
 use transparency::key::Key;
@@ -20,6 +21,9 @@ use transparency::trust_root::{Log, PAYLOAD_TYPE, RootKeys, SigningKey, TrustRoo
 use transparency::verify::{Evidence, logged};
 
 const DAY: u64 = 86_400;
+/// Types of signatures in notes (C2SP signed-note): of a log, of a witness.
+const LOG: u8 = 1;
+const WITNESS: u8 = 4;
 
 /// The trust root of whoever believes a release key and these logs today, and asks for no witness.
 pub fn of_keys(release: &Key, logs: &[String], now: u64) -> Result<TrustRoot> {
@@ -44,18 +48,28 @@ pub fn of_keys(release: &Key, logs: &[String], now: u64) -> Result<TrustRoot> {
     TrustRoot::first(&serde_json::to_vec(&envelope)?).map_err(refused)
 }
 
-/// Reads `name+id+key` (C2SP signed-note), as logs make it known. Keys are of Ed25519.
-fn known_log(text: &str) -> Result<Log> {
+/// Reads the key of a log.
+pub fn known_log(text: &str) -> Result<Log> {
+    let (origin, key) = verifier_key(text, LOG)?;
+    Ok(Log { key: Hex(Key::ed25519(key).spki()), origin })
+}
+
+/// Reads the key of a witness: its name and its key.
+pub fn known_witness(text: &str) -> Result<(String, [u8; 32])> {
+    verifier_key(text, WITNESS)
+}
+
+/// Reads `name+id+key` (C2SP signed-note), as logs and witnesses make it known. Keys are of Ed25519.
+fn verifier_key(text: &str, kind: u8) -> Result<(String, [u8; 32])> {
     let parts: Vec<&str> = text.trim().splitn(3, '+').collect();
-    let [origin, id, key] = parts[..] else { bail!("{text:?} is no verifier key: NAME+ID+KEY is expected") };
+    let [name, id, key] = parts[..] else { bail!("{text:?} is no verifier key: NAME+ID+KEY is expected") };
     let bytes = STANDARD.decode(key).ok();
-    let key = bytes.as_deref().and_then(|bytes| bytes.strip_prefix(&[1])).and_then(|key| key.try_into().ok());
-    let key = Key::ed25519(key.with_context(|| format!("{text:?} has no key of Ed25519"))?);
-    ensure!(
-        hex::encode(&key.note_id(origin)[..4]) == id,
-        "{text:?} contradicts itself: the id is that of another name or key"
-    );
-    Ok(Log { key: Hex(key.spki()), origin: origin.to_owned() })
+    let key = bytes.as_deref().and_then(|bytes| bytes.strip_prefix(&[kind])).and_then(|key| key.try_into().ok());
+    let what = if kind == LOG { "log" } else { "witness" };
+    let key: [u8; 32] = key.with_context(|| format!("{text:?} has no key of Ed25519 of a {what}"))?;
+    let digest = Sha256::new().chain_update(name).chain_update([b'\n', kind]).chain_update(key).finalize();
+    ensure!(hex::encode(&digest[..4]) == id, "{text:?} contradicts itself: the id is that of another name or key");
+    Ok((name.to_owned(), key))
 }
 
 /// The bundle of an entry as the log gave it (TransparencyLogEntry).

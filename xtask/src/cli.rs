@@ -73,6 +73,9 @@ enum Command {
     /// Sign an image or a machine reference, and write it to a transparency log (`publisher publish`)
     #[command(disable_help_flag = true)]
     Publish(HandedOver),
+    /// Say whom verifiers believe: keygen, make, sign, show (`publisher trust-root`)
+    #[command(disable_help_flag = true)]
+    TrustRoot(HandedOver),
     /// Run a program inside the build root
     InRoot(InRootArgs),
 }
@@ -147,6 +150,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Channel(args) => hand_over(PUBLISHER, "channel", &args),
         Command::Keygen(args) => hand_over(PUBLISHER, "keygen", &args),
         Command::Publish(args) => hand_over(PUBLISHER, "publish", &args),
+        Command::TrustRoot(args) => hand_over(PUBLISHER, "trust-root", &args),
         Command::Boot(args) => {
             host::require(host::TO_BUILD)?;
             let tools = build_root(&progress(false))?;
