@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
@@ -17,15 +17,12 @@ use crate::interrupt;
 use crate::lock::sets;
 use crate::log_server::{self, LogServerArgs};
 use crate::machine::record::RecordArgs;
+use crate::neighbours::{CAIRN, PUBLISHER, hand_over};
 use crate::progress::{Progress, Style};
+use crate::rebuild::RebuildArgs;
 use crate::sandbox::InRootArgs;
 use crate::store::Store;
 use crate::test::TestArgs;
-
-/// For those who do not build.
-const CAIRN: &str = "cairn";
-/// Compiled only by those who publish.
-const PUBLISHER: &str = "publisher";
 
 /// Build, boot and test Cairn images.
 #[derive(Parser)]
@@ -73,6 +70,8 @@ enum Command {
     /// Sign an image or a machine reference, and write it to a transparency log (`publisher publish`)
     #[command(disable_help_flag = true)]
     Publish(HandedOver),
+    /// Build a published image again, and compare every output and every event
+    Rebuild(RebuildArgs),
     /// Say whom verifiers believe: keygen, make, sign, show (`publisher trust-root`)
     #[command(disable_help_flag = true)]
     TrustRoot(HandedOver),
@@ -145,12 +144,16 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{}", path.display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Measure(args) => hand_over(CAIRN, "measure", &args),
-        Command::Explain(args) => hand_over(CAIRN, "explain", &args),
-        Command::Channel(args) => hand_over(PUBLISHER, "channel", &args),
-        Command::Keygen(args) => hand_over(PUBLISHER, "keygen", &args),
-        Command::Publish(args) => hand_over(PUBLISHER, "publish", &args),
-        Command::TrustRoot(args) => hand_over(PUBLISHER, "trust-root", &args),
+        Command::Measure(args) => hand_over(CAIRN, "measure", args.arguments),
+        Command::Explain(args) => hand_over(CAIRN, "explain", args.arguments),
+        Command::Channel(args) => hand_over(PUBLISHER, "channel", args.arguments),
+        Command::Keygen(args) => hand_over(PUBLISHER, "keygen", args.arguments),
+        Command::Publish(args) => hand_over(PUBLISHER, "publish", args.arguments),
+        Command::Rebuild(args) => {
+            begin()?;
+            crate::rebuild::run(&args, &progress(args.json))
+        }
+        Command::TrustRoot(args) => hand_over(PUBLISHER, "trust-root", args.arguments),
         Command::Boot(args) => {
             host::require(host::TO_BUILD)?;
             let tools = build_root(&progress(false))?;
@@ -162,20 +165,6 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
     }
-}
-
-/// Becomes another program of the workspace, which is compiled if need be: the first time one sees that. What it has beyond this command is left out: measuring and explaining do not need what verifying releases does.
-fn hand_over(program: &str, command: &str, args: &HandedOver) -> Result<ExitCode> {
-    let checkout = Checkout::find()?;
-    let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["run", "--no-default-features", "--package", program, "--manifest-path"]);
-    cargo.arg(checkout.join("Cargo.toml"));
-    if checkout.target().join("debug").join(program).exists() {
-        cargo.arg("--quiet");
-    }
-    cargo.args(["--", command]);
-    let status = cargo.args(&args.arguments).status().context("Failed to run cargo")?;
-    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)))
 }
 
 fn begin() -> Result<()> {

@@ -72,6 +72,20 @@ impl Store {
         Ok(copy)
     }
 
+    /// A cache in the folder `at` that has the packages of this one, by links, and nothing that was made of them: packages are believed by their digests, and a build that proves something makes the rest itself.
+    pub fn packages_only(&self, at: &Path) -> Result<Self> {
+        let copy = Self::at(at)?;
+        let from = self.folder.join("debs");
+        let failed = || format!("Failed to link {} to {}", from.display(), at.display());
+        for entry in fs::read_dir(&from).with_context(failed)?.flatten() {
+            let link = copy.folder.join("debs").join(entry.file_name());
+            if !link.exists() {
+                std::os::unix::fs::symlink(entry.path(), link).with_context(failed)?;
+            }
+        }
+        Ok(copy)
+    }
+
     /// Its top folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -167,6 +181,20 @@ mod tests {
         store.prune(2).unwrap();
         let left = |text: &str| store.stage("root", &Sha256Digest::of(text.as_bytes())).exists();
         assert_eq!((left("a"), left("b"), left("c")), (false, true, true));
+    }
+
+    #[test]
+    fn a_cache_for_proofs_has_packages_and_nothing_that_was_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::at(&folder.path().join("one")).unwrap();
+        let digest = Sha256Digest::of(b"package");
+        fs::write(store.package(&digest), b"package").unwrap();
+        fs::create_dir(store.stage("root", &digest)).unwrap();
+        let other = store.packages_only(&folder.path().join("two")).unwrap();
+        // Asked again, it goes on.
+        store.packages_only(&folder.path().join("two")).unwrap();
+        assert_eq!(fs::read(other.package(&digest)).unwrap(), b"package");
+        assert!(!other.stage("root", &digest).exists());
     }
 
     #[test]

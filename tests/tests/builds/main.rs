@@ -5,6 +5,7 @@ mod bad_mirrors;
 mod bad_sources;
 mod caching;
 mod interrupted;
+mod rebuilt;
 mod reproducible;
 mod workshop;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         bad_sources::rows(),
         caching::rows(),
         interrupted::rows(),
+        rebuilt::rows(),
         reproducible::rows(),
     ];
     harness::run(1, Workshop::open(), rows.into_iter().flatten().collect())
