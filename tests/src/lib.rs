@@ -20,6 +20,7 @@ pub mod pe;
 pub mod records;
 pub mod registers;
 pub mod settled;
+pub mod sources;
 pub mod suite;
 pub mod uki;
 pub mod usage;

@@ -20,6 +20,7 @@ use crate::machine::record::RecordArgs;
 use crate::neighbours::{CAIRN, PUBLISHER, hand_over};
 use crate::progress::{Progress, Style};
 use crate::rebuild::RebuildArgs;
+use crate::release::ReleaseArgs;
 use crate::sandbox::InRootArgs;
 use crate::store::Store;
 use crate::test::TestArgs;
@@ -70,6 +71,8 @@ enum Command {
     /// Sign an image or a machine reference, and write it to a transparency log (`publisher publish`)
     #[command(disable_help_flag = true)]
     Publish(HandedOver),
+    /// Build, try, publish and promote a release, and write its page
+    Release(ReleaseArgs),
     /// Build a published image again, and compare every output and every event
     Rebuild(RebuildArgs),
     /// Say whom verifiers believe: keygen, make, sign, show (`publisher trust-root`)
@@ -149,6 +152,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Channel(args) => hand_over(PUBLISHER, "channel", args.arguments),
         Command::Keygen(args) => hand_over(PUBLISHER, "keygen", args.arguments),
         Command::Publish(args) => hand_over(PUBLISHER, "publish", args.arguments),
+        Command::Release(args) => {
+            begin()?;
+            crate::release::run(&args, &progress(false)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Rebuild(args) => {
             begin()?;
             crate::rebuild::run(&args, &progress(args.json))

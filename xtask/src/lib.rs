@@ -23,6 +23,7 @@ pub mod mirror;
 pub mod neighbours;
 pub mod progress;
 pub mod rebuild;
+pub mod release;
 pub mod repository;
 pub mod sandbox;
 pub mod store;

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use cairn_tests::sources::commit;
 use serde_json::Value;
 
 use super::Row;
-use super::workshop::{Bench, Workshop, git};
+use super::workshop::{Bench, Workshop};
 
 /// Too quick to be cached: these run always.
 const ALWAYS: [&str; 2] = ["disk", "outputs"];
@@ -54,8 +55,7 @@ fn only_what_changed(shop: &Workshop, row: &str) -> Result<()> {
     ensure!(dirty["dirty"] == true, "a changed checkout is not marked: {dirty}");
 
     // Committed, the same again is nothing to do, and clean.
-    let identity = ["-c", "user.name=Test", "-c", "user.email=test@invalid", "-c", "commit.gpgsign=false"];
-    git(&bench.checkout, &[&identity[..], &["commit", "--quiet", "--all", "--message", "Change a file"]].concat())?;
+    commit(&bench.checkout, "Change a file")?;
     let clean = must_run(&bench, &[])?;
     ensure!(clean["dirty"] == false, "a clean checkout is marked: {clean}");
 

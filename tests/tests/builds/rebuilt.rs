@@ -3,10 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use cairn_tests::environment::output_of;
+use cairn_tests::sources::{commit, head};
 use measurements::document::image::ImageReference;
 use transparency::statement::measured_boot::{MeasuredBoot, Reference};
 use transparency::statement::{Statement, Subject};
@@ -14,7 +13,7 @@ use xtask::difference::{OUTPUTS, Outputs};
 use xtask::digest::Sha256Digest;
 
 use super::Row;
-use super::workshop::{Bench, Workshop, git, text_of};
+use super::workshop::{Bench, Workshop, text_of};
 
 pub fn rows() -> Vec<Row> {
     vec![Row::new("a_published_image_is_built_again_and_what_differs_is_named", rebuilt)]
@@ -26,11 +25,9 @@ fn publish(folder: &Path, change: impl FnOnce(&mut ImageReference)) -> Result<Pa
     let mut reference = ImageReference::parse(&outputs.read("reference.json")?)?;
     change(&mut reference);
     let mut files = Vec::new();
+    fs::write(outputs.file("reference.json"), reference.to_bytes()?).context("Failed to write a reference")?;
     for (suffix, _) in OUTPUTS {
-        let digest = match suffix {
-            "reference.json" => Sha256Digest::of(&reference.to_bytes()?),
-            _ => Sha256Digest::of_file(&outputs.file(suffix))?.0,
-        };
+        let digest = Sha256Digest::of_file(&outputs.file(suffix))?.0;
         files.push(Subject::file(format!("{}.{suffix}", outputs.name()), *digest.as_bytes()));
     }
     let predicate =
@@ -38,19 +35,6 @@ fn publish(folder: &Path, change: impl FnOnce(&mut ImageReference)) -> Result<Pa
     let path = folder.join("statement.json");
     fs::write(&path, Statement::measured_boot(files, predicate)?.write()?).context("Failed to write a statement")?;
     Ok(path)
-}
-
-fn head(bench: &Bench) -> Result<String> {
-    let text = output_of(
-        Command::new("git").args(["-c", "safe.directory=*", "rev-parse", "HEAD"]).current_dir(&bench.checkout),
-    )?;
-    Ok(text.trim().to_owned())
-}
-
-fn commit(bench: &Bench) -> Result<String> {
-    let identity = ["-c", "user.name=Test", "-c", "user.email=test@invalid", "-c", "commit.gpgsign=false"];
-    git(&bench.checkout, &[&identity[..], &["commit", "--quiet", "--all", "--message", "A change"]].concat())?;
-    head(bench)
 }
 
 /// The build of another commit is that commit's own, by cargo. Compiling it is left out: this one starts the program under test instead.
@@ -76,9 +60,9 @@ fn rebuilt(shop: &Workshop, row: &str) -> Result<()> {
     ensure!(text.contains("SAME       9 outputs, ") && !text.contains(" 0 events"), "{text}");
 
     // Another commit, whose own tools build it: the same, once more.
-    let first = head(&bench)?;
+    let first = head(&bench.checkout)?;
     bench.edit("os/root/etc/sysctl.d/10-cairn.conf", "", "# changed\n")?;
-    let second = commit(&bench)?;
+    let second = commit(&bench.checkout, "A change")?;
     let text = bench.must_succeed(again(&name).env("CARGO", fake_cargo(&bench)?))?;
     ensure!(text.contains("SAME       9 outputs, ") && text.contains(&first), "{text}");
 

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use cairn_tests::environment::{output_of, sandbox, variable, xtask};
 use cairn_tests::image::Image;
-use xtask::checkout::Checkout;
+use cairn_tests::sources::{git, snapshot};
 use xtask::lock::Lock;
 use xtask::sandbox::Sandbox;
 use xtask::store::Store;
@@ -37,7 +37,7 @@ impl Workshop {
         let program = folder.path().join("xtask");
         fs::copy(xtask()?, &program).context("Failed to copy the xtask program")?;
         let sources = folder.path().join("sources");
-        snapshot(&checkout()?, &sources)?;
+        snapshot(&sources)?;
         // Rows take single packages away from a cache that has all.
         output_of(Command::new(&program).arg("fetch").current_dir(&sources))?;
         Ok(Self {
@@ -70,31 +70,6 @@ impl Workshop {
         self.store.linked(&cache.join("cairn"), &[])?;
         Ok(Bench { workshop: self, folder, checkout, cache })
     }
-}
-
-fn checkout() -> Result<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are not in a checkout")?;
-    Ok(folder.to_owned())
-}
-
-/// A repository whose head is the checkout as it is: its commit, or one more with what is not committed.
-fn snapshot(checkout: &Path, to: &Path) -> Result<()> {
-    let parent = checkout.parent().unwrap_or(checkout);
-    git(parent, &["clone", "--quiet", &checkout.to_string_lossy(), &to.to_string_lossy()])?;
-    git(to, &["rm", "-r", "--quiet", "."])?;
-    Checkout::at(checkout).copy_to(to)?;
-    git(to, &["add", "--all"])?;
-    let unchanged = Command::new("git").args(["diff", "--cached", "--quiet", "HEAD"]).current_dir(to).status();
-    if !unchanged.context("Failed to run git")?.success() {
-        let identity = ["-c", "user.name=Test", "-c", "user.email=test@invalid", "-c", "commit.gpgsign=false"];
-        git(to, &[&identity[..], &["commit", "--quiet", "--message", "The checkout as it is"]].concat())?;
-    }
-    Ok(())
-}
-
-/// Runs git on repositories of whichever user.
-pub fn git(folder: &Path, arguments: &[&str]) -> Result<()> {
-    output_of(Command::new("git").args(["-c", "safe.directory=*"]).args(arguments).current_dir(folder)).map(drop)
 }
 
 /// A clone with a cache.

@@ -13,10 +13,9 @@ use measurements::explain::neighbours::Neighbours;
 use measurements::explain::{self, text};
 use measurements::parse::cel;
 use measurements::parse::tcg_log::{Log, LogEvent, NO_ACTION};
-use measurements::tpm::Value;
 use measurements::{Bank, Event};
 use xtask::machine::record::LOG;
-use xtask::vm::pcr::Pcrs;
+use xtask::vm::expected::same_registers;
 use xtask::vm::shell::Shell;
 
 use crate::Row;
@@ -119,25 +118,5 @@ fn same_user_space(composition: &Composition, records: &[cel::Record]) -> Result
         ensure!(record.digests.len() == Bank::ALL.len(), "{}: a bank is missing", event.input);
     }
     ensure!(predicted.len() == records.len(), "{} events are predicted, {} logged", predicted.len(), records.len());
-    Ok(())
-}
-
-/// Every register, in every bank.
-fn same_registers(composition: &Composition, point: Point, pcrs: &Pcrs) -> Result<()> {
-    let registers = composition.registers(point);
-    ensure!(registers.len() == 16, "{} registers are predicted", registers.len());
-    for (register, value) in &registers {
-        ensure!(matches!(value, Value::Exact(_)), "PCR {register} is not predicted: {value:?}");
-        for bank in Bank::ALL {
-            let (expected, found) = (value.in_bank(bank), pcrs.get(bank, usize::from(*register)));
-            let shown = |value: Option<&[u8]>| value.map(hex::encode).unwrap_or_default();
-            ensure!(
-                found.is_some() && found == expected,
-                "PCR {register} ({bank}) is {}, not {}",
-                shown(found),
-                shown(expected)
-            );
-        }
-    }
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod console;
 pub mod emulated_tpm;
 mod ending;
 mod error;
+pub mod expected;
 mod fw_cfg;
 pub mod pcr;
 mod qemu;
