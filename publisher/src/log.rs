@@ -8,20 +8,19 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::StatusCode;
-use reqwest::blocking::{Client, Response};
+use reqwest::blocking::Client;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use transparency::key::Key;
-use transparency::tiles::{Files, LARGEST, Problem};
+use transparency::tiles::{Files, Problem};
+
+use crate::http::{self, body_of, shown};
 
 /// Where Rekor v2 takes entries and serves files.
 const ENTRIES: &str = "api/v2/log/entries";
 const FILES: &str = "api/v2";
 /// Where it says the number of an entry that it has.
 const INDEX: &str = "x-log-index";
-const CONNECT: Duration = Duration::from_secs(10);
-/// Longest part of an answer that is shown.
-const SHOWN: usize = 300;
 
 /// What the log answered.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,8 +41,7 @@ pub struct Log {
 impl Log {
     /// The log that takes entries at `write` and is read at `read`; a request that takes longer than `patience` is given up.
     pub fn new(write: &str, read: &str, patience: Duration) -> Result<Self> {
-        let client = Client::builder().connect_timeout(CONNECT.min(patience)).timeout(patience).build();
-        let client = client.context("Failed to set up the HTTP client")?;
+        let client = http::client(patience)?;
         let trim = |address: &str| address.trim_end_matches('/').to_owned();
         Ok(Self { write: trim(write), read: trim(read), client })
     }
@@ -117,18 +115,4 @@ pub fn request(signed: &[u8], signature: &[u8], key: &Key) -> Value {
             },
         },
     }})
-}
-
-fn body_of(response: Response) -> Result<Vec<u8>> {
-    use std::io::Read;
-    let mut body = Vec::new();
-    response.take(LARGEST as u64 + 1).read_to_end(&mut body)?;
-    ensure!(body.len() <= LARGEST, "it has more than {LARGEST} bytes");
-    Ok(body)
-}
-
-/// The beginning of an answer, without anything that a terminal would obey.
-fn shown(body: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(body).chars().filter(|letter| !letter.is_control()).collect();
-    text.chars().take(SHOWN).collect()
 }

@@ -4,11 +4,13 @@
 
 mod channel;
 mod files;
+mod http;
 mod keygen;
 mod log;
 mod publish;
 mod signer;
 mod statements;
+mod timestamps;
 mod trust;
 mod trust_root;
 

@@ -13,12 +13,13 @@ use transparency::checkpoint::Note;
 use transparency::statement::PAYLOAD_TYPE;
 use transparency::tiles::Tiles;
 use transparency::trust_root::TrustRoot;
-use transparency::verify::Evidence;
+use transparency::verify::{Evidence, signed_at};
 
 use crate::files;
 use crate::log::{Answer, Log, request};
 use crate::signer::{Signer, SignerArgs};
 use crate::statements::{Prepared, Terms, prepare, rebuilt as rebuilt_in};
+use crate::timestamps::{TimestampAuthority, certificate};
 use crate::trust::{self, bundle_of_answer, refused};
 
 const DAY: u64 = 86_400;
@@ -68,7 +69,13 @@ pub struct LogArgs {
     /// Signed trust root of those who will verify: what is published must pass all that they check, witnesses included
     #[arg(long, value_name = "FILE", conflicts_with = "log_key")]
     trust_root: Option<PathBuf>,
-    /// Seconds after which a request to the log is given up
+    /// Address of a timestamp authority (RFC 3161), which says when it was signed: needed where the trust root names one
+    #[arg(long, value_name = "URL")]
+    tsa: Option<String>,
+    /// The authority's own certificate, DER or PEM, where there is no trust root yet
+    #[arg(long, value_name = "FILE", requires = "tsa", conflicts_with = "trust_root")]
+    tsa_certificate: Option<PathBuf>,
+    /// Seconds after which a request to the log or to the authority is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     patience: u64,
 }
@@ -96,6 +103,7 @@ pub fn run(args: &PublishArgs) -> Result<String> {
 pub struct Publisher {
     signer: Signer,
     log: Log,
+    timestamps: Option<TimestampAuthority>,
     /// Of those who will verify.
     pub trust: TrustRoot,
     /// Seconds since 1970.
@@ -127,7 +135,10 @@ impl Publisher {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
         let trust = match &args.trust_root {
             Some(path) => TrustRoot::first(&files::read(path)?).map_err(refused)?,
-            None => trust::of_keys(&signer.key, &args.log_key, now)?,
+            None => {
+                let authority = args.tsa_certificate.as_deref().map(certificate).transpose()?;
+                trust::of_keys(&signer.key, &args.log_key, authority, now)?
+            }
         };
         // Before anything is sent that nobody would believe.
         let fingerprint = hex::encode(signer.key.fingerprint());
@@ -136,8 +147,14 @@ impl Publisher {
             "The trust root does not know the release key sha256:{fingerprint}"
         );
         let read = args.read_log.as_deref().unwrap_or(&args.log);
-        let log = Log::new(&args.log, read, Duration::from_secs(args.patience))?;
-        Ok(Self { signer, log, trust, now })
+        let patience = Duration::from_secs(args.patience);
+        let log = Log::new(&args.log, read, patience)?;
+        let timestamps = args.tsa.as_deref().map(|address| TimestampAuthority::new(address, patience)).transpose()?;
+        ensure!(
+            timestamps.is_none() || !trust.document().timestamp_authorities.is_empty(),
+            "Nobody could check what --tsa says, because no timestamp authority is known: give its certificate (--tsa-certificate, or a trust root that has it), or leave --tsa out"
+        );
+        Ok(Self { signer, log, timestamps, trust, now })
     }
 
     /// Publishes one statement, or goes on where an earlier run ended.
@@ -149,8 +166,9 @@ impl Publisher {
             })?;
             return Ok(line(statement, &evidence) + "   already\n");
         }
+        self.check_timestamps(statement)?;
         let envelope = self.envelope(statement)?;
-        let evidence = self.logged(&envelope).and_then(|bundle| {
+        let evidence = self.logged(statement, &envelope).and_then(|bundle| {
             let bytes = bundle.write().map_err(refused)?;
             let evidence = self.accept(statement, &bytes)?;
             files::write(&path, &bytes)?;
@@ -186,15 +204,59 @@ impl Publisher {
         Ok(envelope)
     }
 
+    /// Before anything is signed that could not be published.
+    fn check_timestamps(&self, statement: &Prepared) -> Result<()> {
+        let authorities = self.trust.document().timestamp_authorities.len();
+        let is_kept = statement.timestamp().exists();
+        ensure!(
+            authorities == 0 || is_kept || self.timestamps.is_some(),
+            "The trust root names {authorities} timestamp authorities: give the address of one (--tsa URL). Nothing was signed, nothing was sent"
+        );
+        Ok(())
+    }
+
     /// Sends what was signed; gives it with its proof.
-    fn logged(&self, envelope: &Envelope) -> Result<Bundle> {
+    fn logged(&self, statement: &Prepared, envelope: &Envelope) -> Result<Bundle> {
         let payload = envelope.unverified_payload()?;
         let signed = pre_authentication_encoding(PAYLOAD_TYPE, &payload);
         let signature = signature(envelope)?;
-        match self.log.post(&request(&signed, &signature, &self.signer.key))? {
-            Answer::Logged(entry) => bundle_of_answer(envelope, &self.signer.key.hint(), &entry),
-            Answer::Known(index) => self.proved_by_tiles(envelope, index),
+        let timestamps = self.timestamps(statement, &signature)?;
+        let bundle = match self.log.post(&request(&signed, &signature, &self.signer.key))? {
+            Answer::Logged(entry) => bundle_of_answer(envelope, &self.signer.key.hint(), &entry)?,
+            Answer::Known(index) => self.proved_by_tiles(envelope, index)?,
+        };
+        Ok(Bundle { timestamps, ..bundle })
+    }
+
+    /// The timestamp of a signature: that of an earlier run, or a new one, which is kept before the log has the signature. Verifiers believe it, and that the key was valid then, or nothing is sent.
+    fn timestamps(&self, statement: &Prepared, signature: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let hint = self.signer.key.hint();
+        let check = |timestamps: &[Vec<u8>]| {
+            signed_at(&self.trust, &hint, signature, timestamps, self.now).map_err(refused).map(drop)
+        };
+        let path = statement.timestamp();
+        if let Some(kept) = files::read_if_there(&path)? {
+            let kept = vec![kept];
+            check(&kept).with_context(|| {
+                format!("Verifiers would not believe {}: move it away to fetch another", path.display())
+            })?;
+            return Ok(kept);
         }
+        let Some(authority) = &self.timestamps else {
+            check(&[]).context("Verifiers would refuse it, so nothing was sent to the log")?;
+            return Ok(vec![]);
+        };
+        let fetched = authority.stamp(signature).and_then(|response| {
+            let response = vec![response];
+            check(&response)
+                .with_context(|| format!("Verifiers would not believe the timestamp of {}", authority.address))?;
+            Ok(response)
+        });
+        let fetched = fetched.context("Nothing was sent to the log, because it would have no timestamp")?;
+        for response in &fetched {
+            files::write(&path, response)?;
+        }
+        Ok(fetched)
     }
 
     /// The proof of an entry that was logged before.
@@ -229,6 +291,7 @@ impl Publisher {
 
     /// What would be signed and sent.
     fn show(&self, statement: &Prepared) -> Result<String> {
+        self.check_timestamps(statement)?;
         let kept = files::read_if_there(&statement.envelope())?;
         let kept = kept.map(|bytes| Envelope::parse(&bytes)).transpose().context("The kept envelope is none")?;
         let signed = pre_authentication_encoding(PAYLOAD_TYPE, &statement.bytes);
@@ -247,6 +310,9 @@ impl Publisher {
             hex::encode(Sha256::digest(&signed))
         );
         let _ = writeln!(text, "by key         sha256:{}", hex::encode(self.signer.key.fingerprint()));
+        if let Some(authority) = &self.timestamps {
+            let _ = writeln!(text, "POST           {}\nSHA-256 of the signature", authority.address);
+        }
         let _ = writeln!(text, "POST           {}\n{body}", self.log.address());
         let _ = writeln!(text, "The statement itself is not logged; these are its bytes:");
         Ok(text + &String::from_utf8_lossy(&statement.bytes) + "\n")

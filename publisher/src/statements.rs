@@ -41,6 +41,11 @@ impl Prepared {
         self.with("dsse.json")
     }
 
+    /// The timestamp of the signature, kept before it is sent to the log.
+    pub fn timestamp(&self) -> PathBuf {
+        self.with("tsr")
+    }
+
     /// The bundle.
     pub fn bundle(&self) -> PathBuf {
         self.with("sigstore.json")

@@ -25,8 +25,8 @@ const DAY: u64 = 86_400;
 const LOG: u8 = 1;
 const WITNESS: u8 = 4;
 
-/// The trust root of whoever believes a release key and these logs today, and asks for no witness.
-pub fn of_keys(release: &Key, logs: &[String], now: u64) -> Result<TrustRoot> {
+/// The trust root of whoever believes a release key, these logs and this authority's certificate today, and asks for no witness.
+pub fn of_keys(release: &Key, logs: &[String], authority: Option<Vec<u8>>, now: u64) -> Result<TrustRoot> {
     // A trust root is signed: by a key that nobody keeps.
     let failed = |error| anyhow!("Failed to make a key: {error}");
     let root =
@@ -39,7 +39,7 @@ pub fn of_keys(release: &Key, logs: &[String], now: u64) -> Result<TrustRoot> {
         logs: logs.iter().map(|text| known_log(text)).collect::<Result<_>>()?,
         root: RootKeys { keys: vec![Bytes32(public)], threshold: 1 },
         schema: "cairn.trust-root/1".into(),
-        timestamp_authorities: vec![],
+        timestamp_authorities: authority.into_iter().map(Hex).collect(),
         version: 1,
         witnesses: Witnesses { keys: vec![], threshold: 0 },
     };

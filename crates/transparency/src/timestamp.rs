@@ -1,17 +1,19 @@
 //! Timestamps (RFC 3161): an authority says when it saw a signature. A token is CMS signed data (RFC 5652) over the time and the SHA-256 of that signature.
+//! Whoever publishes asks with a [`Request`]; whoever verifies asks the [`Authority`]'s certificate.
 //!
 //! The authority is known by its own certificate, which the trust root has: chains are not followed, certificates in the token are ignored, and so is the attribute that names one of them (RFC 5816): a
 //! token of another certificate with the same key is a token of this key.
 
 use cms::content_info::ContentInfo;
 use cms::signed_data::{SignedData, SignerInfo};
-use der::asn1::{ObjectIdentifier, OctetString};
+use der::asn1::{Int, ObjectIdentifier, OctetString};
 use der::{Decode, Encode};
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::ExtendedKeyUsage;
-use x509_tsp::{TimeStampResp, TstInfo};
+use x509_cert::spki::AlgorithmIdentifierOwned;
+use x509_tsp::{MessageImprint, TimeStampReq, TimeStampResp, TspVersion, TstInfo};
 
 /// Larger responses and certificates are not read.
 const LARGEST: usize = 32 << 10;
@@ -28,6 +30,55 @@ const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+
+/// A request for a timestamp.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    nonce: Int,
+    bytes: Vec<u8>,
+}
+
+impl Request {
+    /// The request for SHA-256 of `signed`, and for the authority's certificate beside its answer, which other verifiers look for there. By the nonce, random bytes, an old answer is told from a new one.
+    ///
+    /// # Errors
+    /// Those of the encoding.
+    pub fn new(signed: &[u8], nonce: [u8; 16]) -> der::Result<Self> {
+        let mut nonce = nonce;
+        // Positive, and with no byte in vain, as DER wants it.
+        nonce[0] = nonce[0] & 0x3f | 0x40;
+        let nonce = Int::new(&nonce)?;
+        let request = TimeStampReq {
+            version: TspVersion::V1,
+            message_imprint: MessageImprint {
+                hash_algorithm: AlgorithmIdentifierOwned { oid: SHA256, parameters: None },
+                hashed_message: OctetString::new(Sha256::digest(signed).as_slice())?,
+            },
+            req_policy: None,
+            nonce: Some(nonce.clone()),
+            cert_req: true,
+            extensions: None,
+        };
+        Ok(Self { nonce, bytes: request.to_der()? })
+    }
+
+    /// TimeStampReq in DER.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether a response is the answer to this request. What it says is judged by [`Authority::time_of`].
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn is_answered_by(&self, response: &[u8]) -> Result<(), String> {
+        let token = Token::parse(response).ok_or("it is no timestamp, or none was granted")?;
+        if token.info.nonce.as_ref() != Some(&self.nonce) {
+            return Err("it is the answer to another request".into());
+        }
+        Ok(())
+    }
+}
 
 /// An authority, known by its certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +234,20 @@ mod tests {
         ($name:literal) => {
             include_bytes!(concat!("../tests/recorded/openssl/", $name))
         };
+    }
+
+    #[test]
+    fn a_request_is_read_as_it_was_made_and_answered_by_its_own_nonce_only() {
+        for first in [0x00, 0x40, 0x80, 0xff] {
+            let request = Request::new(b"a signature", [first; 16]).unwrap();
+            let read = TimeStampReq::from_der(request.bytes()).unwrap();
+            assert!(read.cert_req);
+            assert_eq!(read.message_imprint.hashed_message.as_bytes(), Sha256::digest(b"a signature").as_slice());
+            assert_eq!(read.nonce, Some(request.nonce.clone()));
+            // OpenSSL was asked without one.
+            assert!(request.is_answered_by(recorded!("p256.tsr")).unwrap_err().contains("another request"));
+            assert!(request.is_answered_by(b"<html>").unwrap_err().contains("no timestamp"));
+        }
     }
 
     #[test]

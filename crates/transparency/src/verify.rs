@@ -91,7 +91,7 @@ pub fn logged<P: Predicate>(bundle: &[u8], root: &TrustRoot, now: u64) -> Result
     check_leaf(&bundle.entry, &entry::body(&bytes, &signature, key))?;
     let (note, origin) = head(&bundle.entry, root)?;
     let witnesses = witnesses(&note, root, now)?;
-    let time = time(&bundle, &signature, root, now)?;
+    let time = time(&bundle.timestamps, &signature, root, now)?;
     check_validity(rights, time.unwrap_or(now))?;
 
     let statement = Statement::<P>::read(&payload)?;
@@ -108,6 +108,24 @@ pub fn logged<P: Predicate>(bundle: &[u8], root: &TrustRoot, now: u64) -> Result
         time,
     };
     Ok(Logged { statement, digest: digest(&payload), evidence })
+}
+
+/// When a signature was made, as the verifiers of this trust root will see it; none where it names no authority, and they will go by their own clocks. The key must have been valid then.
+///
+/// # Errors
+/// [`Code::Key`], [`Code::TimestampMissing`], [`Code::Timestamp`], [`Code::KeyValidity`].
+pub fn signed_at(
+    root: &TrustRoot,
+    hint: &str,
+    signature: &[u8],
+    timestamps: &[Vec<u8>],
+    now: u64,
+) -> Result<Option<u64>, Refusal> {
+    let key = root.key(hint);
+    let (_, rights) = key.ok_or_else(|| Refusal::new(Code::Key, format!("the trust root has no key {hint:?}")))?;
+    let time = time(timestamps, signature, root, now)?;
+    check_validity(rights, time.unwrap_or(now))?;
+    Ok(time)
 }
 
 fn key_of<'a>(bundle: &Bundle, root: &'a TrustRoot) -> Result<(&'a Key, &'a SigningKey), Refusal> {
@@ -183,15 +201,15 @@ pub(crate) fn witnesses(note: &Note, root: &TrustRoot, now: u64) -> Result<Vec<(
     Ok(seen)
 }
 
-fn time(bundle: &Bundle, signature: &[u8], root: &TrustRoot, now: u64) -> Result<Option<u64>, Refusal> {
+fn time(timestamps: &[Vec<u8>], signature: &[u8], root: &TrustRoot, now: u64) -> Result<Option<u64>, Refusal> {
     if root.authorities.is_empty() {
         return Ok(None);
     }
-    if bundle.timestamps.is_empty() {
+    if timestamps.is_empty() {
         return Err(Refusal::new(Code::TimestampMissing, "the bundle has no timestamp"));
     }
     let mut found = String::new();
-    for response in &bundle.timestamps {
+    for response in timestamps {
         for authority in &root.authorities {
             match authority.time_of(response, signature) {
                 Ok(time) if time <= now.saturating_add(SKEW) => return Ok(Some(time)),

@@ -1,4 +1,4 @@
-//! What a real Rekor v2 and a real witness wrote (`recorded/rekor`) is believed as long as nobody changes it. It was made by the publisher; `tests/tests/log/recorded.rs` says how to make it anew.
+//! What a real Rekor v2 and a real witness wrote (`recorded/rekor`), and a real timestamp authority (`recorded/timestamp`), is believed as long as nobody changes it. It was made by the publisher; `tests/tests/log/recorded.rs` says how to make it anew.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,9 +15,12 @@ use transparency::tree::{Frontier, leaf};
 use transparency::trust_root::TrustRoot;
 use transparency::verify::{About, logged};
 
+fn read(path: &str) -> Vec<u8> {
+    fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/recorded").join(path)).unwrap()
+}
+
 fn recorded(name: &str) -> Vec<u8> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/recorded/rekor");
-    fs::read(folder.join(name)).unwrap()
+    read(&format!("rekor/{name}"))
 }
 
 fn trust_root() -> TrustRoot {
@@ -43,6 +46,36 @@ fn what_the_real_log_wrote_is_believed() {
     assert_eq!(measured.evidence.index, built.evidence.index + 1);
     // The statement of what is measured names that of how it was built.
     measured.is_about(About::File(&built.digest.0)).unwrap().unwrap();
+}
+
+#[test]
+fn a_real_timestamp_says_when_it_was_signed_and_no_changed_byte_says_another_time() {
+    let root = TrustRoot::first(&read("timestamp/trust-root.json")).unwrap();
+    let bytes = read("timestamp/measured-boot.sigstore.json");
+    let bundle = Bundle::parse(&bytes).unwrap();
+    let payload = bundle.envelope.unverified_payload().unwrap();
+    let made = Statement::<MeasuredBoot>::read(&payload).unwrap().predicate().not_before;
+    // The key of the trust root ends in less than two years. What it signed before does not.
+    for now in [made + 60, made + 100 * 365 * 86_400] {
+        let time = logged::<MeasuredBoot>(&bytes, &root, now).unwrap().evidence.time.unwrap();
+        assert!((made..made + 60).contains(&time), "{time}");
+    }
+    let response = &bundle.timestamps[0];
+    let refused = (0..response.len()).step_by(3).filter(|at| {
+        let mut changed = response.clone();
+        changed[*at] ^= 1;
+        let bundle = Bundle { timestamps: vec![changed], ..bundle.clone() };
+        match logged::<MeasuredBoot>(&bundle.write().unwrap(), &root, made + 60) {
+            Err(refusal) => refusal.code == Code::Timestamp,
+            // What is not signed: the certificate, which nobody needs, and how the signer names itself.
+            Ok(logged) => {
+                assert!((made..made + 60).contains(&logged.evidence.time.unwrap()), "byte {at}");
+                false
+            }
+        }
+    });
+    let refused = refused.count();
+    assert!(refused > response.len() / 9, "{refused} of {}", response.len());
 }
 
 #[test]

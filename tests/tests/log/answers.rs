@@ -1,26 +1,13 @@
 //! A log that answers anything but what it should: each answer has an error of its own, nothing is lost, and the same bytes are sent next time.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::Row;
+use crate::fake::{Manner, fake};
 use crate::scene::{PROVENANCE, Scene, dead_address, must_fail, said};
-
-/// What a fake log does with a request.
-#[derive(Clone)]
-enum Manner {
-    /// Answers with this status line, header line and body.
-    Says(&'static str, &'static str, String),
-    /// Takes the request, and says nothing.
-    Hangs,
-    /// Promises more than it sends.
-    BreaksOff,
-}
 
 pub fn rows() -> Vec<Row> {
     vec![Row::new("whatever_a_log_answers_nothing_is_lost_and_the_error_says_what_to_do", answers)]
@@ -65,39 +52,5 @@ fn answers(scene: &Scene, row: &str) -> Result<()> {
     }
     site.must_publish(&release.folder, &[])?;
     ensure!(Some(fs::read(release.of(PROVENANCE, "dsse.json"))?) == kept, "other bytes were sent");
-    Ok(())
-}
-
-/// A log on loopback, until the process ends.
-fn fake(manner: Manner) -> Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("Failed to listen on loopback")?;
-    let address = format!("http://{}", listener.local_addr().context("no local address")?);
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let manner = manner.clone();
-            std::thread::spawn(move || drop(answer(stream, &manner)));
-        }
-    });
-    Ok(address)
-}
-
-fn answer(mut stream: TcpStream, manner: &Manner) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let (mut line, mut length) = (String::new(), 0);
-    while reader.read_line(&mut line)? > 2 {
-        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap_or(0);
-        }
-        line.clear();
-    }
-    reader.take(length).read_to_end(&mut Vec::new())?;
-    match manner {
-        Manner::Hangs => std::thread::sleep(Duration::from_secs(60)),
-        Manner::BreaksOff => stream.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\n{")?,
-        Manner::Says(status, header, body) => {
-            let length = body.len();
-            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{header}\r\n{body}")?;
-        }
-    }
     Ok(())
 }

@@ -15,13 +15,16 @@ pub fn rows() -> Vec<Row> {
     vec![Row::new("a_broker_allows_what_the_real_log_has_and_the_channel_calls_good", allowed)]
 }
 
-fn channel(site: &Site, words: &[&str]) -> Result<Output> {
+/// Runs `publisher channel`.
+pub fn channel(site: &Site, words: &[&str]) -> Result<Output> {
     let log = &site.witnessed.log;
     let mut command = Command::new(program("publisher")?);
     command.arg("channel").args(words).arg("--folder").arg(site.folder.join("channels"));
     if words[0] != "show" {
         command.args(["--log", &log.write, "--read-log", &log.read]).arg("--key").arg(site.folder.join("release.key"));
-        command.arg("--trust-root").arg(site.folder.join("trust-root.json"));
+        if !words.contains(&"--trust-root") {
+            command.arg("--trust-root").arg(site.folder.join("trust-root.json"));
+        }
     }
     command.output().context("Failed to start the publisher")
 }

@@ -1,14 +1,17 @@
-//! Publishing to a real transparency log (Rekor v2 with a witness) by the `publisher` program, and verifying that without a network by ourselves and by stock cosign. Run by `cargo xtask test`; one row is
+//! Publishing to a real transparency log (Rekor v2 with a witness, and a timestamp authority) by the `publisher` program, and verifying that without a network by ourselves and by stock cosign. Run by `cargo xtask test`; one row is
 //! `cargo xtask test -- ROW`. Where the log server cannot be made, the rows are skipped, and say why.
 
 mod answers;
 mod channel;
+mod fake;
 mod keys;
 mod monitor;
 mod published;
 mod recorded;
 mod scene;
+mod timestamps;
 mod troubles;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         keys::rows(),
         monitor::rows(),
         published::rows(),
+        timestamps::rows(),
         troubles::rows(),
         recorded::rows(),
     ];

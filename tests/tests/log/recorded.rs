@@ -1,4 +1,4 @@
-//! What a real log wrote, kept with the sources, so that verification is tested where no log can be made. `CAIRN_RECORD=1 cargo xtask test -- what_a_real_log_wrote_is_recorded` writes it anew.
+//! What a real log wrote, kept with the sources, so that verification is tested where no log can be made. `CAIRN_RECORD=1 cargo xtask test -- is_recorded` writes it anew.
 
 use std::fs;
 use std::path::Path;
@@ -9,12 +9,16 @@ use crate::Row;
 use crate::scene::{MEASURED_BOOT, PROVENANCE, Scene};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/transparency/tests/recorded/rekor");
+const TIMESTAMP_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/transparency/tests/recorded/timestamp");
 
 pub fn rows() -> Vec<Row> {
     if std::env::var_os("CAIRN_RECORD").is_none() {
         return vec![];
     }
-    vec![Row::new("what_a_real_log_wrote_is_recorded", record)]
+    vec![
+        Row::new("what_a_real_log_wrote_is_recorded", record),
+        Row::new("what_a_real_log_wrote_with_a_real_timestamp_is_recorded", record_timestamp),
+    ]
 }
 
 fn record(scene: &Scene, row: &str) -> Result<()> {
@@ -36,6 +40,18 @@ fn record(scene: &Scene, row: &str) -> Result<()> {
     let keys = [site.witnessed.log.verifier_key(), site.witnessed.witness.verifier_key()];
     fs::write(folder.join("verifier-keys"), keys.join("\n") + "\n").context("Failed to write keys")?;
     copy_tree(&site.witnessed.log.folder().join("tiles"), &folder.join("tiles"))
+}
+
+fn record_timestamp(scene: &Scene, row: &str) -> Result<()> {
+    let (site, release) = (scene.site(row)?, scene.release(row)?);
+    let root = site.write_trust("with.json", &site.trust_document_with(&scene.timestamps.chain[0])?)?;
+    let path = root.display().to_string();
+    site.must_publish(&release.folder, &["--tsa", &scene.timestamps.address, "--trust-root", &path])?;
+    let folder = Path::new(TIMESTAMP_FOLDER);
+    fs::create_dir_all(folder).context("Failed to make the folder of recordings")?;
+    copy(&root, &folder.join("trust-root.json"))?;
+    let name = format!("{MEASURED_BOOT}.sigstore.json");
+    copy(&release.of(MEASURED_BOOT, "sigstore.json"), &folder.join(name))
 }
 
 /// Everything but the server's own state.

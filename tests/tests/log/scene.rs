@@ -7,23 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use anyhow::{Context, Result, ensure};
 use cairn_tests::environment::{output_of, program, variable};
 use cairn_tests::image::Image;
-use envelope::Envelope;
-use measurements::bytes::{Bytes32, Hex};
+use measurements::bytes::Bytes32;
 use measurements::document::build::ImageDocument;
 use measurements::document::image::ImageReference;
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use sha2::{Digest, Sha256};
-use transparency::trust_root::{
-    Log as KnownLog, PAYLOAD_TYPE, RootKeys, SigningKey, TrustRoot, TrustRootDocument, Use, Witness, Witnesses,
-};
 use xtask::checkout::Checkout;
 use xtask::log_server::programs::Programs;
-use xtask::log_server::{ORIGIN, WITNESS, Witnessed, trust};
+use xtask::log_server::timestamps::TimestampAuthority;
+use xtask::log_server::{ORIGIN, Witnessed, trust};
 use xtask::progress::{Progress, Style};
 use xtask::store::Store;
 
@@ -37,6 +31,8 @@ pub const PROVENANCE_TYPE: &str = "https://slsa.dev/provenance/v1";
 pub struct Scene {
     /// A log that runs all the time. Rows that stop one have their own.
     pub shared: Site,
+    /// A timestamp authority that runs all the time; trust roots name it where a row says so.
+    pub timestamps: TimestampAuthority,
     pub programs: Programs,
     image: Image,
     folder: tempfile::TempDir,
@@ -54,7 +50,8 @@ impl Scene {
         let programs = Programs::get(&checkout, &Store::open()?, &Progress::new(Style::Human))?;
         let folder = tempfile::Builder::new().prefix("cairn-log-").tempdir().context("Failed to make a folder")?;
         let shared = Site::start(&programs, &folder.path().join("shared"))?;
-        Ok(Self { shared, programs, image: Image::open(&variable("CAIRN_IMAGE_DIR")?)?, folder })
+        let timestamps = TimestampAuthority::start(&programs.timestamp_server, &folder.path().join("timestamps"))?;
+        Ok(Self { shared, timestamps, programs, image: Image::open(&variable("CAIRN_IMAGE_DIR")?)?, folder })
     }
 
     /// A log of a row's own.
@@ -99,8 +96,20 @@ impl Scene {
 
     /// What cosign says of a bundle of `site`; `about` is a file or `--digest` and its friends.
     pub fn cosign_verifies(&self, site: &Site, bundle: &Path, predicate: &str, about: &[&str]) -> Result<Output> {
+        self.cosign_verifies_by(site, "trusted_root.json", bundle, predicate, about)
+    }
+
+    /// The same, by another trusted root of `site`.
+    pub fn cosign_verifies_by(
+        &self,
+        site: &Site,
+        root: &str,
+        bundle: &Path,
+        predicate: &str,
+        about: &[&str],
+    ) -> Result<Output> {
         let path = |name: &str| site.folder.join(name).display().to_string();
-        let (key, root, bundle) = (path("release.pub"), path("trusted_root.json"), bundle.display().to_string());
+        let (key, root, bundle) = (path("release.pub"), path(root), bundle.display().to_string());
         let words = ["verify-blob-attestation", "--key", &key, "--trusted-root", &root, "--bundle", &bundle, "--type"];
         self.cosign(&[&words[..], &[predicate], about].concat())
     }
@@ -112,57 +121,14 @@ impl Site {
         let site = Self { witnessed, folder: folder.to_owned() };
         let key = folder.join("release.key").display().to_string();
         output_of(Command::new(program("publisher")?).args(["keygen", &key]))?;
-        site.write("trusted_root.json", trust::trusted_root(&site.witnessed.log).as_bytes())?;
-        site.write("trust-root.json", &site.trust_root()?)?;
+        site.write("trusted_root.json", trust::trusted_root(&site.witnessed.log, None).as_bytes())?;
+        site.write_trust("trust-root.json", &site.trust_document()?)?;
         Ok(site)
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    /// Writes a file beside the log.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         fs::write(self.folder.join(name), bytes).with_context(|| format!("Failed to write {name}"))
-    }
-
-    /// Our own trust root: the release key, this log and its witness, signed by a root key that nobody keeps.
-    fn trust_root(&self) -> Result<Vec<u8>> {
-        let root = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).map_err(|error| anyhow!("{error}"))?;
-        let public = root.public_key().as_ref().try_into().context("a key of another length")?;
-        let document = TrustRootDocument {
-            keys: vec![SigningKey {
-                key: Hex(self.release_key()?),
-                not_after: now()? + (365 << 17),
-                not_before: 0,
-                uses: vec![Use::Channel, Use::Image, Use::Machine],
-            }],
-            logs: vec![KnownLog { key: Hex(self.witnessed.log.key.public_der()), origin: ORIGIN.into() }],
-            root: RootKeys { keys: vec![Bytes32(public)], threshold: 1 },
-            schema: "cairn.trust-root/1".into(),
-            timestamp_authorities: vec![],
-            version: 1,
-            witnesses: Witnesses {
-                keys: vec![Witness { key: Bytes32(self.witness_key()?), name: WITNESS.into() }],
-                threshold: 1,
-            },
-        };
-        let bytes = document.write().map_err(|refusal| anyhow!("{refusal}"))?;
-        serde_json::to_vec(&Envelope::sign(PAYLOAD_TYPE, &bytes, "", &root)).context("Failed to write a trust root")
-    }
-
-    /// Whom a verifier believes.
-    pub fn trust(&self) -> Result<TrustRoot> {
-        let bytes = fs::read(self.folder.join("trust-root.json")).context("Failed to read the trust root")?;
-        TrustRoot::first(&bytes).map_err(|refusal| anyhow!("{refusal}"))
-    }
-
-    /// SubjectPublicKeyInfo of the release key.
-    fn release_key(&self) -> Result<Vec<u8>> {
-        let pem = fs::read_to_string(self.folder.join("release.pub")).context("Failed to read the release key")?;
-        let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-        STANDARD.decode(body).context("The release key is no PEM")
-    }
-
-    fn witness_key(&self) -> Result<[u8; 32]> {
-        let text = self.witnessed.witness.verifier_key();
-        let key = text.splitn(3, '+').nth(2).and_then(|key| STANDARD.decode(key).ok());
-        key.and_then(|key| key[1..].try_into().ok()).context("The witness has no key of Ed25519")
     }
 
     /// Runs `publisher publish` on `path` with the log at these addresses.
@@ -172,7 +138,7 @@ impl Site {
         if !more.contains(&"--signer") && !more.contains(&"--key") {
             command.arg("--key").arg(self.folder.join("release.key"));
         }
-        if !more.contains(&"--log-key") {
+        if !more.contains(&"--log-key") && !more.contains(&"--trust-root") {
             command.arg("--trust-root").arg(self.folder.join("trust-root.json"));
         }
         command.args(more).output().context("Failed to start the publisher")

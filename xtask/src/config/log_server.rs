@@ -17,8 +17,10 @@ pub struct LogServerConfig {
     pub programs: Vec<String>,
     /// Packages of the Go compiler.
     pub compiler: Vec<String>,
-    /// Packages of the server's sources and of what they import.
+    /// Packages of Rekor's sources and of what they import.
     pub sources: Vec<String>,
+    /// Packages of the timestamp authority's sources and of what they import, beyond those of Rekor.
+    pub timestamp_sources: Vec<String>,
 }
 
 impl LogServerConfig {
@@ -26,14 +28,18 @@ impl LogServerConfig {
     pub fn read(checkout: &Path) -> Result<Self> {
         let path = checkout.join("xtask/log-server/packages.toml");
         let config: Self = read_toml(&path)?;
-        for list in [&config.programs, &config.compiler, &config.sources] {
+        for list in config.lists() {
             ensure!(!list.is_empty(), "{}: no list may be empty", path.display());
         }
         Ok(config)
     }
 
+    fn lists(&self) -> [&Vec<String>; 4] {
+        [&self.programs, &self.compiler, &self.sources, &self.timestamp_sources]
+    }
+
     /// All names.
     pub fn packages(&self) -> Vec<String> {
-        [&self.programs, &self.compiler, &self.sources].into_iter().flatten().cloned().collect()
+        self.lists().into_iter().flatten().cloned().collect()
     }
 }

@@ -1,5 +1,8 @@
 //! Keys of logs and witnesses: Ed25519, because only such a log can be witnessed. They are made anew for each log, and live as long as it.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
@@ -111,13 +114,21 @@ fn note_digest(name: &str, role: Role, public: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(name).chain_update([b'\n', role as u8]).chain_update(public).finalize().into()
 }
 
+/// Writes a private key to a new file, which only its owner reads.
+pub(super) fn write_private(path: &Path, pem: &str) -> Result<()> {
+    let failed = || format!("Failed to write {}", path.display());
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(failed)?;
+    file.write_all(pem.as_bytes()).with_context(failed)
+}
+
 /// A string with its length before it (RFC 4251, section 5).
 pub(super) fn ssh_string(bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     [&length.to_be_bytes(), bytes].concat()
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
+/// DER as PEM (RFC 7468).
+pub(super) fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     let lines: Vec<&str> =
         text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();

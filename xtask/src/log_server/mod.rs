@@ -1,12 +1,14 @@
 //! A real transparency log on this host, for tests and for trying things out: Rekor v2 (rekor-tiles) with fresh keys, its files for
-//! readers, and a witness. All of it on loopback, as an ordinary user; nothing that is logged there is public.
+//! readers, a witness, and a timestamp authority. All of it on loopback, as an ordinary user; nothing that is logged there is public.
 
+mod go;
 pub mod keys;
 mod process;
 pub mod programs;
 pub mod rekor;
 mod ssh_agent;
 mod tiles;
+pub mod timestamps;
 pub mod trust;
 pub mod witness;
 
@@ -24,6 +26,7 @@ use crate::progress::Progress;
 use crate::store::Store;
 use programs::Programs;
 use rekor::Log;
+use timestamps::TimestampAuthority;
 use witness::Witness;
 
 /// The origin of a log that is nobody's: names below `.invalid` belong to nobody (RFC 2606).
@@ -31,7 +34,7 @@ pub const ORIGIN: &str = "log.cairn.invalid";
 /// The name of its witness.
 pub const WITNESS: &str = "witness.cairn.invalid";
 
-/// Start a transparency log (Rekor v2) and a witness on this host, until Ctrl-C
+/// Start a transparency log (Rekor v2), a witness and a timestamp authority on this host, until Ctrl-C
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example: cargo xtask log-server --port 3000")]
 pub struct LogServerArgs {
@@ -50,6 +53,9 @@ pub struct LogServerArgs {
     /// Without a witness
     #[arg(long)]
     no_witness: bool,
+    /// Without a timestamp authority
+    #[arg(long)]
+    no_timestamps: bool,
 }
 
 /// A log and the witness that it asks.
@@ -86,15 +92,24 @@ pub fn run(args: &LogServerArgs, progress: &Progress) -> Result<ExitCode> {
         .then(|| Witness::start(&programs, &folder.join("witness"), WITNESS, ORIGIN, &log.verifier_key()))
         .transpose()?;
     log.start(args.port, witness.as_ref().map(Witness::policy).as_deref())?;
+    let timestamps =
+        (!args.no_timestamps).then(|| TimestampAuthority::start(&programs.timestamp_server, &folder)).transpose()?;
     let trust = folder.join("trusted_root.json");
-    fs::write(&trust, trust::trusted_root(&log)).with_context(|| format!("Failed to write {}", trust.display()))?;
-    println!("{}", describe(&log, witness.as_ref(), &trust, &programs));
+    let root = trust::trusted_root(&log, timestamps.as_ref());
+    fs::write(&trust, root).with_context(|| format!("Failed to write {}", trust.display()))?;
+    println!("{}", describe(&log, witness.as_ref(), timestamps.as_ref(), &trust, &programs));
     loop {
         std::thread::park();
     }
 }
 
-fn describe(log: &Log, witness: Option<&Witness>, trust: &Path, programs: &Programs) -> String {
+fn describe(
+    log: &Log,
+    witness: Option<&Witness>,
+    timestamps: Option<&TimestampAuthority>,
+    trust: &Path,
+    programs: &Programs,
+) -> String {
     let mut text = format!(
         "origin       {}\nlog          {}\nreaders      {}/api/v2/\nlog key      {}\n",
         log.origin,
@@ -105,7 +120,12 @@ fn describe(log: &Log, witness: Option<&Witness>, trust: &Path, programs: &Progr
     if let Some(witness) = witness {
         text += &format!("witness      {}\nwitness key  {}\n", witness.address, witness.verifier_key());
     }
+    let mut options = format!("--log {} --read-log {} --log-key {}", log.write, log.read, log.verifier_key());
+    if let Some(timestamps) = timestamps {
+        let certificate = timestamps.certificate();
+        text += &format!("timestamps   {}\ncertificate  {}\n", timestamps.address, certificate.display());
+        options += &format!(" --tsa {} --tsa-certificate {}", timestamps.address, certificate.display());
+    }
     text += &format!("trust root   {}\nof           {}\n\n", trust.display(), programs.versions.join(", "));
-    let options = format!("--log {} --read-log {} --log-key {}", log.write, log.read, log.verifier_key());
     text + &format!("Publish to it:  cargo xtask publish --key release.key {options}\nCtrl-C ends it.")
 }

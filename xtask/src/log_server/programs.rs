@@ -1,38 +1,62 @@
-//! The programs of a transparency log, made from locked packages: Rekor v2 compiled from its sources, the witness and
-//! cosign as they are. Two stages, so that a new version of one does not compile the other.
-//!
-//! Debian's Go sources are a GOPATH (`/usr/share/gocode`), and Go accepts the `/v2` of their import paths because each
-//! package ships its `go.mod`. The compiler runs without network, in a sandbox whose root is nothing but these packages.
+//! The programs of a transparency log, made from locked packages: Rekor v2 and the timestamp authority compiled from their
+//! sources, the witness and cosign as they are. A stage for each, so that a new version of one does not compile the others.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
+use super::go::Program;
 use crate::build::sources::Sources;
-use crate::build::stage::{Key, Made, Stages};
+use crate::build::stage::{Key, Stages};
 use crate::checkout::Checkout;
 use crate::config::log_server::LogServerConfig;
 use crate::lock::{Package, sets};
 use crate::progress::Progress;
-use crate::sandbox::{Sandbox, WORK};
 use crate::store::Store;
 
-/// The package whose version the server reports.
-const SERVER_PACKAGE: &str = "golang-github-sigstore-rekor-tiles-dev";
-/// Go's name of the server with storage in files.
-const SERVER: &str = "github.com/sigstore/rekor-tiles/cmd/rekor-server/posix";
-/// Where Debian puts Go sources.
-const GOPATH: &str = "usr/share/gocode";
-/// Without it, GOPATH mode gives a program the defaults of Go 1.20, TLS 1.0 among them.
-const DEFAULTS: &str = "//go:debug default=go1.25\n";
+/// Rekor v2, with storage in files.
+const REKOR: Program = Program {
+    name: "rekor-server",
+    stage: "log-server",
+    package: "golang-github-sigstore-rekor-tiles-dev",
+    path: "github.com/sigstore/rekor-tiles/cmd/rekor-server/posix",
+    changes: &[],
+    without: &[],
+};
+/// Sigstore's timestamp authority. Its port for metrics is fixed, and it ends where another program has that: two would not run on one host. Keys in clouds are for others: their clients are most of what it imports.
+const TIMESTAMP_SERVER: Program = Program {
+    name: "timestamp-server",
+    stage: "timestamp-server",
+    package: "golang-github-sigstore-timestamp-authority-dev",
+    path: "github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server",
+    changes: &[
+        ("github.com/sigstore/timestamp-authority/v2/pkg/server/prometheus.go", "\":2112\"", "\"127.0.0.1:0\""),
+        (
+            "github.com/sigstore/timestamp-authority/v2/pkg/signer/signer.go",
+            "_ \"github.com/sigstore/sigstore/pkg/signature/kms/aws\"",
+            "",
+        ),
+        (
+            "github.com/sigstore/timestamp-authority/v2/pkg/signer/signer.go",
+            "primaryKey, err := GetPrimaryKey(ctx, tinkKmsKey, hcVaultToken)
+		if err != nil {
+			return nil, err
+		}
+		return NewTinkSigner(tinkKeysetPath, primaryKey)",
+            "return nil, fmt.Errorf(\"compiled without key services\")",
+        ),
+    ],
+    without: &["github.com/sigstore/timestamp-authority/v2/pkg/signer/tink.go"],
+};
 
 /// Programs on this host.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// Rekor v2.
     pub rekor: PathBuf,
+    /// The timestamp authority.
+    pub timestamp_server: PathBuf,
     /// Sigstore's own verifier.
     pub cosign: PathBuf,
     /// The witness.
@@ -67,7 +91,9 @@ impl Programs {
             set.iter().copied().filter(|package| names.iter().any(|list| list.contains(&package.name))).collect()
         };
         let stages = Stages::new(store, progress);
-        let server = compile(&of(&[&config.compiler, &config.sources]), sources, &stages)?;
+        let rekor = REKOR.compile(&of(&[&config.compiler, &config.sources]), sources, &stages)?;
+        let timestamps = of(&[&config.compiler, &config.sources, &config.timestamp_sources]);
+        let timestamp_server = TIMESTAMP_SERVER.compile(&timestamps, sources, &stages)?;
         let others = of(&[&config.programs]);
         let unpacked = stages.run("log-programs", key("log-programs", &others), |output| {
             let tree = output.join("tree");
@@ -79,14 +105,16 @@ impl Programs {
             ensure!(path.is_file(), "No package of {:?} has /usr/bin/{name}", config.programs);
             Ok(path)
         };
+        let compiled = [REKOR.package, TIMESTAMP_SERVER.package];
         let mut versions: Vec<String> = of(&[&config.programs, &config.compiler[..1]])
             .iter()
-            .chain(set.iter().filter(|package| package.name == SERVER_PACKAGE))
+            .chain(set.iter().filter(|package| compiled.contains(&package.name.as_str())))
             .map(|package| format!("{} {}", package.name, package.version))
             .collect();
         versions.sort();
         Ok(Self {
-            rekor: server.join("rekor-server"),
+            rekor,
+            timestamp_server,
             cosign: program("cosign")?,
             litewitness: program("litewitness")?,
             witnessctl: program("witnessctl")?,
@@ -95,90 +123,14 @@ impl Programs {
     }
 }
 
-fn key(stage: &str, packages: &[&Package]) -> Key {
+pub(super) fn key(stage: &str, packages: &[&Package]) -> Key {
     packages.iter().fold(Key::new(stage, 1), |key, package| key.digest(&package.name, &package.sha256))
 }
 
-fn unpack(packages: &[&Package], sources: &Sources, tree: &Path) -> Result<()> {
+pub(super) fn unpack(packages: &[&Package], sources: &Sources, tree: &Path) -> Result<()> {
     for package in packages {
         let file = sources.files.get(&package.sha256).with_context(|| format!("{} was not fetched", package.name))?;
         crate::deb::unpack(file, tree)?;
     }
     Ok(())
-}
-
-/// Stage `log-server`: the Rekor v2 server.
-fn compile(packages: &[&Package], sources: &Sources, stages: &Stages) -> Result<Made> {
-    let server = packages.iter().find(|package| package.name == SERVER_PACKAGE);
-    let version = server.with_context(|| format!("The lock has no {SERVER_PACKAGE}"))?.version.clone();
-    let version = version.split('-').next().unwrap_or_default().to_owned();
-    stages.run("log-server", key("log-server", packages).text("defaults", DEFAULTS), |output| {
-        let scratch = stages.store().scratch()?;
-        let (tree, work) = (scratch.path().join("tree"), scratch.path().join("work"));
-        for folder in [&tree, &work] {
-            fs::create_dir(folder).with_context(|| format!("Failed to make {}", folder.display()))?;
-        }
-        unpack(packages, sources, &tree)?;
-        overlay(&tree, &work)?;
-        build(&tree, &work, &version)?;
-        let made = work.join("rekor-server");
-        fs::copy(&made, output.join("rekor-server")).with_context(|| format!("Failed to copy {}", made.display()))?;
-        Ok(())
-    })
-}
-
-/// The server's `main.go` with [`DEFAULTS`] above it, for `go build -overlay`.
-fn overlay(tree: &Path, work: &Path) -> Result<()> {
-    let inside = format!("{GOPATH}/src/{SERVER}/main.go");
-    let path = tree.join(&inside);
-    let text = fs::read_to_string(&path).with_context(|| format!("Failed to read {}", path.display()))?;
-    let overlay = serde_json::json!({"Replace": {format!("/{inside}"): format!("{WORK}/main.go")}});
-    for (name, text) in [("main.go", format!("{DEFAULTS}{text}")), ("overlay.json", overlay.to_string())] {
-        fs::write(work.join(name), text).with_context(|| format!("Failed to write {name}"))?;
-    }
-    Ok(())
-}
-
-fn build(tree: &Path, work: &Path, version: &str) -> Result<()> {
-    for folder in ["dev", "proc", "run", "tmp"] {
-        let path = tree.join(folder);
-        fs::create_dir_all(&path).with_context(|| format!("Failed to make {}", path.display()))?;
-    }
-    let root = go_root(tree)?;
-    let mut sandbox = Sandbox::new(tree).bind(work, WORK).work_dir(WORK);
-    for (name, value) in [
-        ("GOROOT", root.as_str()),
-        ("GOPATH", &format!("/{GOPATH}")),
-        ("GO111MODULE", "off"),
-        ("CGO_ENABLED", "0"),
-        ("GOTOOLCHAIN", "local"),
-        ("GOPROXY", "off"),
-        ("GOTELEMETRY", "off"),
-        ("GOFLAGS", ""),
-        ("GOCACHE", &format!("{WORK}/cache")),
-        ("GOTMPDIR", WORK),
-    ] {
-        sandbox = sandbox.env(name, value);
-    }
-    let mut command = sandbox.command(format!("{root}/bin/go"));
-    let flags = format!("-s -w -buildid= -X sigs.k8s.io/release-utils/version.gitVersion=v{version}");
-    command.args(["build", "-overlay", "overlay.json", "-trimpath", "-buildvcs=false", "-ldflags", &flags]);
-    command.args(["-o", "rekor-server", SERVER]);
-    let log = work.join("go.log");
-    let errors = File::create(&log).with_context(|| format!("Failed to write {}", log.display()))?;
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).status();
-    let status = status.context("Failed to start Go in the sandbox")?;
-    let said = fs::read_to_string(&log).unwrap_or_default();
-    let said: Vec<&str> = said.lines().take(20).collect();
-    ensure!(status.success(), "Rekor does not compile from these packages:\n{}", said.join("\n"));
-    Ok(())
-}
-
-/// `/usr/lib/go-<version>` in the tree.
-fn go_root(tree: &Path) -> Result<String> {
-    let folder = tree.join("usr/lib");
-    let entries = fs::read_dir(&folder).with_context(|| format!("Failed to list {}", folder.display()))?;
-    let mut names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let name = names.find(|name| name.starts_with("go-")).context("No package of the compiler has /usr/lib/go-*")?;
-    Ok(format!("/usr/lib/{name}"))
 }

@@ -1,13 +1,11 @@
 //! A log of Rekor v2 on this host, on loopback alone: the server that takes entries, and its files for readers.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::keys::{Key, Role};
+use super::keys::{Key, Role, write_private};
 use super::process::{Process, free_ports, get};
 use super::tiles;
 
@@ -118,8 +116,6 @@ impl Log {
 
 fn new_key(path: &Path) -> Result<Key> {
     let key = Key::generate()?;
-    let failed = || format!("Failed to write {}", path.display());
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(failed)?;
-    file.write_all(key.private_pem().as_bytes()).with_context(failed)?;
+    write_private(path, &key.private_pem())?;
     Ok(key)
 }
