@@ -15,7 +15,7 @@ pub fn rows() -> Vec<Row> {
     vec![Row::new("a_broker_allows_what_the_real_log_has_and_the_channel_calls_good", allowed)]
 }
 
-fn channel(site: &Site, words: &[&str]) -> Result<Output> {
+pub fn channel(site: &Site, words: &[&str]) -> Result<Output> {
     let log = &site.witnessed.log;
     let mut command = Command::new(program("publisher")?);
     command.arg("channel").args(words).arg("--folder").arg(site.folder.join("channels"));
@@ -26,7 +26,7 @@ fn channel(site: &Site, words: &[&str]) -> Result<Output> {
     command.output().context("Failed to start the publisher")
 }
 
-fn must(output: &Output) -> Result<String> {
+pub fn must(output: &Output) -> Result<String> {
     ensure!(output.status.success(), "{}", said(output));
     Ok(said(output))
 }

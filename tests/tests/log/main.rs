@@ -1,6 +1,7 @@
 //! Publishing to a real transparency log (Rekor v2 with a witness) by the `publisher` program, and verifying that without a network by ourselves and by stock cosign. Run by `cargo xtask test`; one row is
 //! `cargo xtask test -- ROW`. Where the log server cannot be made, the rows are skipped, and say why.
 
+mod air_gap;
 mod answers;
 mod channel;
 mod keys;
@@ -23,6 +24,7 @@ type Row = harness::Row<Scene>;
 
 fn main() -> ExitCode {
     let rows = [
+        air_gap::rows(),
         answers::rows(),
         channel::rows(),
         keys::rows(),
