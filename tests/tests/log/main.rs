@@ -6,6 +6,7 @@ mod answers;
 mod channel;
 mod keys;
 mod monitor;
+mod npm;
 mod published;
 mod recorded;
 mod scene;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         channel::rows(),
         keys::rows(),
         monitor::rows(),
+        npm::rows(),
         published::rows(),
         troubles::rows(),
         recorded::rows(),
