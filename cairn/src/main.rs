@@ -5,6 +5,10 @@ mod inputs;
 mod measure;
 #[cfg(feature = "verify")]
 mod monitor;
+#[cfg(feature = "verify")]
+mod outputs;
+#[cfg(feature = "verify")]
+mod pack;
 mod recover;
 #[cfg(feature = "verify")]
 mod verify;
@@ -31,6 +35,9 @@ enum Command {
     /// Follow a log, and say when it forks, freezes, or has what nobody published
     #[cfg(feature = "verify")]
     Monitor(monitor::MonitorArgs),
+    /// Put all that a verifier without a network needs into one file
+    #[cfg(feature = "verify")]
+    Pack(pack::PackArgs),
     /// Open a state disk without its broker
     Recover(recover::RecoverArgs),
     /// Verify a release without a network
@@ -50,6 +57,8 @@ fn main() -> ExitCode {
             let _ = rustls::crypto::ring::default_provider().install_default();
             monitor::run(&args)
         }
+        #[cfg(feature = "verify")]
+        Command::Pack(args) => pack::run(&args),
         Command::Recover(args) => recover::run(&args).map(|text| (text, ExitCode::SUCCESS)),
         #[cfg(feature = "verify")]
         Command::Verify(args) => verify::run(&args),

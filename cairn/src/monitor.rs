@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -17,6 +17,7 @@ use transparency::statement::predicate_type;
 use transparency::tiles::{Files, LARGEST, Problem};
 
 use crate::inputs::read;
+use crate::outputs::replace;
 use crate::verify::trust_root;
 
 const ALARM: u8 = 3;
@@ -71,7 +72,7 @@ pub fn run(args: &MonitorArgs) -> Result<(String, ExitCode)> {
     let patience = args.patience.saturating_mul(HOUR);
     let seen = look(Before { root: &root, followed, published: &published, now, patience }, &note, &log)?;
     if let Some(followed) = &seen.followed {
-        keep(&args.state, &canonical::write(followed)?)?;
+        replace(&args.state, &canonical::write(followed)?)?;
     }
     let code = if seen.alarms.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(ALARM) };
     Ok((told(&seen, args.json), code))
@@ -135,16 +136,6 @@ impl Files for Source {
     fn file(&self, path: &str) -> std::result::Result<Vec<u8>, Problem> {
         self.read(path).map_err(|error| Problem(format!("{error:#}")))
     }
-}
-
-/// Replaces the state in one step.
-fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = || format!("Failed to write {}", path.display());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let partial = folder.join(format!(".{}.partial", path.file_name().unwrap_or_default().to_string_lossy()));
-    let mut file = fs::File::create(&partial).with_context(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(failed)?;
-    fs::rename(&partial, path).with_context(failed)
 }
 
 fn alarm(alarm: &Alarm) -> (&'static str, String, &'static str) {

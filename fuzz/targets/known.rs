@@ -63,11 +63,16 @@ pub fn trust_root_document() -> TrustRootDocument {
     }
 }
 
-/// The trust root whose only root key, and only log, is [`signer`].
-pub fn trust_root() -> TrustRoot {
+/// The file of [`trust_root`].
+pub fn signed_trust_root() -> Vec<u8> {
     let payload = trust_root_document().write().expect("it does not contradict itself");
     let envelope = Envelope::sign(PAYLOAD_TYPE, &payload, "", &signer());
-    TrustRoot::first(&serde_json::to_vec(&envelope).expect("an envelope has only text")).expect("it is signed")
+    serde_json::to_vec(&envelope).expect("an envelope has only text")
+}
+
+/// The trust root whose only root key, and only log, is [`signer`].
+pub fn trust_root() -> TrustRoot {
+    TrustRoot::first(&signed_trust_root()).expect("it is signed")
 }
 
 /// The cluster whose only root key is [`signer`].

@@ -21,6 +21,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; each has a file in `fuzz_targets/` and a folder in `corpus/`.
 pub const TARGETS: &[Target] = &[
+    ("air_gap", air_gap),
     ("boot_image", boot_image),
     ("bundle", bundle),
     ("cel", cel),

@@ -1,6 +1,7 @@
 //! Parsers of what is published: bundles, statements, channels, trust roots, and timestamps.
 
 use envelope::{Envelope, PublicKey};
+use transparency::air_gap::{AirGap, Anchor};
 use transparency::bundle::Bundle;
 use transparency::key::Key;
 use transparency::statement::channel::Channel;
@@ -24,6 +25,16 @@ pub fn bundle(bytes: &[u8]) {
         let root = known::trust_root();
         read(verify::logged::<MeasuredBoot>(bytes, &root, NOW));
         read(verify::logged::<Channel>(bytes, &root, NOW));
+    }
+}
+
+/// An air-gap file: it is written as it was read, and its trust roots are believed because of one that is known.
+pub fn air_gap(bytes: &[u8]) {
+    if let Some(air_gap) = read(AirGap::read(bytes)) {
+        assert_eq!(air_gap.write().ok().as_deref(), Some(bytes));
+        assert!(air_gap.roots(None).is_err());
+        read(air_gap.roots(Some(&Anchor::Roots(vec![known::signed_trust_root()]))));
+        assert!(air_gap.roots(Some(&Anchor::Digest(air_gap.first_root()))).is_ok());
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::watch::EmulatorFailed;
 
@@ -24,6 +24,11 @@ impl<C> Row<C> {
         Self { name, run: Box::new(run) }
     }
 }
+
+/// Why a row cannot be run on this host: it counts as skipped.
+#[derive(Debug, thiserror::Error)]
+#[error("skipped: {0}")]
+pub struct Skipped(pub String);
 
 /// Runs the rows that the command line asks for, `threads` at a time. Without what they share, every row fails.
 pub fn run<C: Send + Sync + 'static>(threads: usize, shared: Result<C>, rows: Vec<Row<C>>) -> ExitCode {
@@ -49,14 +54,22 @@ pub fn skip<C>(reason: &str, rows: Vec<Row<C>>) -> ExitCode {
 type Times = Arc<Mutex<Vec<(&'static str, Duration)>>>;
 
 fn trial<C: Send + Sync + 'static>(row: Row<C>, shared: Arc<Result<C, String>>, times: Times) -> Trial {
-    Trial::test(row.name, move || {
+    Trial::ignorable_test(row.name, move || {
         let shared = shared.as_ref().as_ref().map_err(|message| Failed::from(message.as_str()))?;
         let started = Instant::now();
         let result = twice_if_inconclusive(&row, shared);
         let elapsed = started.elapsed();
         times.lock().unwrap_or_else(PoisonError::into_inner).push((row.name, elapsed));
-        result.map_err(|error| Failed::from(format!("{error:#}")))
+        completion(result)
     })
+}
+
+fn completion(result: Result<()>) -> Result<Completion, Failed> {
+    match result {
+        Ok(()) => Ok(Completion::Completed),
+        Err(error) if error.is::<Skipped>() => Ok(Completion::ignored_with(format!("{error:#}"))),
+        Err(error) => Err(Failed::from(format!("{error:#}"))),
+    }
 }
 
 /// A machine that QEMU itself broke says nothing about the image; a second time is no accident.
@@ -73,4 +86,22 @@ fn twice_if_inconclusive<C>(row: &Row<C>, shared: &C) -> Result<()> {
 /// The line from which `cargo xtask test` learns how long a row took.
 fn time_line(name: &str, time: Duration) -> String {
     format!("{}{:.1} s {name}", xtask::test::TIME_MARK, time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_skipped_is_not_passed() {
+        let rows = [
+            Row::new("it_holds", |(), _| Ok(())),
+            Row::new("there_is_nothing_to_run_it_with", |(), _| Err(Skipped("no program".into()).into())),
+            Row::new("it_does_not_hold", |(), _| anyhow::bail!("no")),
+        ];
+        let trials = rows.map(|row| trial(row, Arc::new(Ok(())), Times::default()));
+        let quiet = Arguments { logfile: Some("/dev/null".into()), ..Arguments::default() };
+        let conclusion = libtest_mimic::run(&quiet, trials.into());
+        assert_eq!((conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored), (1, 1, 1));
+    }
 }

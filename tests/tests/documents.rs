@@ -15,6 +15,7 @@ use measurements::canonical::{self, Document};
 
 use cairn_tests::formats::Schema;
 use serde_json::Value;
+use transparency::air_gap::{AirGap, NamedBundle};
 use transparency::statement::Statement;
 use transparency::statement::channel::Standing;
 use transparency::statement::measured_boot::Reference;
@@ -98,6 +99,11 @@ fn what_is_published_keeps_to_its_schema() {
     keeps_to(&schema, &document);
     let none = Witnesses { keys: Vec::new(), threshold: 0 };
     keeps_to(&schema, &TrustRootDocument { witnesses: none, timestamp_authorities: Vec::new(), ..document });
+    let text = |name: &str| NamedBundle { name: name.into(), text: "{}\n".into() };
+    for channel in [None, Some("{}\n".to_owned())] {
+        let air_gap = AirGap::new(vec!["{}".into()], vec![text("a.json"), text("b~1.json")], channel).unwrap();
+        keeps_to(&Schema::get("air-gap").unwrap(), &air_gap);
+    }
     // Bundles are Sigstore's format; that ours are read by Sigstore's own readers is tested in `second-opinion`.
     assert!(fake.publish(b"{}").write().is_ok());
 }

@@ -15,6 +15,7 @@ use super::Kind;
 use super::told::Row;
 
 /// What is judged.
+#[derive(Clone)]
 pub struct Inputs {
     pub bundle: Vec<u8>,
     pub roots: Vec<Vec<u8>>,
@@ -26,6 +27,7 @@ pub struct Inputs {
 }
 
 /// What the statement should be about.
+#[derive(Clone)]
 pub enum Subject {
     File([u8; 32]),
     Value { algorithm: String, digest: Vec<u8> },

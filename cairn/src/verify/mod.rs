@@ -1,5 +1,6 @@
 //! `cairn verify`: whether a release is signed, logged, seen by witnesses, and about this file or value; without a network. Our own verifier judges first, two of others after it, and who disagrees is named.
 
+mod air_gap;
 #[cfg(test)]
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
@@ -17,12 +18,21 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 use measurements::bytes::Bytes32;
 use ring::digest::{Context as Hash, SHA256};
+use transparency::Code;
+use transparency::statement::Predicate;
+use transparency::statement::channel::Channel;
+use transparency::statement::measured_boot::MeasuredBoot;
+use transparency::statement::provenance::Provenance;
+use transparency::statement::rebuild::Rebuild;
 use transparency::trust_root::TrustRoot;
 
 use crate::inputs::read;
-use judge::{Inputs, Outcome, Subject};
+pub use air_gap::kind_of;
+pub use judge::{Inputs, Outcome, Subject, judge};
+pub use told::told;
 
-const REFUSED: u8 = 3;
+/// Exit code of a refusal.
+pub const REFUSED: u8 = 3;
 
 /// Arguments of `verify`.
 #[derive(Args)]
@@ -33,6 +43,7 @@ statement, subject, freshness, rollback, channel; then sigstore-verify and sigst
 Exit codes: 0 verified; 3 refused, with a code, what was found, and what to do; 1 a file cannot be used.
 
 Example: cairn verify cairn_0.1.0.raw --trust-root trust-root.json --bundle cairn_0.1.0.measured-boot.sigstore.json --channel stable.sigstore.json
+Where there is no network: cairn verify cairn_0.1.0.raw --air-gap cairn_0.1.0.air-gap.json --trust-root-digest 91c2...
 A value of a quote: cairn verify --algorithm sha384 --digest 5b1c... --trust-root trust-root.json --bundle cairn_0.1.0.measured-boot.sigstore.json")]
 pub struct VerifyArgs {
     /// What the statement should be about: an image, a reference, or any other file of a release
@@ -44,16 +55,22 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "NAME", default_value = "sha256", requires = "digest")]
     algorithm: String,
     /// The signed statement and its proof (`*.sigstore.json`)
-    #[arg(long, value_name = "FILE")]
-    bundle: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "air_gap", conflicts_with = "air_gap")]
+    bundle: Option<PathBuf>,
     /// Whom to believe; of several, the first is believed, and each must allow the next
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "air_gap")]
     trust_root: Vec<PathBuf>,
+    /// Bundles, trust roots and the channel's state in one file, as `cairn pack` made it; it needs --trust-root-digest or --trust-root
+    #[arg(long, value_name = "FILE")]
+    air_gap: Option<PathBuf>,
+    /// SHA-256 of the first trust root of the air-gap file, as its publisher told you by another way
+    #[arg(long, value_name = "SHA256", requires = "air_gap", conflicts_with = "trust_root")]
+    trust_root_digest: Option<String>,
     /// The channel's state (`*.sigstore.json`): whether the release is still good
     #[arg(long, value_name = "FILE")]
     channel: Option<PathBuf>,
     /// The least version of the channel's state: a lower one was seen before
-    #[arg(long, value_name = "NUMBER", default_value_t = 0, requires = "channel")]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     channel_version: u64,
     /// SHA-256 of the newest statement that is known: this one must be it, or follow it
     #[arg(long, value_name = "SHA256")]
@@ -82,19 +99,82 @@ pub enum Kind {
     Rebuild,
 }
 
+impl Kind {
+    fn predicate_type(self) -> &'static str {
+        match self {
+            Self::MeasuredBoot => MeasuredBoot::TYPE,
+            Self::Provenance => Provenance::TYPE,
+            Self::Channel => Channel::TYPE,
+            Self::Rebuild => Rebuild::TYPE,
+        }
+    }
+}
+
 /// Verifies; the text to print and the exit code.
 pub fn run(args: &VerifyArgs) -> Result<(String, ExitCode)> {
+    let (outcome, commands) = match cases(args) {
+        Ok(cases) => judged(args, cases)?,
+        // An air-gap file that is not believed is refused, not unusable.
+        Err(error) => (Outcome::Refused(error.downcast()?), String::new()),
+    };
+    Ok((told(&outcome, &commands, args.json), exit_code(&outcome)))
+}
+
+/// The exit code that says the same.
+pub fn exit_code(outcome: &Outcome) -> ExitCode {
+    if matches!(outcome, Outcome::Verified(_)) { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) }
+}
+
+/// Seconds since 1970.
+pub fn now() -> Result<u64> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.context("The clock of this machine is before 1970")?.as_secs();
-    let inputs = Inputs::read(args)?;
-    let outcome = judge::judge(&inputs, now);
-    let code = if matches!(outcome, Outcome::Verified(_)) { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) };
-    let commands = if args.show { show::commands(&inputs, &args.bundle, args.file.as_deref()) } else { String::new() };
-    Ok((told::told(&outcome, &commands, args.json), code))
+    Ok(now.context("The clock of this machine is before 1970")?.as_secs())
+}
+
+/// What is judged, under the name of its bundle.
+struct Case {
+    bundle: String,
+    inputs: Inputs,
+}
+
+/// The first case that is about the subject decides; if none is, the last one does.
+fn judged(args: &VerifyArgs, cases: Vec<Case>) -> Result<(Outcome, String)> {
+    let now = now()?;
+    let mut last = None;
+    for case in cases {
+        let outcome = judge(&case.inputs, now);
+        let is_of_another = matches!(&outcome, Outcome::Refused(refusal) if refusal.code == Code::Subject);
+        last = Some((outcome, case));
+        if !is_of_another {
+            break;
+        }
+    }
+    let (outcome, case) = last.context("There is no bundle")?;
+    let mut commands = String::new();
+    if args.show {
+        let unpacked = args.air_gap.is_some().then_some(&case.inputs.bundle);
+        commands += &unpacked.map_or_else(String::new, |bytes| show::unpacked(&case.bundle, bytes));
+        commands += &show::commands(&case.inputs, Path::new(&case.bundle), args.file.as_deref());
+    }
+    Ok((outcome, commands))
+}
+
+/// One bundle, or those of an air-gap file that may be meant.
+fn cases(args: &VerifyArgs) -> Result<Vec<Case>> {
+    let inputs = Inputs::of(args)?;
+    match (&args.air_gap, &args.bundle) {
+        (Some(path), _) => air_gap::cases(path, args.trust_root_digest.as_deref(), &inputs),
+        (None, Some(path)) => {
+            let inputs = Inputs { bundle: read(path)?, ..inputs };
+            Ok(vec![Case { bundle: path.display().to_string(), inputs }])
+        }
+        (None, None) => Ok(Vec::new()),
+    }
 }
 
 impl Inputs {
-    fn read(args: &VerifyArgs) -> Result<Self> {
+    /// All but the bundle.
+    fn of(args: &VerifyArgs) -> Result<Self> {
         let subject = match (&args.file, &args.digest) {
             (Some(path), _) => Subject::File(sha256_of(path)?),
             (None, Some(digest)) => {
@@ -104,27 +184,38 @@ impl Inputs {
             }
             (None, None) => Subject::Anything,
         };
-        let newest = args.newest.as_deref().map(|text| {
-            let bytes = hex::decode(text.strip_prefix("sha256:").unwrap_or(text)).ok();
-            let digest = bytes.and_then(|bytes| bytes.try_into().ok()).map(Bytes32);
-            digest.with_context(|| format!("{text:?} is no SHA-256: give 64 hexadecimal digits"))
-        });
+        ensure!(
+            args.channel_version == 0 || args.channel.is_some() || args.air_gap.is_some(),
+            "--channel-version needs a state of the channel: give --channel"
+        );
         Ok(Self {
-            bundle: read(&args.bundle)?,
-            roots: args.trust_root.iter().map(|path| read(path)).collect::<Result<_>>()?,
+            bundle: Vec::new(),
+            roots: read_all(&args.trust_root)?,
             channel: args.channel.as_deref().map(read).transpose()?,
             channel_version: args.channel_version,
-            newest: newest.transpose()?,
+            newest: args.newest.as_deref().map(digest).transpose()?,
             subject,
             kind: args.kind,
         })
     }
 }
 
+/// A SHA-256 that somebody has typed.
+fn digest(text: &str) -> Result<Bytes32> {
+    let bytes = hex::decode(text.strip_prefix("sha256:").unwrap_or(text)).ok();
+    let digest = bytes.and_then(|bytes| bytes.try_into().ok()).map(Bytes32);
+    digest.with_context(|| format!("{text:?} is no SHA-256: give 64 hexadecimal digits"))
+}
+
+/// Reads files.
+pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
+    paths.iter().map(|path| read(path)).collect()
+}
+
 /// The newest of these trust roots: the first is believed, and each must allow the next.
 pub fn trust_root(paths: &[PathBuf]) -> Result<TrustRoot> {
-    let roots = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
-    judge::trust_root(&roots).map_err(|refusal| anyhow!("The trust root: {refusal} (next: {})", refusal.code.next()))
+    judge::trust_root(&read_all(paths)?)
+        .map_err(|refusal| anyhow!("The trust root: {refusal} (next: {})", refusal.code.next()))
 }
 
 /// Images are larger than memory should be.

@@ -29,6 +29,11 @@ pub fn commands(inputs: &Inputs, bundle: &Path, file: Option<&Path>) -> String {
     found.unwrap_or_else(|reason| format!("\n# No commands: {reason}.\n"))
 }
 
+/// A bundle of an air-gap file as a file of its own, which all other commands take.
+pub fn unpacked(name: &str, bundle: &[u8]) -> String {
+    format!("\n# The bundle.\n{}", file(&quoted(Path::new(name)), &String::from_utf8_lossy(bundle)))
+}
+
 /// openssl verifies what DSSE signs: "DSSEv1", then lengths and bytes of type and payload.
 fn statement(key: &Key, payload: &[u8], bundle: &str) -> String {
     let field = |name: &str| format!("grep -o '\"{name}\": *\"[^\"]*\"' {bundle} | cut -d '\"' -f 4 | base64 -d");

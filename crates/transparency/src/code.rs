@@ -39,6 +39,14 @@ macro_rules! codes {
 }
 
 codes! {
+    /// The air-gap file cannot be read.
+    AirGap "AIR_GAP",
+        "the air-gap file cannot be read",
+        "carry it over again as `cairn pack` wrote it";
+    /// Nobody vouches for the trust root of the air-gap file.
+    TrustRootUnknown "TRUST_ROOT_UNKNOWN",
+        "the air-gap file brings its own trust root, and nobody vouches for it",
+        "compare the digest with what the publisher told you by another way, and give that as --trust-root-digest, or give a trust root that you have as --trust-root";
     /// The trust root cannot be read.
     TrustRoot "TRUST_ROOT",
         "the trust root cannot be read, or contradicts itself",

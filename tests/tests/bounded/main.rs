@@ -48,7 +48,7 @@ fn bounds((name, _): Target) -> Bounds {
         // Each copy is hashed without its checksum.
         "luks2_header" => CONSTANT + METADATA,
         // The known trust root is read beside it, with its certificate.
-        "trust_root" => CONSTANT + (16 << 10),
+        "air_gap" | "trust_root" => CONSTANT + (16 << 10),
         // A token's certificates, names and attributes are decoded, too, and each is a large structure.
         "timestamp" => CONSTANT + (64 << 10),
         // What follows from a reference is calculated: sixteen registers in four banks at three points, with and without a cluster.

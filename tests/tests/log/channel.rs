@@ -29,7 +29,7 @@ pub fn channel(site: &Site, words: &[&str]) -> Result<Output> {
     command.output().context("Failed to start the publisher")
 }
 
-fn must(output: &Output) -> Result<String> {
+pub fn must(output: &Output) -> Result<String> {
     ensure!(output.status.success(), "{}", said(output));
     Ok(said(output))
 }

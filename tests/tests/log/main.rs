@@ -1,11 +1,13 @@
 //! Publishing to a real transparency log (Rekor v2 with a witness, and a timestamp authority) by the `publisher` program, and verifying that without a network by ourselves and by stock cosign. Run by `cargo xtask test`; one row is
 //! `cargo xtask test -- ROW`. Where the log server cannot be made, the rows are skipped, and say why.
 
+mod air_gap;
 mod answers;
 mod channel;
 mod fake;
 mod keys;
 mod monitor;
+mod npm;
 mod published;
 mod recorded;
 mod scene;
@@ -26,10 +28,12 @@ type Row = harness::Row<Scene>;
 
 fn main() -> ExitCode {
     let rows = [
+        air_gap::rows(),
         answers::rows(),
         channel::rows(),
         keys::rows(),
         monitor::rows(),
+        npm::rows(),
         published::rows(),
         timestamps::rows(),
         troubles::rows(),

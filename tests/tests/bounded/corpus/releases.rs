@@ -8,6 +8,7 @@ use measurements::canonical::Document;
 use measurements::document::build::{ImageDocument, OutputDocument};
 use measurements::document::image::Toolchain;
 use sha2::{Digest, Sha256};
+use transparency::air_gap::{AirGap, NamedBundle};
 use transparency::bundle::{Bundle, Entry};
 use transparency::checkpoint::Checkpoint;
 use transparency::key::Key;
@@ -24,7 +25,7 @@ use crate::targets::{known, release_key};
 const TIME: u64 = 1_800_000_000;
 
 pub fn files() -> Vec<File> {
-    [bundles(), statements(), channels(), trust_roots(), timestamps()].concat()
+    [air_gaps(), bundles(), statements(), channels(), trust_roots(), timestamps()].concat()
 }
 
 fn text<P: Predicate>(statement: &Statement<P>) -> String {
@@ -110,6 +111,25 @@ fn bundles() -> Vec<File> {
             with("\"hashes\":[", &format!("\"hashes\":[\"\"{}", ",\"\"".repeat(1000))),
         ),
         file("bundle", "cut", &good.as_bytes()[..good.len() / 2]),
+    ]
+}
+
+fn air_gaps() -> Vec<File> {
+    let named = |name: &str| NamedBundle { name: name.into(), text: "{}\n".into() };
+    let with_root = |root: Vec<u8>| {
+        let roots = vec![String::from_utf8(root).unwrap()];
+        let whole = AirGap::new(roots, vec![named("a.json"), named("b.json")], Some("{}\n".into())).unwrap();
+        String::from_utf8(whole.write().unwrap()).unwrap()
+    };
+    let good = with_root(b"{}".to_vec());
+    let with = |from: &str, to: &str| changed(&good, from, to);
+    vec![
+        file("air_gap", "known-root", with_root(known::signed_trust_root())),
+        file("air_gap", "root-that-is-none", good.clone()),
+        file("air_gap", "hundred-roots", with("\"roots\":[", &format!("\"roots\":[{}", "\"\",".repeat(100)))),
+        file("air_gap", "name-that-leads-out", with("a.json", "../a")),
+        file("air_gap", "name-twice", with("b.json", "a.json")),
+        file("air_gap", "cut", &good.as_bytes()[..good.len() / 2]),
     ]
 }
 
