@@ -277,7 +277,7 @@ fn show(path: &Path) -> Result<String> {
         None => format!("{} more must sign: cargo xtask trust-root sign", threshold - count),
     };
     let mut text = format!("{}\nversion      {}\n", path.display(), document.version);
-    let _ = writeln!(text, "sha256       {}", hex::encode(Sha256::digest(&payload)));
+    let _ = writeln!(text, "sha256       {} (of this file)", hex::encode(Sha256::digest(&bytes)));
     let _ = writeln!(text, "signatures   {count} of {threshold} ({state})");
     for key in &document.root.keys {
         let has = if has_signed(key) { "has signed" } else { "has not signed" };

@@ -71,7 +71,7 @@ impl Node {
         network: Option<StaticNetwork>,
     ) -> Result<()> {
         let brokers = ports.iter().map(|port| format!("{HOST}:{port}")).collect();
-        let hints = canonical::write(&Hints { brokers, network, schema: Hints::SCHEMA.into() })?;
+        let hints = canonical::write(&Hints { brokers, network, release: None, schema: Hints::SCHEMA.into() })?;
         if self.image().exists() {
             fs::remove_file(self.image()).context("Failed to remove the old image")?;
         }

@@ -125,7 +125,12 @@ fn what_belongs_to_a_cluster_keeps_to_its_schema() {
     }
     let network = StaticNetwork { address: "10.0.2.15/24".into(), gateway: Some("10.0.2.2".into()) };
     for network in [None, Some(network)] {
-        let hints = Hints { brokers: vec!["10.0.2.2:7443".into()], network, schema: Hints::SCHEMA.into() };
+        let hints = Hints {
+            brokers: vec!["10.0.2.2:7443".into()],
+            release: network.is_some().then_some(Bytes32([7; 32])),
+            network,
+            schema: Hints::SCHEMA.into(),
+        };
         keeps_to(&Schema::get("hints").unwrap(), &hints);
     }
 }
@@ -178,6 +183,7 @@ fn every_message_keeps_to_the_schema_of_messages() {
                 event_log: bytes.clone(),
                 quote: bytes.clone(),
                 registers: registers.clone(),
+                release: activation,
                 schema: Evidence::SCHEMA.into(),
                 session: session.clone(),
                 signature: bytes.clone(),

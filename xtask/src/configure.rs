@@ -7,12 +7,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use attest::bytes::Bytes32;
 use attest::cluster::{Cluster, Hints};
 use cairn_image::disk::{CONFIGURATION_SIZE, CONFIGURATION_TYPE, copy_file};
 use measurements::Bank;
 use measurements::boot::Point;
+use measurements::canonical;
 use measurements::compose::{Configuration, compose};
 use measurements::parse::gpt::Gpt;
+
+use crate::digest::Sha256Digest;
 
 /// All of a partition table that images have.
 const TABLE: u64 = 1 << 20;
@@ -32,6 +36,9 @@ pub struct ConfigureArgs {
     /// Addresses of brokers, and static addresses of the node
     #[arg(long, value_name = "FILE")]
     pub hints: Option<PathBuf>,
+    /// Bundle of the release that the image is of (*.measured-boot.sigstore.json): nodes name it to their broker
+    #[arg(long, value_name = "FILE", requires = "hints")]
+    pub bundle: Option<PathBuf>,
     /// Where to write the copy [default: beside the image, with the cluster's id in its name]
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -41,6 +48,10 @@ pub struct ConfigureArgs {
 pub fn run(args: &ConfigureArgs) -> Result<()> {
     let cluster = read(&args.cluster)?;
     let hints = args.hints.as_deref().map(read).transpose()?;
+    let hints = match (hints, &args.bundle) {
+        (Some(hints), Some(bundle)) => Some(with_release(&hints, &read(bundle)?)?),
+        (hints, _) => hints,
+    };
     let parsed =
         Cluster::read(&cluster).map_err(|refusal| anyhow::anyhow!("{}: {}", args.cluster.display(), refusal.found))?;
     let output = match &args.output {
@@ -58,6 +69,14 @@ pub fn run(args: &ConfigureArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Hints that name this bundle, too.
+fn with_release(hints: &[u8], bundle: &[u8]) -> Result<Vec<u8>> {
+    let mut hints = Hints::read(hints).map_err(|refusal| anyhow::anyhow!(refusal.found))?;
+    let digest = Sha256Digest::of(bundle);
+    hints.release = Some(Bytes32(*digest.as_bytes()));
+    canonical::write(&hints).context("Failed to write hints")
 }
 
 /// PCR 12 follows from the configuration alone.
@@ -127,7 +146,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use attest::bytes::{Bytes32, Hex};
+    use attest::bytes::Hex;
     use attest::cluster::{Assurance, Device, Keys, Slot};
 
     use super::*;
@@ -163,5 +182,13 @@ mod tests {
             assert!(error.contains(word), "{error}");
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn hints_name_the_bundle_of_the_release() {
+        let hints = b"{\"brokers\":[\"192.0.2.1:1\"],\"schema\":\"cairn.hints/1\"}\n";
+        let named = Hints::read(&with_release(hints, b"a bundle").unwrap()).unwrap();
+        assert_eq!(named.release, Some(Bytes32(*Sha256Digest::of(b"a bundle").as_bytes())));
+        assert_eq!(named.brokers, ["192.0.2.1:1"]);
     }
 }

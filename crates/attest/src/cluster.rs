@@ -116,6 +116,9 @@ pub struct Hints {
     /// Static addresses; without them the network is asked (DHCPv4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<StaticNetwork>,
+    /// SHA-256 of the bundle (`*.sigstore.json`) of the release that the image is of, which the node shows to its broker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<Bytes32>,
     /// Its schema.
     pub schema: String,
 }
@@ -355,6 +358,7 @@ mod tests {
         let hints = |brokers: &[&str]| Hints {
             brokers: brokers.iter().map(|broker| (*broker).to_owned()).collect(),
             network: None,
+            release: None,
             schema: Hints::SCHEMA.into(),
         };
         let read = |hints: &Hints| Hints::read(&canonical::write(hints).unwrap());

@@ -211,6 +211,7 @@ impl Node<'_> {
             event_log: Hex(evidence::event_log()?),
             quote: Hex(quote.attest),
             registers: quote.registers.into_values().map(Hex).collect(),
+            release: self.bundle,
             schema: Evidence::SCHEMA.into(),
             session: challenge.session.clone(),
             signature: Hex(quote.signature),

@@ -11,6 +11,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use attest::bytes::Bytes32;
 use attest::cluster::{Cluster, Hints};
 use attest::hpke::PrivateKey;
 use attest::message::{Ack, CommitResult, DiskState, Purpose, Release};
@@ -41,6 +42,8 @@ pub struct Node<'a> {
     keys: Keys,
     cluster: &'a Cluster,
     brokers: Vec<SocketAddr>,
+    /// SHA-256 of the bundle of the release that this node was given.
+    bundle: Option<Bytes32>,
     hpke: PrivateKey,
     least_version: u32,
 }
@@ -84,7 +87,8 @@ impl<'a> Node<'a> {
         }
         let keys = tpm.keys()?;
         let hpke = PrivateKey::from_seed(&seed(tpm)?);
-        Ok(Self { tpm, keys, cluster, brokers, hpke, least_version })
+        let bundle = hints.and_then(|hints| hints.release);
+        Ok(Self { tpm, keys, cluster, brokers, bundle, hpke, least_version })
     }
 
     /// SHA-256 of the endorsement key's public area, by which an operator knows this machine.

@@ -133,7 +133,7 @@ impl Engine {
         let quoted = tpm::check(&quote, &key, begun.bank, &binding.extra_data())?;
         let log = Log::parse(&evidence.event_log.0)
             .map_err(|error| Refused::new(EvidenceCode::LogReplay, format!("the firmware's log: {error}")))?;
-        let matched = self.matched(&node, &quoted, &log)?;
+        let matched = self.matched(&node, &quoted, &log, evidence.release)?;
         let standing = match &matched.release.bundle {
             Some(bundle) => Some(self.standing(bundle, &matched.release.rebuilds, &node, begun.hello.purpose)?),
             None => None,

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use attest::bytes::Bytes32;
 use attest::policy;
 use attest::tpm::Quoted;
 use measurements::boot::Point;
@@ -11,6 +12,7 @@ use measurements::document::machine::MachineReference;
 use measurements::parse::tcg_log::Log;
 
 use super::Engine;
+use super::hello::sha256;
 use super::records::{self, Node, Release};
 use crate::code::{Own, Refusal};
 use crate::store::{Error, Table};
@@ -25,20 +27,35 @@ pub(super) struct Matched {
 type Allowed = (Vec<(Vec<u8>, Release)>, Vec<u8>);
 
 impl Engine {
-    /// The one release that these registers and this log are of.
-    pub(super) fn matched(&self, node: &Node, quoted: &Quoted, log: &Log) -> Result<Matched, Refusal> {
+    /// The one release that these registers and this log are of. `named` is the bundle that the node names: registers decide, and a refusal is explained by it.
+    pub(super) fn matched(
+        &self,
+        node: &Node,
+        quoted: &Quoted,
+        log: &Log,
+        named: Option<Bytes32>,
+    ) -> Result<Matched, Refusal> {
         let internal = |error: Error| Refusal::new(Own::State, error.to_string());
         let (releases, machine) = self.allowed(node).map_err(internal)?;
         if releases.is_empty() {
             return Err(Refusal::new(Own::NoReleaseAllowed, "no release is allowed"));
         }
+        let is_named = |release: &Release| {
+            let digest = release.bundle.as_ref().map(|bundle| Bytes32(sha256(bundle.as_bytes())));
+            named.is_some() && digest == named
+        };
         let (mut matching, mut nearest, mut expected) = (Vec::new(), None, Vec::new());
+        let mut is_known = false;
         for (id, release) in releases {
             let composition = self.composition(&id, &release, node, &machine)?;
+            let named = is_named(&release);
             match policy::check(quoted, log, &composition) {
                 Ok(()) => matching.push(Matched { id, release }),
-                Err(refusal) => nearest = Some((release.name, refusal)),
+                // That of the release which the node means, or else the last one.
+                Err(refusal) if named || !is_known => nearest = Some((release.name, refusal)),
+                Err(_) => {}
             }
+            is_known |= named;
             expected.push(composition);
         }
         match (matching.len(), nearest) {
@@ -47,10 +64,14 @@ impl Engine {
                 Refusal::new(Own::NoSingleRelease, format!("{} releases are allowed", expected.len()))
             } else {
                 let refusal = Refusal::from(refusal);
-                Refusal {
-                    found: format!("compared with {name} on {}: {}", node.machine_name, refusal.found),
-                    ..refusal
+                let mut found = format!("compared with {name} on {}: {}", node.machine_name, refusal.found);
+                if let Some(named) = named.filter(|_| !is_known) {
+                    found += &format!(
+                        "; the node names the bundle sha256:{}, which is that of no allowed release",
+                        hex::encode(named.0)
+                    );
                 }
+                Refusal { found, ..refusal }
             }),
             (count, _) => Err(Refusal::new(Own::NoSingleRelease, format!("{count} releases measure the same"))),
         }

@@ -201,6 +201,7 @@ impl<T: AttesterTpm> Attester<T> {
             event_log: Hex(event_log::write(&self.log)),
             quote: Hex(quote.attest),
             registers: quote.registers.into_iter().map(Hex).collect(),
+            release: None,
             schema: Evidence::SCHEMA.into(),
             session: talk.challenge.session.clone(),
             signature: Hex(quote.signature),

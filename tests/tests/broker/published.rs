@@ -27,6 +27,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("an_older_or_expired_channel_state_says_nothing", channels),
         Row::new("a_revoked_release_is_refused_at_the_next_boot", revoked),
         Row::new("a_lower_epoch_is_never_run_again", epochs),
+        Row::new("a_node_names_its_release_and_a_refusal_is_explained_by_it", named),
         Row::new("a_release_needs_as_many_rebuilders_as_the_policy_says", rebuilt),
         Row::new("disks_are_unlocked_for_a_while_after_the_channel_expired", stale),
     ]
@@ -206,6 +207,47 @@ fn epochs(suite: &Suite, _: &str) -> Result<()> {
     scene.broker.must_refuse(&response, least)?;
     scene.reboot()?;
     scene.must_still_unlock()
+}
+
+/// Registers decide; what the node says of its release explains why they are refused.
+fn named(suite: &Suite, _: &str) -> Result<()> {
+    let (mut scene, mut publisher, _) = begin(suite, "")?;
+    let (debug, statement) = publisher.release(&suite.debug, 5)?;
+    must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Good)?.write()?)?)?;
+    let allow = [&ALLOW[..2], &["--allow-debug", "--bundle"]].concat();
+    let debug = debug.write()?;
+    must(give(&scene.broker, &allow, &debug)?)?;
+    let digest =
+        |bytes: &[u8]| -> Result<Bytes32> { Ok(Bytes32(measurements::Bank::Sha256.digest(bytes)[..].try_into()?)) };
+    let good = Boot::of(&composition(&suite.image, &scene.broker)?);
+    let mut bad = Boot::of(&composition(&suite.image, &scene.broker)?);
+    bad.firmware.pop().context("a boot without events")?;
+    scene.node.reboot(&bad)?;
+    let ask_naming = |scene: &mut Scene, release: Option<Bytes32>| -> Result<(String, String)> {
+        let mut talk = scene::begin(&scene.broker, &scene.node, Purpose::Provision)?;
+        let evidence = attest::message::Evidence { release, ..scene.node.evidence(&talk)? };
+        let response = talk.show(&evidence)?;
+        let (refused, _) = attest::message::read::<attest::message::Refused>(&response.body)?;
+        let told = scene.broker.admin(&["explain", &refused.request])?;
+        let text = |field: &str| told[field].as_str().unwrap_or_default().to_owned();
+        Ok((text("code"), text("found")))
+    };
+    let (code, found) = ask_naming(&mut scene, Some(digest(&debug)?))?;
+    ensure!(
+        code != "RELEASED" && found.contains("(debug)") && !found.contains("no allowed release"),
+        "{code}: {found}"
+    );
+    let (_, found) = ask_naming(&mut scene, Some(Bytes32([7; 32])))?;
+    ensure!(found.contains("sha256:0707") && found.contains("that of no allowed release"), "{found}");
+    let (_, found) = ask_naming(&mut scene, None)?;
+    ensure!(!found.contains("names the bundle"), "{found}");
+    // Whatever a node says, a release is given for what it runs.
+    scene.node.reboot(&good)?;
+    let mut talk = scene.begin(Purpose::Provision)?;
+    let evidence = attest::message::Evidence { release: Some(digest(&debug)?), ..scene.node.evidence(&talk)? };
+    let response = talk.show(&evidence)?;
+    ensure!(scene.broker.judged(&response)? == "RELEASED", "a release is refused for what a node says");
+    Ok(())
 }
 
 /// Publishes that an image was built again, by the rebuilder with this number.

@@ -10,6 +10,7 @@ mod monitor;
 mod npm;
 mod published;
 mod recorded;
+mod release;
 mod scene;
 mod timestamps;
 mod troubles;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         timestamps::rows(),
         troubles::rows(),
         recorded::rows(),
+        release::rows(),
     ];
     let rows = rows.into_iter().flatten().collect();
     match Scene::open() {

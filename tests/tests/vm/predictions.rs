@@ -44,6 +44,7 @@ fn predicted(suite: &Suite, row: &str, name: &str) -> Result<()> {
     let mut watched = Watched::start(suite, row, &known.real(&suite.debug.file("raw"))?)?;
     watched.must_run()?;
     let pcrs = settled(&watched, &suite.debug.read("efi")?)?;
+    ensure!(pcrs.banks().count() == Bank::ALL.len(), "not every bank is active");
     let states = watched.vm.pcr_states()?;
     let mut shell = Shell::log_in(&mut watched.vm)?;
     let log = Log::parse(&shell.read_file(LOG)?)?;

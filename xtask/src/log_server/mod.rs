@@ -120,12 +120,23 @@ fn describe(
     if let Some(witness) = witness {
         text += &format!("witness      {}\nwitness key  {}\n", witness.address, witness.verifier_key());
     }
-    let mut options = format!("--log {} --read-log {} --log-key {}", log.write, log.read, log.verifier_key());
+    let mut options = format!("--log {} --read-log {}", log.write, log.read);
+    let mut believed = format!("--log-key {}", log.verifier_key());
+    if let Some(witness) = witness {
+        believed += &format!(" --witness-key {}", witness.verifier_key());
+    }
     if let Some(timestamps) = timestamps {
         let certificate = timestamps.certificate();
         text += &format!("timestamps   {}\ncertificate  {}\n", timestamps.address, certificate.display());
-        options += &format!(" --tsa {} --tsa-certificate {}", timestamps.address, certificate.display());
+        options += &format!(" --tsa {}", timestamps.address);
+        believed += &format!(" --timestamp-authority {}", certificate.display());
     }
     text += &format!("trust root   {}\nof           {}\n\n", trust.display(), programs.versions.join(", "));
-    text + &format!("Publish to it:  cargo xtask publish --key release.key {options}\nCtrl-C ends it.")
+    text += "Keys, once:  cargo xtask keygen release.key && cargo xtask trust-root keygen root.key\n";
+    text += &format!(
+        "Believe it:  cargo xtask trust-root make trust-root.json --root-key root.key --release-key release.pub {believed}\n"
+    );
+    text + &format!(
+        "Release:     cargo xtask release stable --key release.key --trust-root trust-root.json {options}\nCtrl-C ends it."
+    )
 }

@@ -113,6 +113,9 @@ pub struct Evidence {
     /// PCR 0 to 15 of the quoted bank, in order.
     #[serde(deserialize_with = "at_most::<16, _, _>")]
     pub registers: Vec<Hex>,
+    /// SHA-256 of the bundle of the release that the node was given, as its hints say; believed by nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<Bytes32>,
     /// Its schema.
     pub schema: String,
     /// The session.

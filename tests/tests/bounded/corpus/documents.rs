@@ -40,6 +40,7 @@ fn clusters() -> Vec<File> {
     let hints = Hints {
         brokers: vec!["10.0.0.3:7443".into(), "[fd00::3%1]:7443".into()],
         network: Some(network),
+        release: None,
         schema: Hints::SCHEMA.into(),
     };
     let many = Hints { brokers: vec![String::new(); 1000], ..hints.clone() };

@@ -46,6 +46,7 @@ fn evidence(registers: Vec<Hex>) -> Evidence {
         event_log: Hex(vec![5; 40]),
         quote: Hex(vec![6; 20]),
         registers,
+        release: None,
         schema: Evidence::SCHEMA.into(),
         session: Hex(vec![7; 16]),
         signature: Hex(vec![8; 20]),
