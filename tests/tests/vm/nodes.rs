@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use cairn_tests::broker::Broker;
 use cairn_tests::environment::output_of;
 use cairn_tests::image::Image;
-use cairn_tests::node::{Node, request};
+use cairn_tests::node::{NAMED, Node, request};
 use cairn_tests::suite::Suite;
 use cairn_tests::watch::Watched;
 use xtask::vm::Machine;
@@ -179,6 +179,8 @@ fn changed_image(suite: &Suite, row: &str) -> Result<()> {
     let request = must_be_refused(suite, row, &node, &broker, "PCR_MISMATCH")?;
     let found = broker.admin(&["explain", &request])?["found"].to_string();
     ensure!(found.contains("PCR 4") && found.contains(".osrel"), "the reason is {found}");
+    let named = format!("names the bundle sha256:{}, which is that of no allowed release", hex::encode(NAMED.0));
+    ensure!(found.contains(&named), "the broker was not told which release the node was given: {found}");
     let shown = broker.admin(&["node", "show", "one"])?;
     ensure!(shown["disks"].as_array().is_some_and(Vec::is_empty), "the refused node has a disk: {shown}");
     Ok(())
