@@ -15,6 +15,7 @@ pub mod luks;
 pub mod lying_broker;
 pub mod machine;
 pub mod mirror;
+pub mod newer;
 pub mod node;
 pub mod npm_verifier;
 pub mod pe;
