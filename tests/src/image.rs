@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use xtask::difference::{OUTPUTS, Outputs};
 
 /// One built image.
 #[derive(Clone, Debug)]
 pub struct Image {
-    base: PathBuf,
+    outputs: Outputs,
     /// What `*.image.json` says.
     pub document: Document,
 }
@@ -44,35 +44,15 @@ pub struct Partition {
 impl Image {
     /// The one image in `folder`.
     pub fn open(folder: &Path) -> Result<Self> {
-        const SUFFIX: &str = ".image.json";
-        let entries =
-            fs::read_dir(folder).with_context(|| format!("Failed to list the image folder {}", folder.display()))?;
-        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let documents: Vec<String> = names.filter(|name| name.ends_with(SUFFIX)).collect();
-        ensure!(
-            documents.len() == 1,
-            "{} holds {} images, one is expected: {documents:?}",
-            folder.display(),
-            documents.len()
-        );
-        let path = folder.join(&documents[0]);
-        let text = fs::read(&path).with_context(|| format!("Failed to read {}", path.display()))?;
-        let document =
-            serde_json::from_slice(&text).with_context(|| format!("Failed to understand {}", path.display()))?;
-        Ok(Self { base: folder.join(documents[0].trim_end_matches(SUFFIX)), document })
-    }
-
-    /// The output with this suffix, for example `raw`.
-    pub fn file(&self, suffix: &str) -> PathBuf {
-        let mut path = self.base.clone().into_os_string();
-        path.push(".");
-        path.push(suffix);
-        path.into()
+        let outputs = Outputs::in_folder(folder)?;
+        let document = serde_json::from_slice(&outputs.read("image.json")?)
+            .with_context(|| format!("Failed to understand the image in {}", folder.display()))?;
+        Ok(Self { outputs, document })
     }
 
     /// As what is compared.
-    pub fn outputs(&self) -> Result<Outputs> {
-        Outputs::in_folder(self.base.parent().context("an image without folder")?)
+    pub fn outputs(&self) -> &Outputs {
+        &self.outputs
     }
 
     /// Copies the outputs, to change one.
@@ -85,15 +65,19 @@ impl Image {
         Self::open(folder)
     }
 
+    /// The output with this suffix, for example `raw`.
+    pub fn file(&self, suffix: &str) -> PathBuf {
+        self.outputs.file(suffix)
+    }
+
     /// The bytes of an output.
     pub fn read(&self, suffix: &str) -> Result<Vec<u8>> {
-        let path = self.file(suffix);
-        fs::read(&path).with_context(|| format!("Failed to read {}", path.display()))
+        self.outputs.read(suffix)
     }
 
     /// The partition with this name.
     pub fn partition(&self, name: &str) -> Result<&Partition> {
         let partition = self.document.partitions.iter().find(|partition| partition.name == name);
-        partition.with_context(|| format!("{} has no partition {name}", self.base.display()))
+        partition.with_context(|| format!("{} has no partition {name}", self.outputs.name()))
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use transparency::air_gap::{AirGap, Anchor, NamedBundle};
 use transparency::bundle::Bundle;
 use transparency::statement::predicate_type;
@@ -52,5 +53,5 @@ pub fn cases(path: &Path, told: Option<&str>, inputs: &Inputs) -> Result<Vec<Cas
 pub fn kind_of(bundle: &[u8]) -> Option<Kind> {
     let payload = Bundle::parse(bundle).ok()?.envelope.unverified_payload().ok()?;
     let found = predicate_type(&payload).ok()?;
-    [Kind::MeasuredBoot, Kind::Provenance, Kind::Channel].into_iter().find(|kind| kind.predicate_type() == found)
+    Kind::value_variants().iter().copied().find(|kind| kind.predicate_type() == found)
 }

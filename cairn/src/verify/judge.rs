@@ -135,7 +135,7 @@ mod tests {
     use transparency::statement::channel::Standing;
 
     use super::*;
-    use crate::verify::fake::{Fake, NOW, documents, ed25519, public};
+    use crate::verify::fake::{Fake, NOW, Signer, documents, ed25519, public};
 
     fn inputs(fake: &mut Fake) -> (Inputs, Bundle) {
         let bundle = fake.publish(&documents::release().write().unwrap());
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn provenance_and_channels_are_verified_too() {
+    fn provenance_channels_and_rebuilds_are_verified_too() {
         let mut fake = Fake::new();
         let (mut good, _) = inputs(&mut fake);
         good.bundle = good.channel.take().unwrap();
@@ -225,5 +225,18 @@ mod tests {
         good.bundle = fake.publish(&documents::provenance().write().unwrap()).write().unwrap();
         good.kind = Kind::Provenance;
         assert_eq!(code(&good), None);
+        // A rebuild counts by a rebuilder's key, and is about its files.
+        good.kind = Kind::Rebuild;
+        let rebuild = documents::rebuild().write().unwrap();
+        good.bundle = fake.publish(&rebuild).write().unwrap();
+        assert_eq!(code(&good), Some(Code::KeyUse));
+        fake.rebuilders.push(Signer::new());
+        good.roots = vec![fake.sign_trust_root(&fake.trust_root().write().unwrap())];
+        good.bundle = fake.publish_rebuild(0, &rebuild).write().unwrap();
+        let digest = ring::digest::digest(&ring::digest::SHA256, documents::RAW);
+        good.subject = Subject::File(digest.as_ref().try_into().unwrap());
+        assert_eq!(code(&good), None);
+        good.subject = Subject::File([0; 32]);
+        assert_eq!(code(&good), Some(Code::Subject));
     }
 }

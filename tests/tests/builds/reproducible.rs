@@ -166,7 +166,7 @@ fn differences(shop: &Workshop, row: &str) -> Result<()> {
 }
 
 fn difference(shop: &Workshop, ours: &Image, theirs: &Image) -> Result<Option<String>> {
-    let found = first_difference(&shop.sandbox, &ours.outputs()?, &theirs.outputs()?)?;
+    let found = first_difference(&shop.sandbox, ours.outputs(), theirs.outputs())?;
     Ok(found.map(|found| found.to_string()))
 }
 
