@@ -55,19 +55,19 @@ pub struct KeygenArgs {
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Example: cargo xtask trust-root make trust-root.json --root-key root.key --release-key release.pub --log-key log.cairn.invalid+... --witness-key witness.cairn.invalid+...\n\
-                  The next one: cargo xtask trust-root make next.json --after trust-root.json --release-key new.pub --root-key root.key"
+                  The next one: cargo xtask trust-root make next.json --after trust-root.json --root-key root.key --release-key new.pub --end-key old.pub"
 )]
 pub struct MakeArgs {
     /// Where it goes; a file that is there is not replaced
     #[arg(value_name = "FILE")]
     out: PathBuf,
-    /// The trust root before: this one gets the next number, and each list that is not given anew stays
+    /// The trust root before: this one gets the next number, and what is given is added to what is there
     #[arg(long, value_name = "FILE")]
     after: Option<PathBuf>,
     /// Root keys, PEM: a private one signs at once, a public one is named only
     #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "after")]
     root_key: Vec<PathBuf>,
-    /// How many of them must sign [default: more than half]
+    /// How many of them must sign [default: more than half, or as before]
     #[arg(long, value_name = "NUMBER")]
     threshold: Option<u64>,
     /// File with the password of encrypted root keys
@@ -79,16 +79,22 @@ pub struct MakeArgs {
     /// Public keys that may say that a release was built again, PEM
     #[arg(long, value_name = "FILE", num_args = 1..)]
     rebuilder_key: Vec<PathBuf>,
-    /// Days for which the keys that are given may sign
+    /// Days for which the keys that are given may sign; a key that is there gets so many from now
     #[arg(long, value_name = "DAYS", default_value_t = 365)]
     valid_days: u64,
+    /// Public keys that may sign no more from now on: what has a timestamp before stays good
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "after")]
+    end_key: Vec<PathBuf>,
+    /// What is taken out: root keys, SHA-256 of keys or certificates, origins of logs, names of witnesses, as `show` prints them
+    #[arg(long, value_name = "NAME", num_args = 1.., requires = "after")]
+    without: Vec<String>,
     /// Logs, as they make themselves known (NAME+ID+KEY)
     #[arg(long, value_name = "KEY", num_args = 1.., required_unless_present = "after")]
     log_key: Vec<String>,
     /// Witnesses, as they make themselves known (NAME+ID+KEY)
     #[arg(long, value_name = "KEY", num_args = 1..)]
     witness_key: Vec<String>,
-    /// How many of them must have seen a log's head [default: more than half]
+    /// How many of them must have seen a log's head [default: more than half, or as before]
     #[arg(long, value_name = "NUMBER")]
     least_witnesses: Option<u64>,
     /// Certificates of timestamp authorities, PEM or DER: with one, every statement needs a token
@@ -159,42 +165,91 @@ fn document(args: &MakeArgs, old: Option<&TrustRootDocument>) -> Result<TrustRoo
         witnesses: Witnesses { keys: vec![], threshold: 0 },
     });
     document.version += 1;
-    let named = args.root_key.iter().map(|path| root_public(path, args.password_file.as_deref()).map(Bytes32));
-    let named = named.collect::<Result<Vec<_>>>()?;
-    // With one before, private keys may be given only to sign.
-    if old.is_none() || named.iter().any(|key| !document.root.keys.contains(key)) {
-        document.root = RootKeys { threshold: majority(named.len()), keys: named };
+    for name in &args.without {
+        take_out(&mut document, name)?;
     }
-    document.root.threshold = args.threshold.unwrap_or(document.root.threshold);
-    if !args.log_key.is_empty() {
-        document.logs = args.log_key.iter().map(|text| known_log(text)).collect::<Result<_>>()?;
+    for path in &args.root_key {
+        add(&mut document.root.keys, Bytes32(root_public(path, args.password_file.as_deref())?));
     }
-    if !args.witness_key.is_empty() {
-        let witness = |text: &String| known_witness(text).map(|(name, key)| Witness { key: Bytes32(key), name });
-        let keys = args.witness_key.iter().map(witness).collect::<Result<Vec<_>>>()?;
-        document.witnesses = Witnesses { threshold: majority(keys.len()), keys };
+    for text in &args.log_key {
+        add(&mut document.logs, known_log(text)?);
     }
-    document.witnesses.threshold = args.least_witnesses.unwrap_or(document.witnesses.threshold);
+    for text in &args.witness_key {
+        let (name, key) = known_witness(text)?;
+        add(&mut document.witnesses.keys, Witness { key: Bytes32(key), name });
+    }
+    for path in &args.timestamp_authority {
+        add(&mut document.timestamp_authorities, Hex(der_of(&files::read(path)?)));
+    }
+    let RootKeys { keys, threshold } = &mut document.root;
+    *threshold = args.threshold.unwrap_or(if old.is_none() { majority(keys.len()) } else { *threshold });
+    let Witnesses { keys, threshold } = &mut document.witnesses;
+    // Where there were none, none were needed.
+    let first = *threshold == 0 && !keys.is_empty();
+    *threshold = args.least_witnesses.unwrap_or(if first { majority(keys.len()) } else { *threshold });
+    signing_keys(args, &mut document.keys)?;
+    Ok(document)
+}
+
+fn add<T: PartialEq>(list: &mut Vec<T>, new: T) {
+    if !list.contains(&new) {
+        list.push(new);
+    }
+}
+
+/// Takes out whatever has this name.
+fn take_out(document: &mut TrustRootDocument, name: &str) -> Result<()> {
+    let fingerprint = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+    let name = name.strip_prefix("sha256:").unwrap_or(name);
+    let count = |document: &TrustRootDocument| {
+        let TrustRootDocument { keys, logs, root, timestamp_authorities, witnesses, .. } = document;
+        keys.len() + logs.len() + root.keys.len() + timestamp_authorities.len() + witnesses.keys.len()
+    };
+    let before = count(document);
+    document.keys.retain(|key| fingerprint(&key.key.0) != name);
+    document.logs.retain(|log| log.origin != name);
+    document.root.keys.retain(|key| hex::encode(key.0) != name);
+    document.timestamp_authorities.retain(|certificate| fingerprint(&certificate.0) != name);
+    document.witnesses.keys.retain(|witness| witness.name != name);
+    ensure!(
+        count(document) < before,
+        "{name:?} is not in the trust root: `cargo xtask trust-root show` prints the names"
+    );
+    Ok(())
+}
+
+/// Adds keys, prolongs those that are there, and ends some.
+fn signing_keys(args: &MakeArgs, keys: &mut Vec<SigningKey>) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
+    let not_after = now.saturating_add(args.valid_days.saturating_mul(DAY));
+    let read = |path: &PathBuf| -> Result<Hex> {
+        let key = signer::public_key(&files::read(path)?).with_context(|| path.display().to_string())?;
+        Ok(Hex(key.spki()))
+    };
     for (paths, uses) in
         [(&args.release_key, vec![Use::Channel, Use::Image, Use::Machine]), (&args.rebuilder_key, vec![Use::Rebuild])]
     {
-        if !paths.is_empty() {
-            document.keys.retain(|key| key.uses != uses);
-        }
         for path in paths {
-            let key = signer::public_key(&files::read(path)?).with_context(|| path.display().to_string())?;
-            let not_after = now.saturating_add(args.valid_days.saturating_mul(DAY));
-            // Clocks of those who verify may be behind.
-            let not_before = now.saturating_sub(SKEW);
-            document.keys.push(SigningKey { key: Hex(key.spki()), not_after, not_before, uses: uses.clone() });
+            let key = read(path)?;
+            match keys.iter_mut().find(|known| known.key == key) {
+                Some(known) => {
+                    ensure!(known.uses == uses, "{} is there for other uses: each key has one task", path.display());
+                    known.not_after = not_after;
+                }
+                // Clocks of those who verify may be behind.
+                None => {
+                    keys.push(SigningKey { key, not_after, not_before: now.saturating_sub(SKEW), uses: uses.clone() })
+                }
+            }
         }
     }
-    if !args.timestamp_authority.is_empty() {
-        let read = |path: &PathBuf| Ok(Hex(der_of(&files::read(path)?)));
-        document.timestamp_authorities = args.timestamp_authority.iter().map(read).collect::<Result<_>>()?;
+    for path in &args.end_key {
+        let key = read(path)?;
+        let known = keys.iter_mut().find(|known| known.key == key);
+        let known = known.with_context(|| format!("{} is not in the trust root", path.display()))?;
+        known.not_after = known.not_after.min(now);
     }
-    Ok(document)
+    Ok(())
 }
 
 fn sign(args: &SignArgs) -> Result<String> {
@@ -350,17 +405,52 @@ mod tests {
         let first = root(folder, "first.json").unwrap();
         assert_eq!((first.document().version, first.document().root.threshold), (1, 2));
 
-        // The next one keeps what is not said anew.
-        keygen::make(&folder.join("rebuilder.key"), None, signer::SCHEME).unwrap();
-        let line = "make next.json --after first.json --root-key one.key two.key --rebuilder-key rebuilder.pub";
+        // What is there is not replaced, and a key that is no root key signs nothing.
+        let line = format!("make first.json --root-key one.key two.key three.pub {common}");
+        assert!(run_in(folder, &line).is_err());
+        assert!(run_in(folder, "sign first.json --root-key release.key").is_err());
+    }
+
+    #[test]
+    fn the_next_one_adds_ends_and_takes_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        run_in(folder, "keygen one.key").unwrap();
+        for name in ["release.key", "new.key", "rebuilder.key"] {
+            keygen::make(&folder.join(name), None, signer::SCHEME).unwrap();
+        }
+        let common = format!("--release-key release.pub --log-key {LOG}");
+        run_in(folder, &format!("make first.json --root-key one.key {common} --valid-days 9")).unwrap();
+        let line = "make next.json --after first.json --root-key one.key --release-key new.pub --end-key release.pub \
+                    --rebuilder-key rebuilder.pub";
         run_in(folder, line).unwrap();
+        let first = root(folder, "first.json").unwrap();
         let next = first.next(&files::read(&folder.join("next.json")).unwrap()).unwrap();
         let document = next.document();
-        assert_eq!((document.version, document.keys.len(), document.root.keys.len()), (2, 2, 3));
+        assert_eq!((document.version, document.keys.len(), document.root.keys.len()), (2, 3, 1));
         assert_eq!(document.logs, first.document().logs);
-        // What is there is not replaced, and a key that is no root key signs nothing.
-        assert!(run_in(folder, line).is_err());
-        assert!(run_in(folder, "sign next.json --root-key release.key").is_err());
+        let [old, new, rebuilder] = &document.keys[..] else { panic!("three keys") };
+        assert!(
+            old.not_after < first.document().keys[0].not_after && old.not_before == first.document().keys[0].not_before
+        );
+        assert!(new.not_after > old.not_after + 300 * DAY);
+        assert_eq!(rebuilder.uses, [Use::Rebuild]);
+
+        let fingerprint = hex::encode(Sha256::digest(&old.key.0));
+        let line = format!("make third.json --after next.json --root-key one.key --without sha256:{fingerprint}");
+        run_in(folder, &line).unwrap();
+        let third = next.next(&files::read(&folder.join("third.json")).unwrap()).unwrap();
+        assert_eq!(third.document().keys.len(), 2);
+        for (line, words) in [
+            ("--without nothing", "is not in the trust root"),
+            ("--end-key release.pub", "is not in the trust root"),
+            ("--release-key rebuilder.pub", "other uses"),
+            ("--without log.cairn.invalid --threshold 2", "too few"),
+        ] {
+            let line = format!("make fourth.json --after third.json --root-key one.key {line}");
+            let error = format!("{:#}", run_in(folder, &line).unwrap_err());
+            assert!(error.contains(words), "{line}: {error}");
+        }
     }
 
     #[test]
