@@ -35,6 +35,9 @@ enum Command {
     Channel(Box<channel::ChannelCommand>),
     /// Sign an image or a machine reference, and log it
     Publish(Box<publish::PublishArgs>),
+    /// See whether key and trust root are there and belong together
+    #[command(hide = true)]
+    Check(Box<publish::CheckArgs>),
     /// Say that an image was built again, and came out the same (`cargo xtask rebuild` does it)
     #[command(hide = true)]
     Rebuilt(Box<publish::RebuiltArgs>),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let outcome = match Cli::parse().command {
         Command::Channel(command) => channel::run(&command),
+        Command::Check(args) => publish::check(&args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Rebuilt(args) => publish::rebuilt(&args),

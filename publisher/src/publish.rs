@@ -128,6 +128,18 @@ pub fn rebuilt(args: &RebuiltArgs) -> Result<String> {
     Publisher::open(&args.where_to)?.publish(&rebuilt_in(&args.folder)?)
 }
 
+/// See whether key and trust root are there and belong together
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    where_to: LogArgs,
+}
+
+/// Runs the command. Nothing is signed, and nobody is asked.
+pub fn check(args: &CheckArgs) -> Result<String> {
+    Publisher::open(&args.where_to).map(|_| String::new())
+}
+
 impl Publisher {
     /// Opens key and trust root; the log is not asked yet.
     pub fn open(args: &LogArgs) -> Result<Self> {

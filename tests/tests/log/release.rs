@@ -108,6 +108,14 @@ fn released(scene: &Scene, row: &str) -> Result<()> {
     must_fail(&desk.release(&[])?, &["uncommitted changes: commit them"])?;
     fs::remove_file(desk.checkout.join("new")).context("Failed to remove a file")?;
 
+    // So is what is missing, before anything costs time.
+    let root = desk.file("root.json");
+    fs::rename(&root, desk.file("away")).context("Failed to rename")?;
+    let output = desk.release(&[])?;
+    must_fail(&output, &["root.json"])?;
+    ensure!(!said(&output).contains("release 1/5"), "it began: {}", said(&output));
+    fs::rename(desk.file("away"), &root).context("Failed to rename")?;
+
     // The log is down: what was built, booted and signed stays.
     let folder = desk.checkout.join("target/releases/cairn_0.1.0");
     desk.site.witnessed.log.stop();

@@ -58,6 +58,10 @@ pub fn run(args: &RebuildArgs, progress: &Progress) -> Result<ExitCode> {
     let bytes = fs::read(path).with_context(|| format!("Failed to read {}", path.display()))?;
     let claim = Claim::read(&bytes).with_context(|| format!("{} cannot be built again", path.display()))?;
     let checkout = Checkout::find()?;
+    if !args.sign.is_empty() {
+        // Before anything costs time.
+        neighbours::must(PUBLISHER, "check", &args.sign)?;
+    }
     let folder = args.folder.clone().unwrap_or_else(|| checkout.target().join("rebuild")).join(&claim.revision);
     fs::create_dir_all(&folder).with_context(|| format!("Failed to make {}", folder.display()))?;
     let folder = folder.canonicalize().with_context(|| format!("Failed to resolve {}", folder.display()))?;

@@ -59,6 +59,8 @@ pub fn run(args: &ReleaseArgs, progress: &Progress) -> Result<()> {
     let out = args.out.clone();
     let out = out.unwrap_or_else(|| checkout.target().join("releases").join(format!("{}_{}", image.id, image.version)));
 
+    // Before anything costs time.
+    neighbours::must(PUBLISHER, "check", &args.sign)?;
     progress.note("release 1/5: build");
     if !is_built(&out, &revision.commit) {
         let build = BuildArgs { profile: None, out: Some(out.clone()), locked: true, json: false };
