@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use transparency::statement::Statement;
 use transparency::statement::channel::{Channel, Release, Standing};
 use transparency::statement::measured_boot::{MeasuredBoot, Reference};
+use transparency::time::shown;
 use transparency::verify::logged;
 
 use crate::files;
@@ -206,8 +207,9 @@ fn show(name: &str, folder: &Path) -> Result<String> {
     let statement = Statement::<Channel>::read(&bundle.envelope.unverified_payload()?).map_err(refused)?;
     let Channel { expires, least_epoch, releases, version, .. } = statement.predicate();
     let mut text = format!(
-        "{}\nversion      {version}\nleast epoch  {least_epoch}\nexpires      {expires} (seconds since 1970)\n",
-        path.display()
+        "{}\nversion      {version}\nleast epoch  {least_epoch}\nexpires      {}\n",
+        path.display(),
+        shown(*expires)
     );
     for Release { name, standing, statement } in releases {
         let standing = if *standing == Standing::Good { "good" } else { "revoked" };

@@ -14,6 +14,7 @@ use measurements::canonical::{self, Document};
 use sha2::{Digest, Sha256};
 use sigstore::crypto::SigningScheme;
 use transparency::key::Key;
+use transparency::time::shown;
 use transparency::trust_root::{
     PAYLOAD_TYPE, RootKeys, SigningKey, TrustRoot, TrustRootDocument, Use, Witness, Witnesses,
 };
@@ -341,8 +342,8 @@ fn show(path: &Path) -> Result<String> {
     for key in &document.keys {
         let fingerprint = hex::encode(Sha256::digest(&key.key.0));
         let uses = key.uses.iter().map(|what| format!("{what:?}").to_lowercase()).collect::<Vec<_>>().join(", ");
-        let _ =
-            writeln!(text, "key          sha256:{fingerprint}  {uses}  from {} to {}", key.not_before, key.not_after);
+        let (from, to) = (shown(key.not_before), shown(key.not_after));
+        let _ = writeln!(text, "key          sha256:{fingerprint}  {uses}  from {from} to {to}");
     }
     for log in &document.logs {
         let _ = writeln!(text, "log          {}", log.origin);

@@ -1,10 +1,10 @@
 //! How the judgement is told: a table for people, one JSON object for machines.
 
-use jiff::Timestamp;
 use second_opinion::{CODE, NEXT};
 use serde_json::{Map, Value, json};
 use transparency::statement::Predicate;
 use transparency::statement::measured_boot::{MeasuredBoot, Reference};
+use transparency::time::shown as time;
 use transparency::verify::{Current, Logged};
 
 use super::judge::Outcome;
@@ -95,11 +95,6 @@ fn with_commands(mut value: Value, commands: &str) -> String {
         value["commands"] = commands.into();
     }
     format!("{value}\n")
-}
-
-fn time(seconds: u64) -> String {
-    let timestamp = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    timestamp.map_or_else(|| format!("{seconds} seconds after 1970"), |timestamp| timestamp.to_string())
 }
 
 #[cfg(test)]

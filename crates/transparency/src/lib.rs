@@ -13,6 +13,7 @@ pub mod monitor;
 pub mod proof;
 pub mod statement;
 pub mod tiles;
+pub mod time;
 pub mod timestamp;
 pub mod tree;
 pub mod trust_root;

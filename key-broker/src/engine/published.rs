@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use transparency::statement::channel::Channel;
 use transparency::statement::measured_boot::{MeasuredBoot, Reference};
 use transparency::statement::rebuild::Rebuild;
+use transparency::time::shown as shown_time;
 use transparency::trust_root::TrustRoot;
 use transparency::verify::{About, Current, Evidence, Known, Logged, logged, rebuilders};
 
@@ -112,7 +113,7 @@ pub(super) fn channel_set(open: &mut dyn Transaction, bundle: &[u8], now: u64) -
         state.version,
         state.releases.len(),
         state.least_epoch,
-        time(state.expires)
+        shown_time(state.expires)
     )))
 }
 
@@ -227,19 +228,12 @@ pub(super) fn shown(open: &dyn Transaction, now: u64) -> Result<Value, Error> {
             "name": state.name,
             "version": state.version,
             "least epoch": state.least_epoch,
-            "expires": time(state.expires),
+            "expires": shown_time(state.expires),
             "expired": stale,
             "releases": state.releases,
         })
     });
     Ok(json!({"trust root": root, "channel": channel.ok()}))
-}
-
-fn time(seconds: u64) -> String {
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
-        .map_or_else(|| format!("{seconds} seconds after 1970"), |time| time.to_string())
 }
 
 /// Runs `work` with the trust root, if there is one.
