@@ -16,12 +16,19 @@ type Body<C> = dyn Fn(&C, &str) -> Result<()> + Send + Sync;
 pub struct Row<C> {
     name: &'static str,
     run: Box<Body<C>>,
+    /// Why it does not run.
+    skipped: Option<String>,
 }
 
 impl<C> Row<C> {
     /// A test; `name` is a sentence.
     pub fn new(name: &'static str, run: impl Fn(&C, &str) -> Result<()> + Send + Sync + 'static) -> Self {
-        Self { name, run: Box::new(run) }
+        Self { name, run: Box::new(run), skipped: None }
+    }
+
+    /// The same, counted as skipped, for this reason, if there is one.
+    pub fn skipped_because(self, reason: Option<&str>) -> Self {
+        Self { skipped: reason.map(str::to_owned), ..self }
     }
 }
 
@@ -31,6 +38,11 @@ pub fn run<C: Send + Sync + 'static>(threads: usize, shared: Result<C>, rows: Ve
     arguments.test_threads.get_or_insert(threads);
     let shared = Arc::new(shared.map_err(|error| format!("{error:#}")));
     let times = Arc::new(Mutex::new(Vec::new()));
+    for row in &rows {
+        if let Some(reason) = &row.skipped {
+            println!("skipped, {}: {reason}", row.name);
+        }
+    }
     let trials = rows.into_iter().map(|row| trial(row, Arc::clone(&shared), Arc::clone(&times))).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     for (name, time) in times.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -49,14 +61,16 @@ pub fn skip<C>(reason: &str, rows: Vec<Row<C>>) -> ExitCode {
 type Times = Arc<Mutex<Vec<(&'static str, Duration)>>>;
 
 fn trial<C: Send + Sync + 'static>(row: Row<C>, shared: Arc<Result<C, String>>, times: Times) -> Trial {
-    Trial::test(row.name, move || {
+    let is_skipped = row.skipped.is_some();
+    let trial = Trial::test(row.name, move || {
         let shared = shared.as_ref().as_ref().map_err(|message| Failed::from(message.as_str()))?;
         let started = Instant::now();
         let result = twice_if_inconclusive(&row, shared);
         let elapsed = started.elapsed();
         times.lock().unwrap_or_else(PoisonError::into_inner).push((row.name, elapsed));
         result.map_err(|error| Failed::from(format!("{error:#}")))
-    })
+    });
+    trial.with_ignored_flag(is_skipped)
 }
 
 /// A machine that QEMU itself broke says nothing about the image; a second time is no accident.

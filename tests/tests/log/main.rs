@@ -8,6 +8,7 @@ mod keys;
 mod monitor;
 mod published;
 mod recorded;
+mod rekor_v1;
 mod scene;
 mod timestamps;
 mod troubles;
@@ -25,6 +26,8 @@ const AT_A_TIME: usize = 2;
 type Row = harness::Row<Scene>;
 
 fn main() -> ExitCode {
+    let scene = Scene::open();
+    let without_rekor_v1 = scene.as_ref().ok().and_then(|scene| scene.rekor_v1.as_ref().err().map(String::as_str));
     let rows = [
         answers::rows(),
         channel::rows(),
@@ -33,10 +36,11 @@ fn main() -> ExitCode {
         published::rows(),
         timestamps::rows(),
         troubles::rows(),
-        recorded::rows(),
+        recorded::rows(without_rekor_v1),
+        rekor_v1::rows(without_rekor_v1),
     ];
     let rows = rows.into_iter().flatten().collect();
-    match Scene::open() {
+    match scene {
         Err(error) if error.is::<Unavailable>() => harness::skip(&format!("{error:#}"), rows),
         scene => harness::run(AT_A_TIME, scene, rows),
     }
