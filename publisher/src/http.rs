@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use reqwest::blocking::{Client, Response};
 use transparency::tiles::LARGEST;
 
-const CONNECT: Duration = Duration::from_secs(10);
+/// A connection that takes longer is given up.
+pub const CONNECT: Duration = Duration::from_secs(10);
 /// Longest part of an answer that is shown.
 const SHOWN: usize = 300;
 

@@ -8,6 +8,7 @@ mod http;
 mod keygen;
 mod log;
 mod publish;
+mod rekor_v1;
 mod signer;
 mod statements;
 mod timestamps;

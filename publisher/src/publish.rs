@@ -17,12 +17,15 @@ use transparency::verify::{Evidence, signed_at};
 
 use crate::files;
 use crate::log::{Answer, Log, request};
+use crate::rekor_v1::{self, Logged, RekorV1, RekorV1Args};
 use crate::signer::{Signer, SignerArgs};
 use crate::statements::{Prepared, Terms, prepare, rebuilt as rebuilt_in};
 use crate::timestamps::{TimestampAuthority, certificate};
 use crate::trust::{self, bundle_of_answer, refused};
 
 const DAY: u64 = 86_400;
+/// What a dry run shows for a signature that is not there.
+const WHEN_MADE: &str = "<the signature, when it is made>";
 
 /// Sign an image or a machine reference, and log it
 #[derive(Args, Clone, Debug)]
@@ -75,7 +78,9 @@ pub struct LogArgs {
     /// The authority's own certificate, DER or PEM, where there is no trust root yet
     #[arg(long, value_name = "FILE", requires = "tsa", conflicts_with = "trust_root")]
     tsa_certificate: Option<PathBuf>,
-    /// Seconds after which a request to the log or to the authority is given up
+    #[command(flatten)]
+    rekor_v1: RekorV1Args,
+    /// Seconds after which a request to a log or to the authority is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     patience: u64,
 }
@@ -104,6 +109,7 @@ pub struct Publisher {
     signer: Signer,
     log: Log,
     timestamps: Option<TimestampAuthority>,
+    rekor_v1: Option<RekorV1>,
     /// Of those who will verify.
     pub trust: TrustRoot,
     /// Seconds since 1970.
@@ -166,11 +172,28 @@ impl Publisher {
             timestamps.is_none() || !trust.document().timestamp_authorities.is_empty(),
             "Nobody could check what --tsa says, because no timestamp authority is known: give its certificate (--tsa-certificate, or a trust root that has it), or leave --tsa out"
         );
-        Ok(Self { signer, log, timestamps, trust, now })
+        let rekor_v1 = RekorV1::open(&args.rekor_v1, patience)?;
+        Ok(Self { signer, log, timestamps, rekor_v1, trust, now })
     }
 
     /// Publishes one statement, or goes on where an earlier run ended.
     pub fn publish(&self, statement: &Prepared) -> Result<String> {
+        let line = self.publish_bundle(statement)?;
+        let Some(log) = &self.rekor_v1 else { return Ok(line) };
+        let envelope = Bundle::parse(&files::read(&statement.bundle())?).map_err(refused)?.envelope;
+        let (signed, signature) = signed(&envelope)?;
+        let (path, key) = (statement.rekor_v1(), &self.signer.key);
+        let index = log.publish(&Logged { signed: &signed, signature: &signature, key }, &path).with_context(|| {
+            format!(
+                "{} is there, but its entry in {} is not: run the same command again, and it goes on there",
+                statement.bundle().display(),
+                log.address()
+            )
+        })?;
+        Ok(format!("{line}{}   entry {index} of {}\n", path.display(), log.address()))
+    }
+
+    fn publish_bundle(&self, statement: &Prepared) -> Result<String> {
         let path = statement.bundle();
         if let Some(bytes) = files::read_if_there(&path)? {
             let evidence = self.accept(statement, &bytes).with_context(|| {
@@ -229,9 +252,7 @@ impl Publisher {
 
     /// Sends what was signed; gives it with its proof.
     fn logged(&self, statement: &Prepared, envelope: &Envelope) -> Result<Bundle> {
-        let payload = envelope.unverified_payload()?;
-        let signed = pre_authentication_encoding(PAYLOAD_TYPE, &payload);
-        let signature = signature(envelope)?;
+        let (signed, signature) = signed(envelope)?;
         let timestamps = self.timestamps(statement, &signature)?;
         let bundle = match self.log.post(&request(&signed, &signature, &self.signer.key))? {
             Answer::Logged(entry) => bundle_of_answer(envelope, &self.signer.key.hint(), &entry)?,
@@ -307,10 +328,12 @@ impl Publisher {
         let kept = files::read_if_there(&statement.envelope())?;
         let kept = kept.map(|bytes| Envelope::parse(&bytes)).transpose().context("The kept envelope is none")?;
         let signed = pre_authentication_encoding(PAYLOAD_TYPE, &statement.bytes);
-        let mut body =
-            request(&signed, &kept.as_ref().map(signature).transpose()?.unwrap_or_default(), &self.signer.key);
+        let signature = kept.as_ref().map(signature).transpose()?.unwrap_or_default();
+        let logged = Logged { signed: &signed, signature: &signature, key: &self.signer.key };
+        let (mut body, mut body_v1) = (request(&signed, &signature, &self.signer.key), rekor_v1::request(&logged));
         if kept.is_none() {
-            body["hashedRekordRequestV002"]["signature"]["content"] = "<the signature, when it is made>".into();
+            body["hashedRekordRequestV002"]["signature"]["content"] = WHEN_MADE.into();
+            body_v1["spec"]["signature"]["content"] = WHEN_MADE.into();
         }
         let mut text = String::new();
         let _ = writeln!(text, "statement      {}", statement.statement().display());
@@ -326,6 +349,9 @@ impl Publisher {
             let _ = writeln!(text, "POST           {}\nSHA-256 of the signature", authority.address);
         }
         let _ = writeln!(text, "POST           {}\n{body}", self.log.address());
+        if let Some(log) = &self.rekor_v1 {
+            let _ = writeln!(text, "POST           {}\n{body_v1}", log.address());
+        }
         let _ = writeln!(text, "The statement itself is not logged; these are its bytes:");
         Ok(text + &String::from_utf8_lossy(&statement.bytes) + "\n")
     }
@@ -333,6 +359,12 @@ impl Publisher {
 
 fn line(statement: &Prepared, evidence: &Evidence) -> String {
     format!("{}   entry {} of {}", statement.bundle().display(), evidence.index, evidence.origin)
+}
+
+/// What DSSE signs, and its signature.
+fn signed(envelope: &Envelope) -> Result<(Vec<u8>, Vec<u8>)> {
+    let payload = envelope.unverified_payload()?;
+    Ok((pre_authentication_encoding(PAYLOAD_TYPE, &payload), signature(envelope)?))
 }
 
 fn signature(envelope: &Envelope) -> Result<Vec<u8>> {

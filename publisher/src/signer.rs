@@ -117,6 +117,15 @@ pub fn public_key(pem: &[u8]) -> Result<Key> {
     Key::from_spki(&spki).context("it is no key of ECDSA on P-256")
 }
 
+/// A public key as PEM, which Rekor v1 keeps.
+pub fn public_pem(key: &Key) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(key.spki());
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
+    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+}
+
 fn run(command: &str, digest: &[u8]) -> Result<Vec<u8>> {
     let mut words = command.split_whitespace();
     let program = words.next().context("The signer is an empty command")?;
@@ -158,6 +167,7 @@ mod tests {
             assert_eq!(payload, b"{}");
             let public = files::read(&path.with_extension("pub")).unwrap();
             assert_eq!(public_key(&public).unwrap(), signer.key);
+            assert_eq!(public_pem(&signer.key).as_bytes(), public);
         }
         let wrong = folder.path().join("wrong");
         std::fs::write(&wrong, "another").unwrap();

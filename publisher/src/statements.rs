@@ -51,6 +51,11 @@ impl Prepared {
         self.with("sigstore.json")
     }
 
+    /// The entry in a log of Rekor v1.
+    pub fn rekor_v1(&self) -> PathBuf {
+        self.with("rekor-v1.json")
+    }
+
     fn with(&self, ending: &str) -> PathBuf {
         let mut path = self.base.clone().into_os_string();
         path.push(".");

@@ -183,8 +183,9 @@ fn fetch(progress: &Progress) -> Result<()> {
     let (checkout, store) = (Checkout::find()?, Store::open()?);
     build::agent::fetch_sources(&checkout)?;
     let sets = sets::read(checkout.root())?;
-    // No build needs the log of the tests, and its suite forgets versions quickly.
-    let names: Vec<&str> = sets.keys().map(String::as_str).filter(|name| *name != sets::LOG).collect();
+    // No build needs the logs of the tests, and their suite forgets versions quickly.
+    let is_log = |name: &str| [sets::LOG, sets::LOG_V1].contains(&name);
+    let names: Vec<&str> = sets.keys().map(String::as_str).filter(|name| !is_log(name)).collect();
     let sources = build::sources::Sources::get(&checkout, &names, true, &store, progress)?;
     progress.note(&format!("{} packages are in the cache", sources.files.len()));
     Ok(())

@@ -10,6 +10,7 @@ mod monitor;
 mod npm;
 mod published;
 mod recorded;
+mod rekor_v1;
 mod release;
 mod scene;
 mod timestamps;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         timestamps::rows(),
         troubles::rows(),
         recorded::rows(),
+        rekor_v1::rows(),
         release::rows(),
     ];
     let rows = rows.into_iter().flatten().collect();

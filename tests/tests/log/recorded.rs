@@ -1,15 +1,16 @@
-//! What a real log wrote, kept with the sources, so that verification is tested where no log can be made. `CAIRN_RECORD=1 cargo xtask test -- is_recorded` writes it anew.
+//! What a real log wrote, kept with the sources, so that verification is tested where no log can be made. `CAIRN_RECORD=1 cargo xtask test --with-rekor-v1 -- is_recorded` writes it anew.
 
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::Row;
-use crate::scene::{MEASURED_BOOT, PROVENANCE, Scene};
+use crate::scene::{MEASURED_BOOT, PROVENANCE, Scene, said};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/transparency/tests/recorded/rekor");
 const TIMESTAMP_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/transparency/tests/recorded/timestamp");
+const REKOR_V1_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../publisher/tests/recorded/rekor-v1");
 
 pub fn rows() -> Vec<Row> {
     if std::env::var_os("CAIRN_RECORD").is_none() {
@@ -18,6 +19,7 @@ pub fn rows() -> Vec<Row> {
     vec![
         Row::new("what_a_real_log_wrote_is_recorded", record),
         Row::new("what_a_real_log_wrote_with_a_real_timestamp_is_recorded", record_timestamp),
+        Row::new("what_a_real_rekor_v1_wrote_is_recorded", record_rekor_v1),
     ]
 }
 
@@ -52,6 +54,23 @@ fn record_timestamp(scene: &Scene, row: &str) -> Result<()> {
     copy(&root, &folder.join("trust-root.json"))?;
     let name = format!("{MEASURED_BOOT}.sigstore.json");
     copy(&release.of(MEASURED_BOOT, "sigstore.json"), &folder.join(name))
+}
+
+fn record_rekor_v1(scene: &Scene, row: &str) -> Result<()> {
+    let (site, release) = (&scene.shared, scene.release(row)?);
+    let log = scene.rekor_v1()?;
+    // Not alone in the tree, so that its proof has a length.
+    for folder in [&scene.release(&format!("{row}-before"))?.folder, &release.folder] {
+        let key = log.key.display().to_string();
+        let output = site.publish(folder, &["--rekor-v1", &log.address, "--rekor-v1-key", &key])?;
+        ensure!(output.status.success(), "publishing failed: {}", said(&output));
+    }
+    let folder = Path::new(REKOR_V1_FOLDER);
+    fs::create_dir_all(folder).context("Failed to make the folder of recordings")?;
+    copy(&log.key, &folder.join("log.pub"))?;
+    copy(&site.folder.join("release.pub"), &folder.join("release.pub"))?;
+    copy(&release.of(PROVENANCE, "dsse.json"), &folder.join("provenance.dsse.json"))?;
+    copy(&release.of(PROVENANCE, "rekor-v1.json"), &folder.join("provenance.rekor-v1.json"))
 }
 
 /// Everything but the server's own state.

@@ -9,17 +9,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use cairn_tests::environment::{output_of, program, variable};
+use cairn_tests::harness::Skipped;
 use cairn_tests::image::Image;
 use measurements::bytes::Bytes32;
 use measurements::document::build::ImageDocument;
 use measurements::document::image::ImageReference;
 use sha2::{Digest, Sha256};
 use xtask::checkout::Checkout;
-use xtask::log_server::programs::Programs;
+use xtask::log_server::programs::{Programs, Unavailable};
+use xtask::log_server::rekor_v1::{self, RekorV1};
 use xtask::log_server::timestamps::TimestampAuthority;
 use xtask::log_server::{ORIGIN, Witnessed, trust};
 use xtask::progress::{Progress, Style};
 use xtask::store::Store;
+use xtask::test::WITH_REKOR_V1;
 
 pub const MEASURED_BOOT: &str = "measured-boot";
 pub const PROVENANCE: &str = "provenance";
@@ -33,6 +36,8 @@ pub struct Scene {
     pub shared: Site,
     /// A timestamp authority that runs all the time; trust roots name it where a row says so.
     pub timestamps: TimestampAuthority,
+    /// A log of Rekor v1, or why there is none.
+    rekor_v1: Result<RekorV1, String>,
     pub programs: Programs,
     image: Image,
     folder: tempfile::TempDir,
@@ -47,11 +52,24 @@ pub struct Site {
 impl Scene {
     pub fn open() -> Result<Self> {
         let checkout = Checkout::at(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")));
-        let programs = Programs::get(&checkout, &Store::open()?, &Progress::new(Style::Human))?;
+        let (store, progress) = (Store::open()?, Progress::new(Style::Human));
+        let programs = Programs::get(&checkout, &store, &progress)?;
         let folder = tempfile::Builder::new().prefix("cairn-log-").tempdir().context("Failed to make a folder")?;
         let shared = Site::start(&programs, &folder.path().join("shared"))?;
         let timestamps = TimestampAuthority::start(&programs.timestamp_server, &folder.path().join("timestamps"))?;
-        Ok(Self { shared, timestamps, programs, image: Image::open(&variable("CAIRN_IMAGE_DIR")?)?, folder })
+        let rekor_v1 = match variable(WITH_REKOR_V1) {
+            Err(_) => Err("`cargo xtask test --with-rekor-v1` compiles that log, and runs it".to_owned()),
+            Ok(_) => match rekor_v1::Programs::get(&checkout, &store, &progress) {
+                Err(error) if error.is::<Unavailable>() => Err(format!("{error:#}")),
+                programs => Ok(RekorV1::start(&programs?, &folder.path().join("rekor-v1"))?),
+            },
+        };
+        Ok(Self { shared, timestamps, rekor_v1, programs, image: Image::open(&variable("CAIRN_IMAGE_DIR")?)?, folder })
+    }
+
+    /// A log of Rekor v1; a row that needs one is skipped where there is none.
+    pub fn rekor_v1(&self) -> Result<&RekorV1> {
+        self.rekor_v1.as_ref().map_err(|reason| Skipped(reason.clone()).into())
     }
 
     /// A log of a row's own.

@@ -25,6 +25,8 @@ pub const FIRMWARE: &str = "firmware-";
 pub const BENCH: &str = "bench";
 /// The transparency log that tests and `cargo xtask log-server` start. It is compiled from unpacked packages.
 pub const LOG: &str = "log";
+/// What a log of the older kind, Rekor v1, needs beyond that one: only `cargo xtask test --with-rekor-v1` fetches it.
+pub const LOG_V1: &str = "log-v1";
 
 /// One set: the names to resolve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,11 +65,12 @@ pub fn read(checkout: &Path) -> Result<BTreeMap<String, PackageSet>> {
     }
     let log = LogServerConfig::read(checkout)?;
     sets.insert(LOG.into(), alone(&log.suite, log.packages()));
+    sets.insert(LOG_V1.into(), alone(&log.suite, log.rekor_v1_sources));
     Ok(sets)
 }
 
 fn is_reserved(name: &str) -> bool {
-    [ROOT, BUILD_ROOT, KERNEL, BENCH, LOG].contains(&name) || name.starts_with(FIRMWARE)
+    [ROOT, BUILD_ROOT, KERNEL, BENCH, LOG, LOG_V1].contains(&name) || name.starts_with(FIRMWARE)
 }
 
 /// A digest over the sets: a lock carries it, so that a changed `mkosi.conf` is noticed.

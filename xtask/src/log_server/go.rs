@@ -36,6 +36,8 @@ pub(super) struct Program {
     pub changes: &'static [(&'static str, &'static str, &'static str)],
     /// Files that it is compiled without.
     pub without: &'static [&'static str],
+    /// Files that no package has, and their text.
+    pub with: &'static [(&'static str, &'static str)],
 }
 
 impl Program {
@@ -46,6 +48,7 @@ impl Program {
         let version = version.split('-').next().unwrap_or_default();
         let changes = self.changes.iter().flat_map(|(file, old, new)| [("file", file), ("old", old), ("new", new)]);
         let changes = changes.chain(self.without.iter().map(|file| ("without", file)));
+        let changes = changes.chain(self.with.iter().flat_map(|(file, text)| [("with", file), ("text", text)]));
         let key = key(self.stage, packages).text("defaults", DEFAULTS);
         let key = changes.fold(key, |key, (label, text)| key.text(label, text));
         let made = stages.run(self.stage, key, |output| {
@@ -72,20 +75,22 @@ impl Program {
             fs::read_to_string(&path).with_context(|| format!("Failed to read {}", path.display()))
         };
         let main = format!("{}/main.go", self.path);
-        let mut texts = BTreeMap::from([(main.as_str(), DEFAULTS.to_owned() + &read(&main)?)]);
-        for (file, old, new) in self.changes {
+        let mut texts: BTreeMap<&str, String> =
+            self.with.iter().map(|(file, text)| (*file, (*text).to_owned())).collect();
+        for (file, old, new) in [(main.as_str(), "", DEFAULTS)].into_iter().chain(self.changes.iter().copied()) {
             let text = match texts.remove(file) {
                 Some(text) => text,
                 None => read(file)?,
             };
-            ensure!(text.matches(old).count() == 1, "{file} does not have {old:?} once");
+            ensure!(old.is_empty() || text.matches(old).count() == 1, "{file} does not have {old:?} once");
             texts.insert(file, text.replacen(old, new, 1));
         }
         // A file that is nothing is none.
         let gone = self.without.iter().map(|file| (format!("/{}", inside(file)), Value::from("")));
         let mut replace: Map<String, Value> = gone.collect();
         for (number, (file, text)) in texts.iter().enumerate() {
-            let name = format!("overlay{number}.go");
+            let extension = Path::new(file).extension().unwrap_or_default().to_string_lossy();
+            let name = format!("overlay{number}.{extension}");
             fs::write(work.join(&name), text).with_context(|| format!("Failed to write {name}"))?;
             replace.insert(format!("/{}", inside(file)), format!("{WORK}/{name}").into());
         }

@@ -6,6 +6,7 @@ pub mod keys;
 mod process;
 pub mod programs;
 pub mod rekor;
+pub mod rekor_v1;
 mod ssh_agent;
 mod tiles;
 pub mod timestamps;

@@ -23,6 +23,7 @@ const REKOR: Program = Program {
     path: "github.com/sigstore/rekor-tiles/cmd/rekor-server/posix",
     changes: &[],
     without: &[],
+    with: &[],
 };
 /// Sigstore's timestamp authority. Its port for metrics is fixed, and it ends where another program has that: two would not run on one host. Keys in clouds are for others: their clients are most of what it imports.
 const TIMESTAMP_SERVER: Program = Program {
@@ -48,6 +49,7 @@ const TIMESTAMP_SERVER: Program = Program {
         ),
     ],
     without: &["github.com/sigstore/timestamp-authority/v2/pkg/signer/tink.go"],
+    with: &[],
 };
 
 /// Programs on this host.
@@ -70,7 +72,7 @@ pub struct Programs {
 /// There is no log on this host, and that is not this checkout's doing: packages are on no mirror any more, or are newer ones than those that are known to compile.
 #[derive(Debug, thiserror::Error)]
 #[error("the log server cannot be made on this host: {0:#}")]
-pub struct Unavailable(anyhow::Error);
+pub struct Unavailable(pub(super) anyhow::Error);
 
 impl Programs {
     /// Fetches, unpacks and compiles, or takes from the cache.

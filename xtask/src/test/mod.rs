@@ -29,6 +29,9 @@ const VARIANTS: [&str; 3] = [PRODUCTION, "debug", "container"];
 /// The programs that tests start.
 const PROGRAMS: [&str; 3] = ["cairn", "key-broker", "publisher"];
 
+/// Says to the suite `log` that it may compile and run a log of Rekor v1.
+pub const WITH_REKOR_V1: &str = "CAIRN_WITH_REKOR_V1";
+
 /// Crates that link libraries of the build root.
 const NEED_BUILD_ROOT: [&str; 3] = ["initrd-agent", "node-attestation", "node-tpm"];
 
@@ -39,6 +42,9 @@ pub struct TestArgs {
     /// Leave the virtual machines out
     #[arg(long)]
     quick: bool,
+    /// Compile a log of Rekor v1, too, from 15 MB more of sources, and publish to it
+    #[arg(long)]
+    with_rekor_v1: bool,
     /// Only tests whose names contain this; images are built all the same
     #[arg(last = true, value_name = "NAME")]
     filter: Option<String>,
@@ -51,7 +57,7 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
     let mut tally = Tally::default();
     session.unit_tests(&mut tally)?;
     match session.build_root() {
-        Ok(tools) => session.with_build_root(&tools, args.quick, &mut tally)?,
+        Ok(tools) => session.with_build_root(&tools, args, &mut tally)?,
         Err(error) => tally.fail("the_build_root_is_made", &error),
     }
     print!("{}", tally.report());
@@ -79,7 +85,7 @@ impl Session {
         self.suite("unit and golden tests", self.cargo(&["test", "--no-fail-fast"]), tally)
     }
 
-    fn with_build_root(&self, tools: &Tools, quick: bool, tally: &mut Tally) -> Result<()> {
+    fn with_build_root(&self, tools: &Tools, args: &TestArgs, tally: &mut Tally) -> Result<()> {
         self.agent(tools, tally)?;
         let linted =
             ["clippy", "--package", "cairn-tests", "--all-targets", "--features", "end-to-end", "--", "-D", "warnings"];
@@ -89,8 +95,11 @@ impl Session {
         for variant in VARIANTS {
             self.image(variant, &images.join(variant), tally);
         }
-        let suites: &[&str] =
-            if quick { &["tools", "builds", "log", "broker"] } else { &["tools", "builds", "log", "broker", "vm"] };
+        let suites: &[&str] = if args.quick {
+            &["tools", "builds", "log", "broker"]
+        } else {
+            &["tools", "builds", "log", "broker", "vm"]
+        };
         for name in suites {
             let mut command =
                 self.cargo(&["test", "--package", "cairn-tests", "--features", "end-to-end", "--test", name]);
@@ -100,6 +109,9 @@ impl Session {
                 .env("CAIRN_IMAGE_DIR", images.join(VARIANTS[0]))
                 .env("CAIRN_DEBUG_IMAGE_DIR", images.join(VARIANTS[1]))
                 .env("CAIRN_PROGRAMS", &programs);
+            if args.with_rekor_v1 {
+                command.env(WITH_REKOR_V1, "1");
+            }
             self.suite(name, command, tally)?;
         }
         Ok(())
