@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use cairn_tests::environment::{output_of, program};
 use der::asn1::OctetString;
 use der::{Decode, Encode};
 use sha2::{Digest, Sha256};
@@ -82,6 +84,12 @@ fn verified(scene: &Scene, row: &str) -> Result<()> {
         "it has another timestamp than was kept"
     );
 
+    let raw = release.file("raw").display().to_string();
+    let root = site.folder.join(format!("{row}.json"));
+    let mut cairn = Command::new(program("cairn")?);
+    cairn.args(["verify", &raw, "--bundle"]).arg(&path).arg("--trust-root").arg(&root);
+    ensure!(output_of(&mut cairn)?.contains("VERIFIED"), "cairn verify does not say that it is verified");
+
     let stripped = Bundle { timestamps: vec![], ..bundle }.write().map_err(|refusal| anyhow!("{refusal}"))?;
     must_refuse(&stripped, &document, now()?, "TIMESTAMP_MISSING")?;
     let other = TimestampAuthority::start(&scene.programs.timestamp_server, &site.folder.join(row))?;
@@ -94,7 +102,6 @@ fn verified(scene: &Scene, row: &str) -> Result<()> {
     let log = &site.witnessed.log;
     site.write(&root, trust::trusted_root(log, Some(&scene.timestamps)).as_bytes())?;
     site.write(&others, trust::trusted_root(log, Some(&other)).as_bytes())?;
-    let raw = release.file("raw").display().to_string();
     let about = ["--use-signed-timestamps", &raw];
     let output = scene.cosign_verifies_by(site, &root, &path, MEASURED_BOOT_TYPE, &about)?;
     ensure!(output.status.success(), "cosign refuses the timestamp: {}", said(&output));

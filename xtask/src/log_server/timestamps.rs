@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
-use super::keys::pem;
+use super::keys::{pem, write_private};
 use super::process::{Process, free_ports, get};
 
 /// Attempts at ports that somebody else took in the meantime.
@@ -42,7 +42,7 @@ impl TimestampAuthority {
     /// An authority in `folder`: new, or with the key that is there. It runs.
     pub fn start(program: &Path, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("Failed to make {}", folder.display()))?;
-        if !folder.join(CHAIN).exists() {
+        if !folder.join(KEY).exists() {
             make(folder)?;
         }
         let read = |name: &str| {
@@ -127,14 +127,13 @@ fn make(folder: &Path) -> Result<()> {
     let leaf = own.signed_by(&key, &Issuer::from_params(&issuer, &issuer_key));
     let leaf = leaf.context("Failed to make a certificate")?;
 
-    super::keys::write_private(&folder.join(KEY), &pem("PRIVATE KEY", &key.serialize_der()))?;
     let chain = [&leaf, &root].map(|certificate| pem("CERTIFICATE", certificate.der()));
-    // The chain last: with it, all is there.
     for (name, bytes) in [(LEAF, &leaf.der()[..]), (ROOT, root.der()), (CHAIN, chain.concat().as_bytes())] {
         let path = folder.join(name);
         fs::write(&path, bytes).with_context(|| format!("Failed to write {}", path.display()))?;
     }
-    Ok(())
+    // The key last: where it is, all is there.
+    write_private(&folder.join(KEY), &pem("PRIVATE KEY", &key.serialize_der()))
 }
 
 fn new_key() -> Result<KeyPair> {
