@@ -12,6 +12,7 @@ use fake::{Fake, documents, ed25519, public};
 use measurements::bytes::Bytes32;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use transparency::air_gap::{AirGap, NamedBundle};
 use transparency::statement::channel::{Channel, Standing};
 use transparency::statement::measured_boot::{MeasuredBoot, Reference};
 use transparency::statement::{Statement, digest};
@@ -145,6 +146,28 @@ fn a_file_does_not_vouch_for_itself() {
     assert!(verify(&["--trust-root", "root-1.json"]).1.starts_with("REFUSED TRUST_ROOT_SIGNATURE\n"));
     std::fs::write(folder.join("x.air-gap.json"), "{}").unwrap();
     assert!(verify(&["--trust-root", "root-1.json"]).1.starts_with("REFUSED AIR_GAP\n"));
+}
+
+#[test]
+fn a_bad_bundle_in_the_file_hides_no_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write(folder);
+    let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let good = text("image.sigstore.json");
+    let named = |name: &str, text: &str| NamedBundle { name: name.into(), text: text.into() };
+    let bad = named("a.json", &good.replacen("\"sig\":\"M", "\"sig\":\"N", 1));
+    let verify = |bundles: Vec<NamedBundle>| {
+        let air_gap = AirGap::new(vec![text("root-1.json")], bundles, None).unwrap();
+        std::fs::write(folder.join("x.air-gap.json"), air_gap.write().unwrap()).unwrap();
+        let words = ["verify", "release.raw", "--air-gap", "x.air-gap.json", "--trust-root", "root-1.json"];
+        cairn(folder, &words)
+    };
+    assert_eq!(verify(vec![bad.clone(), named("b.json", &good)]).0, Some(0));
+    let (code, said) = verify(vec![bad, named("z.json", &text("machine.sigstore.json"))]);
+    assert!(code == Some(3) && said.starts_with("REFUSED SIGNATURE\n"), "{said}");
+    let (code, said) = verify(vec![named("b.json", &text("provenance.sigstore.json"))]);
+    assert!(code == Some(1) && said.contains("no bundle of this kind, but b.json"), "{said}");
 }
 
 #[test]

@@ -137,19 +137,21 @@ struct Case {
     inputs: Inputs,
 }
 
-/// The first case that is about the subject decides; if none is, the last one does.
+/// One that is verified is enough; if none is, the first that is about the subject says why. A disagreement is always told.
 fn judged(args: &VerifyArgs, cases: Vec<Case>) -> Result<(Outcome, String)> {
     let now = now()?;
-    let mut last = None;
+    let mut decisive: Option<(Outcome, Case)> = None;
     for case in cases {
         let outcome = judge(&case.inputs, now);
-        let is_of_another = matches!(&outcome, Outcome::Refused(refusal) if refusal.code == Code::Subject);
-        last = Some((outcome, case));
-        if !is_of_another {
+        let is_last = !matches!(outcome, Outcome::Refused(_));
+        if is_last || decisive.as_ref().is_none_or(|(before, _)| is_of_another(before)) {
+            decisive = Some((outcome, case));
+        }
+        if is_last {
             break;
         }
     }
-    let (outcome, case) = last.context("There is no bundle")?;
+    let (outcome, case) = decisive.context("There is no bundle")?;
     let mut commands = String::new();
     if args.show {
         let unpacked = args.air_gap.is_some().then_some(&case.inputs.bundle);
@@ -157,6 +159,10 @@ fn judged(args: &VerifyArgs, cases: Vec<Case>) -> Result<(Outcome, String)> {
         commands += &show::commands(&case.inputs, Path::new(&case.bundle), args.file.as_deref());
     }
     Ok((outcome, commands))
+}
+
+fn is_of_another(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused(refusal) if refusal.code == Code::Subject)
 }
 
 /// One bundle, or those of an air-gap file that may be meant.

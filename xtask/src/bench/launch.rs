@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::report::Measure;
 use super::rounds::{ROUNDS, alternate, median};
-use super::{Bench, output_of};
+use super::{Bench, output_of, pypi};
 use crate::machine::config::{FOLDER, MachineConfig};
 use crate::machine::firmware::Firmware;
 use crate::sandbox::{Sandbox, WORK};
@@ -85,8 +85,8 @@ struct Skipped(String);
 /// Our program beside the peer's, which comes from PyPI.
 fn as_programs(bench: &Bench, folder: &Path, firmware: &Path) -> Result<Result<Measure, Skipped>> {
     bench.progress.note("bench: launch digests as programs ...");
-    let peer = match install_peer(&folder.join("venv")) {
-        Ok(peer) => peer,
+    let peer = match pypi::install(&folder.join("venv"), PEER, PEER_VERSION) {
+        Ok(programs) => programs.join(PEER),
         Err(error) => return Ok(Err(Skipped(format!("{error:#}")))),
     };
     output_of(&mut bench.cargo(&["build", "--quiet", "--release", "-p", "ovmf-measure"]))?;
@@ -108,21 +108,6 @@ fn as_programs(bench: &Bench, folder: &Path, firmware: &Path) -> Result<Result<M
         theirs,
         goal: 1.0 / 12.0,
     }))
-}
-
-/// Installs the peer for itself; its program.
-fn install_peer(folder: &Path) -> Result<PathBuf> {
-    let run = |command: &mut Command, what: &str| -> Result<()> {
-        let output = command.output().with_context(|| format!("{what}: it cannot be started"))?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{what}: {}", errors.trim().lines().last().unwrap_or("it failed"));
-        Ok(())
-    };
-    run(Command::new("python3").args(["-m", "venv"]).arg(folder), "python3 -m venv")?;
-    let package = format!("{PEER}=={PEER_VERSION}");
-    let pip = ["install", "--quiet", "--disable-pip-version-check", &package];
-    run(Command::new(folder.join("bin/pip")).args(pip), "pip install")?;
-    Ok(folder.join("bin").join(PEER))
 }
 
 /// PCR 11, against systemd's own program in the build root. It gets the sections as files, so it need not read the UKI; what it costs to enter the build root is
@@ -169,11 +154,5 @@ mod tests {
     fn values_are_read_from_between_comments() {
         let found = values("# PCR[11] Phase <enter-initrd>\n11:sha1=aa\n11:sha256=bb\n\n");
         assert_eq!(found, BTreeMap::from([("sha1".into(), "aa".into()), ("sha256".into(), "bb".into())]));
-    }
-
-    #[test]
-    fn a_peer_that_cannot_be_installed_is_a_reason_and_not_a_failure() {
-        let error = install_peer(Path::new("/proc/none")).unwrap_err().to_string();
-        assert!(error.starts_with("python3 -m venv: "), "{error}");
     }
 }

@@ -6,8 +6,10 @@ mod boot;
 mod broker;
 mod builds;
 pub mod launch;
+mod pypi;
 pub mod report;
 pub mod rounds;
+mod verify;
 pub mod verity;
 
 use std::path::PathBuf;
@@ -55,6 +57,8 @@ enum Group {
     Launch,
     /// The key broker under load
     Broker,
+    /// Bundles verified, published and watched, against cosign and Python's sigstore
+    Verify,
 }
 
 /// What all groups share.
@@ -86,6 +90,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     }
     if wanted(Group::Broker) {
         found.extend(broker::measure(&bench, &out)?);
+    }
+    if wanted(Group::Verify) {
+        found.extend(verify::measure(&bench)?);
     }
     if wanted(Group::Builds) || wanted(Group::Boot) {
         // Boots need the images that builds make.

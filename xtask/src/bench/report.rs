@@ -51,6 +51,9 @@ pub struct Found {
     pub measures: Vec<Measure>,
     /// Numbers without.
     pub figures: Vec<Figure>,
+    /// What was not measured, and why.
+    #[serde(default)]
+    pub skipped: Vec<String>,
 }
 
 impl Found {
@@ -58,6 +61,7 @@ impl Found {
     pub fn extend(&mut self, other: Self) {
         self.measures.extend(other.measures);
         self.figures.extend(other.figures);
+        self.skipped.extend(other.skipped);
     }
 
     /// Adds a number that has to stay within a bound.
@@ -74,14 +78,16 @@ impl Found {
 
 /// Writes `bench.json` and `bench.txt` to the folder `out`; gives the table.
 pub(super) fn write(found: &Found, out: &Path) -> Result<String> {
-    let Found { measures, figures } = found;
-    let text = table(measures) + &list(figures);
+    let Found { measures, figures, skipped } = found;
+    let text = table(measures) + &list(figures) + &not_measured(skipped);
     let rows: Vec<_> = measures
         .iter()
         .map(|measure| serde_json::json!({"measure": measure, "ratio": measure.ratio(), "met": measure.met()}))
         .collect();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let document = serde_json::json!({"schema": "cairn.bench/1", "cpus": cpus, "rows": rows, "figures": figures});
+    let document = serde_json::json!({
+        "schema": "cairn.bench/1", "cpus": cpus, "rows": rows, "figures": figures, "skipped": skipped
+    });
     fs::create_dir_all(out).with_context(|| format!("Failed to make {}", out.display()))?;
     for (name, content) in [("bench.json", format!("{document:#}\n")), ("bench.txt", text.clone())] {
         let path = out.join(name);
@@ -117,6 +123,11 @@ fn list(figures: &[Figure]) -> String {
     text
 }
 
+fn not_measured(skipped: &[String]) -> String {
+    let lines = skipped.iter().map(|what| format!("skipped: {what}\n")).collect::<String>();
+    if lines.is_empty() { lines } else { format!("\n{lines}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,11 +147,14 @@ mod tests {
         let mut found = Found::default();
         found.bounded("x", "s", 1.0, 4.0);
         found.figure("y", "/s", 7.0);
+        found.skipped.push("z: it is not there".into());
         let text = write(&found, &folder.path().join("new")).unwrap();
         assert!(text.lines().any(|line| line.starts_with("y ") && line.ends_with(" 7.00 /s")), "{text}");
-        let text = fs::read(folder.path().join("new/bench.json")).unwrap();
-        let document: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let json = fs::read(folder.path().join("new/bench.json")).unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!((document["rows"][0]["ratio"].as_f64(), &document["rows"][0]["met"]), (Some(0.25), &true.into()));
         assert_eq!(document["figures"][0]["ours"].as_f64(), Some(7.0));
+        assert!(text.ends_with("\nskipped: z: it is not there\n"), "{text}");
+        assert_eq!(document["skipped"][0], "z: it is not there");
     }
 }
