@@ -10,7 +10,7 @@ use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Cluster;
 use attest::message::{self, Credential};
 use attest::runtime::{self, Activate, Activated, AkTrust, Answer, Question, Verdict};
-use attest::tpm::{AttestationKey, EndorsementKey, Randomness};
+use attest::tpm::{AttestationKey, EndorsementKey, Randomness, certified};
 use attest::{Code, Refusal};
 use clap::Args;
 use connection::{Connection, Response};
@@ -18,6 +18,8 @@ use measurements::canonical::Document;
 use measurements::compose::{Configuration, compose};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
 
 use crate::inputs::{MachineArgs, read, read_image};
@@ -29,8 +31,9 @@ const REFUSED: u8 = 3;
 /// Arguments of `verify-node`.
 #[derive(Args)]
 #[command(after_help = "\
-The node's TPM is known by its endorsement key (--ek), or, without that, by the certificate that a broker of the cluster
-gave the node when it booted. Neither is AK_UNVERIFIED.
+The node's TPM is known by its endorsement key (--ek), or by that key's certificate, of an authority that you name
+(--ek-authority), or, without these, by the certificate that a broker of the cluster gave the node when it booted.
+Neither is AK_UNVERIFIED.
 
 Exit codes: 0 the node is as expected; 3 it is not; 1 a file cannot be used, or the node does not answer.
 
@@ -46,6 +49,9 @@ pub struct VerifyNodeArgs {
     /// SHA-256 of the public area of an endorsement key that is known to be good
     #[arg(long, value_name = "SHA256")]
     ek: Vec<String>,
+    /// Certificates, PEM, of who issues certificates of endorsement keys: of the maker of the TPM, or of the cloud
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "ek")]
+    ek_authority: Vec<PathBuf>,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -61,7 +67,10 @@ pub fn run(args: &VerifyNodeArgs) -> Result<(String, ExitCode)> {
     let cluster = Cluster::read(&bytes).map_err(|refusal| anyhow!("{}: {}", path.display(), refusal.found))?;
     let image = read_image(&args.reference)?;
     let expected = compose(&image.measured, &args.machine.read()?, &Configuration::cluster(&bytes))?;
-    let known = args.ek.iter().map(|text| digest_of(text)).collect::<Result<Vec<_>>>()?;
+    let known = Known {
+        keys: args.ek.iter().map(|text| digest_of(text)).collect::<Result<_>>()?,
+        authorities: authorities(&args.ek_authority)?,
+    };
 
     let mut node = Node { connection: Connection::open(args.address, PATIENCE)? };
     let nonce = random()?;
@@ -74,6 +83,14 @@ pub fn run(args: &VerifyNodeArgs) -> Result<(String, ExitCode)> {
         Ok(verdict) => (said(&verdict, args.json), ExitCode::SUCCESS),
         Err(refusal) => (refused(&refusal, args.json), ExitCode::from(REFUSED)),
     })
+}
+
+/// Whom the asker believes that a TPM is one.
+struct Known {
+    /// Digests of endorsement keys.
+    keys: Vec<[u8; 32]>,
+    /// Certificates of authorities.
+    authorities: Vec<Vec<u8>>,
 }
 
 struct Node {
@@ -94,21 +111,16 @@ impl Node {
     }
 
     /// Who vouches for the attestation key. The outer error is that nobody could be asked.
-    fn vouched(&mut self, answer: &Answer, known: &[[u8; 32]], cluster: &Cluster) -> Result<Result<AkTrust, Refusal>> {
-        if known.is_empty() {
+    fn vouched(&mut self, answer: &Answer, known: &Known, cluster: &Cluster) -> Result<Result<AkTrust, Refusal>> {
+        if known.keys.is_empty() && known.authorities.is_empty() {
             return Ok(runtime::by_certificate(answer, cluster));
-        }
-        let found = sha256(&answer.ek.0);
-        if !known.contains(&found) {
-            let found =
-                format!("the node's endorsement key is sha256:{}, which is none of those named", hex::encode(found));
-            return Ok(Err(Refusal::new(Code::AkUnverified, found)));
         }
         let made = EndorsementKey::parse(&answer.ek.0).and_then(|ek| {
             let key = AttestationKey::parse(&answer.ak.0)?;
-            Ok((ek, key.name()))
+            let trust = trusted(answer, &ek, known)?;
+            Ok((ek, key.name(), trust))
         });
-        let (ek, name) = match made {
+        let (ek, name, trust) = match made {
             Ok(made) => made,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -124,13 +136,51 @@ impl Node {
             let found = "the TPM with this endorsement key does not hold the attestation key";
             return Ok(Err(Refusal::new(Code::AkUnverified, found)));
         }
-        Ok(Ok(AkTrust::EndorsementKey(hex::encode(found))))
+        Ok(Ok(trust))
     }
+}
+
+/// Whether the endorsement key is known, or certified.
+fn trusted(answer: &Answer, key: &EndorsementKey, known: &Known) -> Result<AkTrust, Refusal> {
+    let found = sha256(&answer.ek.0);
+    let digest = hex::encode(found);
+    let refuse = |found: String| Err(Refusal::new(Code::AkUnverified, found));
+    if known.authorities.is_empty() {
+        return match known.keys.contains(&found) {
+            true => Ok(AkTrust::EndorsementKey(digest)),
+            false => refuse(format!("the node's endorsement key is sha256:{digest}, which is none of those named")),
+        };
+    }
+    let Some(certificate) = &answer.ek_certificate else {
+        return refuse(format!("the node's TPM has no certificate of its endorsement key sha256:{digest}"));
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    let now = now.map_or(0, |time| time.as_secs());
+    let authority = certified(&certificate.0, &known.authorities, key, now)?;
+    Ok(AkTrust::EndorsementCertificate(digest, hex::encode(authority)))
+}
+
+/// The certificates in these files.
+fn authorities(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    for path in paths {
+        let bytes = read(path)?;
+        let before = found.len();
+        for certificate in CertificateDer::pem_slice_iter(&bytes) {
+            let certificate = certificate.with_context(|| format!("{} has a damaged certificate", path.display()))?;
+            found.push(certificate.to_vec());
+        }
+        anyhow::ensure!(found.len() > before, "{} has no certificate in PEM", path.display());
+    }
+    Ok(found)
 }
 
 fn said(verdict: &Verdict, json: bool) -> String {
     let key = match &verdict.key {
         AkTrust::EndorsementKey(digest) => format!("its TPM has the endorsement key sha256:{digest}"),
+        AkTrust::EndorsementCertificate(digest, authority) => {
+            format!("its TPM has the endorsement key sha256:{digest}, certified by the authority sha256:{authority}")
+        }
         AkTrust::NodeCertificate(name) => format!("a broker of the cluster certified it as the node {name}"),
     };
     if json {

@@ -63,14 +63,14 @@ impl Node {
     /// # Errors
     /// [`Error`].
     pub fn answer(&self, question: &Question, tls_key: &[u8; 32]) -> Result<Answer, Error> {
-        let (keys, quote) = {
+        let (keys, ek_certificate, quote) = {
             let mut context = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
             let keys = Keys::make(&mut context)?;
             let extra_data = runtime::extra_data(&question.nonce.0, tls_key, &name(keys.attestation_key()));
             let quote = keys.quote(&mut context, self.bank, &extra_data);
             let areas = (keys.attestation_key().to_vec(), keys.endorsement_key().to_vec());
             keys.flush(&mut context);
-            (areas, quote?)
+            (areas, node_tpm::endorsement_certificate(&mut context), quote?)
         };
         Ok(Answer {
             ak: Hex(keys.0),
@@ -78,6 +78,7 @@ impl Node {
             certificate: text(NODE_CERTIFICATE),
             broker: text(BROKER_CERTIFICATE),
             ek: Hex(keys.1),
+            ek_certificate: ek_certificate.map(Hex),
             event_log: Hex(read(EVENT_LOG)?),
             quote: Hex(quote.attest),
             registers: quote.registers.into_values().map(Hex).collect(),

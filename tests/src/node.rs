@@ -47,12 +47,34 @@ impl Node {
         Self::with_disk(suite, name, image, broker, DISK)
     }
 
-    /// The same, with a disk of so many bytes.
+    /// The same, with a TPM whose endorsement key an authority of its own has certified; the authority's certificate.
+    pub fn certified(suite: &Suite, name: &str, image: &Image, broker: &Broker) -> Result<(Self, PathBuf)> {
+        let mut authority = PathBuf::new();
+        let node = Self::made(suite, name, image, broker, DISK, |folder| {
+            authority = EmulatedTpm::manufacture_certified(&suite.sandbox, folder, &Bank::ALL)?;
+            Ok(())
+        })?;
+        Ok((node, authority))
+    }
+
+    /// The same as [`Self::new`], with a disk of so many bytes.
     pub fn with_disk(suite: &Suite, name: &str, image: &Image, broker: &Broker, disk: u64) -> Result<Self> {
+        let manufacture = |folder: &Path| Ok(EmulatedTpm::manufacture(&suite.sandbox, folder, &Bank::ALL)?);
+        Self::made(suite, name, image, broker, disk, manufacture)
+    }
+
+    fn made(
+        suite: &Suite,
+        name: &str,
+        image: &Image,
+        broker: &Broker,
+        disk: u64,
+        manufacture: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("cairn-node-").tempdir().context("Failed to make a folder")?;
         let known = KnownMachine::get(MACHINE)?;
         let firmware = known.firmware()?;
-        EmulatedTpm::manufacture(&suite.sandbox, folder.path(), &Bank::ALL)?;
+        manufacture(folder.path())?;
         let ek = hex::encode(endorsement_key_digest(&suite.sandbox, folder.path())?);
         let node = Self { name: name.to_owned(), folder, config: known.config, firmware, ek };
         File::create_new(node.disk()).and_then(|file| file.set_len(disk)).context("Failed to make a state disk")?;

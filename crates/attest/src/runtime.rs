@@ -35,6 +35,9 @@ pub struct Answer {
     pub broker: Option<String>,
     /// The endorsement key's public area.
     pub ek: Hex,
+    /// The certificate of that key (X.509, DER), where the TPM has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ek_certificate: Option<Hex>,
     /// The firmware's log.
     pub event_log: Hex,
     /// TPMS_ATTEST.
@@ -124,6 +127,8 @@ mod verify {
     pub enum AkTrust {
         /// It activated a credential for an endorsement key of the asker's list.
         EndorsementKey(String),
+        /// It activated a credential for an endorsement key (its SHA-256) that an authority (SHA-256 of its certificate) says is one of a TPM of theirs.
+        EndorsementCertificate(String, String),
         /// A broker of the cluster has certified it for the node of this name.
         NodeCertificate(String),
     }

@@ -3,6 +3,7 @@
 //! Both keys are primary keys of the endorsement hierarchy, made anew from its seed each time: nothing is stored, and a TPM gives the same keys as long as it is not cleared. The endorsement key is RSA 2048 by template
 //! L-1 of the TCG EK Credential Profile; the attestation key is ECC P-256, restricted to signing what the TPM itself made.
 
+mod certificate;
 mod keys;
 mod quote;
 
@@ -13,6 +14,8 @@ use tss_esapi::handles::{KeyHandle, SessionHandle};
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::{Context, Error as TpmError, WrapperErrorKind};
 use zeroize::Zeroizing;
+
+pub use certificate::endorsement_certificate;
 
 /// What could not be done, and what the TPM said.
 #[derive(Debug, thiserror::Error)]

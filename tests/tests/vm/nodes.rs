@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ fn free_port() -> Result<u16> {
 
 fn keeps_files(suite: &Suite, row: &str) -> Result<()> {
     let broker = broker_for(&suite.debug)?;
-    let node = Node::new(suite, "one", &suite.debug, &broker)?;
+    let (node, authority) = Node::certified(suite, "one", &suite.debug, &broker)?;
     let mut first = node.must_run(suite, row)?;
     let mut shell = Shell::log_in(&mut first.vm)?;
     shell.run("echo precious > /var/lib/kept && sync")?;
@@ -86,14 +87,14 @@ fn keeps_files(suite: &Suite, row: &str) -> Result<()> {
     let kept = shell.run("cat /var/lib/kept /etc/machine-id")?;
     ensure!(kept == format!("precious\n{id}"), "after the reboot: {kept}");
     generation(&broker, "one", 2)?;
-    says_what_it_is(suite, &broker, &node, port)?;
+    says_what_it_is(suite, &broker, &node, port, &authority)?;
     drop(second);
     opens_without_its_broker(suite, &broker, &node)?;
     broker.admin(&["audit", "verify"]).map(drop)
 }
 
-/// The running node is verified by its certificate, and by its endorsement key; as another image it is refused, and without anybody who vouches for it.
-fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16) -> Result<()> {
+/// The running node is verified by its certificate, by its endorsement key, and by that key's certificate; as another image it is refused, and without anybody who vouches for it.
+fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16, authority: &Path) -> Result<()> {
     let cairn = cairn_tests::environment::program("cairn")?;
     let ask = |image: &Image, more: &[&str]| -> Result<(Option<i32>, String)> {
         let mut command = Command::new(&cairn);
@@ -105,10 +106,15 @@ fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16) -> Re
     };
     let ek = node.endorsement_key();
     let other = "00".repeat(32);
+    let root = authority.with_file_name("swtpm-localca-rootca-cert.pem").display().to_string();
+    let authority = authority.display().to_string();
     for (image, more, code, words) in [
         (&suite.debug, &[][..], 0, "certified it as the node one"),
         (&suite.debug, &["--ek", ek][..], 0, "has the endorsement key sha256:"),
         (&suite.debug, &["--ek", &other][..], 3, "REFUSED AK_UNVERIFIED"),
+        (&suite.debug, &["--ek-authority", &root, &authority][..], 0, "certified by the authority sha256:"),
+        // It did not issue the certificate itself, and whoever did was not named.
+        (&suite.debug, &["--ek-authority", &root][..], 3, "REFUSED AK_UNVERIFIED"),
         (&suite.image, &[][..], 3, "REFUSED PCR_MISMATCH"),
     ] {
         let (found, text) = ask(image, more)?;

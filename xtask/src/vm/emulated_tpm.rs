@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,10 @@ use crate::sandbox::Sandbox;
 
 /// Name of the state folder.
 const TPM: &str = "tpm";
+/// Configuration of swtpm_localca, its options, and configuration of swtpm_setup.
+const AUTHORITY: &str = "localca.conf";
+const OPTIONS: &str = "localca.options";
+const SET_UP: &str = "setup.conf";
 const DATA: &str = "data.sock";
 const CONTROL: &str = "control.sock";
 const ERRORS: &str = "swtpm.stderr";
@@ -41,7 +45,37 @@ impl EmulatedTpm {
     /// [`VmError`].
     pub fn manufacture(sandbox: &Sandbox, folder: &Path, banks: &[Bank]) -> Result<(), VmError> {
         fs::create_dir(folder.join(TPM)).map_err(VmError::Folder)?;
-        tpm::set_up(&inside(sandbox, folder), banks)
+        tpm::set_up(&inside(sandbox, folder), banks, &[])
+    }
+
+    /// The same, by an authority of its own (swtpm_localca), which leaves a certificate of the endorsement key in the TPM. Gives the path of the authority's certificate, PEM: a development PKI, whose word is worth nothing elsewhere.
+    ///
+    /// # Errors
+    /// [`VmError`].
+    pub fn manufacture_certified(sandbox: &Sandbox, folder: &Path, banks: &[Bank]) -> Result<PathBuf, VmError> {
+        for (name, text) in [
+            (
+                AUTHORITY,
+                format!(
+                    "statedir = {FOLDER}/ca\nsigningkey = {FOLDER}/ca/key.pem\nissuercert = {FOLDER}/ca/issuer.pem\ncertserial = {FOLDER}/ca/serial\n"
+                ),
+            ),
+            (OPTIONS, "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n".to_owned()),
+            (
+                SET_UP,
+                format!(
+                    "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {FOLDER}/{AUTHORITY}\ncreate_certs_tool_options = {FOLDER}/{OPTIONS}\n"
+                ),
+            ),
+        ] {
+            fs::write(folder.join(name), text).map_err(VmError::Folder)?;
+        }
+        for name in ["ca", TPM] {
+            fs::create_dir(folder.join(name)).map_err(VmError::Folder)?;
+        }
+        let set_up = format!("{FOLDER}/{SET_UP}");
+        tpm::set_up(&inside(sandbox, folder), banks, &["--config", &set_up, "--create-ek-cert"])?;
+        Ok(folder.join("ca/issuer.pem"))
     }
 
     /// Powers on the TPM whose state is in the folder `tpm` of `folder`: a new boot.

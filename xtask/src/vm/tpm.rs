@@ -66,7 +66,7 @@ impl Emulator {
         fs::create_dir_all(&state).map_err(VmError::Folder)?;
         let inside = inside.clone().bind(&state, STATE);
         if fs::read_dir(&state).map_err(VmError::Folder)?.next().is_none() {
-            set_up(&inside, &tpm.banks)?;
+            set_up(&inside, &tpm.banks, &[])?;
         }
         let mut command = inside.command("swtpm");
         command.args(["socket", "--tpm2", "--tpmstate", &format!("dir={STATE}")]);
@@ -117,11 +117,11 @@ impl Drop for Emulator {
     }
 }
 
-/// Manufactures a TPM with these active banks.
-pub(super) fn set_up(inside: &Sandbox, banks: &[Bank]) -> Result<(), VmError> {
+/// Manufactures a TPM with these active banks; `more` are further options of swtpm_setup.
+pub(super) fn set_up(inside: &Sandbox, banks: &[Bank], more: &[&str]) -> Result<(), VmError> {
     let names: Vec<&str> = banks.iter().map(|bank| bank.name()).collect();
     let mut command = inside.command("swtpm_setup");
-    command.args(["--tpm2", "--tpmstate", STATE, "--pcr-banks", &names.join(",")]);
+    command.args(["--tpm2", "--tpmstate", STATE, "--pcr-banks", &names.join(",")]).args(more);
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|source| VmError::Spawn { program: "swtpm_setup", source })?;
     if output.status.success() {

@@ -83,6 +83,11 @@ impl EndorsementKey {
         Ok(Self { area: area.to_vec(), key })
     }
 
+    /// The key itself.
+    pub(super) fn rsa(&self) -> &RsaPublicKey {
+        &self.key
+    }
+
     /// Its public area, whose digest names it in lists of known keys.
     pub fn area(&self) -> &[u8] {
         &self.area
@@ -158,7 +163,7 @@ impl rsa::rand_core::RngCore for Given<'_> {
 impl rsa::rand_core::CryptoRng for Given<'_> {}
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use aes::cipher::AsyncStreamCipher as _;
     use rsa::RsaPrivateKey;
     use rsa::traits::PublicKeyParts as _;
@@ -186,16 +191,7 @@ mod tests {
         }
 
         fn area(&self) -> Vec<u8> {
-            let mut area = [ALG_RSA, ALG_SHA256].map(u16::to_be_bytes).concat();
-            area.extend((ATTRIBUTES | 1 << 7).to_be_bytes());
-            area.extend(32_u16.to_be_bytes());
-            area.extend([7; 32]);
-            area.extend([ALG_AES, 128, ALG_CFB, ALG_NULL, BITS].map(u16::to_be_bytes).concat());
-            area.extend([0; 4]);
-            let modulus = self.private.n().to_bytes_be();
-            area.extend((modulus.len() as u16).to_be_bytes());
-            area.extend(modulus);
-            area
+            area_of(&self.private.to_public_key())
         }
 
         /// The credential, if the attestation key that it holds has the name that the challenge is for.
@@ -210,6 +206,25 @@ mod tests {
             cfb_mode::Decryptor::<Aes128>::new_from_slices(&key[..16], &[0; 16]).unwrap().decrypt(&mut plain);
             Some(plain[2..].to_vec())
         }
+    }
+
+    /// The public area of an endorsement key with this modulus.
+    fn area_of(key: &RsaPublicKey) -> Vec<u8> {
+        let mut area = [ALG_RSA, ALG_SHA256].map(u16::to_be_bytes).concat();
+        area.extend((ATTRIBUTES | 1 << 7).to_be_bytes());
+        area.extend(32_u16.to_be_bytes());
+        area.extend([7; 32]);
+        area.extend([ALG_AES, 128, ALG_CFB, ALG_NULL, BITS].map(u16::to_be_bytes).concat());
+        area.extend([0; 4]);
+        let modulus = key.n().to_bytes_be();
+        area.extend((modulus.len() as u16).to_be_bytes());
+        area.extend(modulus);
+        area
+    }
+
+    /// The endorsement key with this modulus.
+    pub fn endorsement_key(key: &RsaPublicKey) -> EndorsementKey {
+        EndorsementKey::parse(&area_of(key)).unwrap()
     }
 
     fn name(byte: u8) -> Name {

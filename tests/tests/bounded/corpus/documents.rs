@@ -72,6 +72,7 @@ fn runtime() -> Vec<File> {
         certificate: Some(signed_certificate()),
         broker: Some(serde_json::to_string(&envelope).unwrap()),
         ek: Hex(vec![3]),
+        ek_certificate: None,
         event_log: Hex(vec![5; 40]),
         quote: Hex(vec![6; 20]),
         registers: vec![Hex(vec![9; 32]); 2],
