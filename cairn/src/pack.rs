@@ -28,7 +28,7 @@ pub struct PackArgs {
     /// Whom to believe; of several, the first is believed, and each must allow the next
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     trust_root: Vec<PathBuf>,
-    /// Signed statements and their proofs (`*.sigstore.json`): measured-boot of images and machines, provenance
+    /// Signed statements and their proofs (`*.sigstore.json`): measured-boot of images and machines, provenance, rebuilds
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     bundle: Vec<PathBuf>,
     /// The channel's state (`*.sigstore.json`): whether releases are still good
@@ -57,7 +57,7 @@ pub fn run(args: &PackArgs) -> Result<(String, ExitCode)> {
         let kind = kind_of(bytes).filter(|kind| *kind != Kind::Channel);
         let kind = kind.with_context(|| {
             format!(
-                "{}: it is a bundle of neither measured-boot nor provenance; give a channel as --channel",
+                "{}: it is a bundle of neither measured-boot nor provenance nor a rebuild; give a channel as --channel",
                 unusable(path)
             )
         })?;

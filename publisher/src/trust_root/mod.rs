@@ -1,29 +1,24 @@
 //! `cargo xtask trust-root`: whom verifiers believe, as one numbered document that k of n root keys sign. Each holder of a root key signs where the key is; the file goes from one to the next.
 
+mod document;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use envelope::{Envelope, PublicKey, pre_authentication_encoding};
-use measurements::bytes::{Bytes32, Hex};
-use measurements::canonical::{self, Document};
+use measurements::bytes::Bytes32;
+use measurements::canonical;
 use sha2::{Digest, Sha256};
 use sigstore::crypto::SigningScheme;
 use transparency::key::Key;
 use transparency::time::shown;
-use transparency::trust_root::{
-    PAYLOAD_TYPE, RootKeys, SigningKey, TrustRoot, TrustRootDocument, Use, Witness, Witnesses,
-};
-use transparency::verify::SKEW;
+use transparency::trust_root::{PAYLOAD_TYPE, TrustRoot, TrustRootDocument};
 
-use crate::trust::{known_log, known_witness, refused};
+use crate::trust::refused;
 use crate::{files, keygen, signer};
-
-const DAY: u64 = 86_400;
+use document::MakeArgs;
 
 /// What becomes of a trust root.
 #[derive(Subcommand, Clone, Debug)]
@@ -50,57 +45,6 @@ pub struct KeygenArgs {
     /// File with a password: the key is encrypted, as cosign does
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-}
-
-/// What a trust root says.
-#[derive(Args, Clone, Debug)]
-#[command(
-    after_help = "Example: cargo xtask trust-root make trust-root.json --root-key root.key --release-key release.pub --log-key log.cairn.invalid+... --witness-key witness.cairn.invalid+...\n\
-                  The next one: cargo xtask trust-root make next.json --after trust-root.json --root-key root.key --release-key new.pub --end-key old.pub"
-)]
-pub struct MakeArgs {
-    /// Where it goes; a file that is there is not replaced
-    #[arg(value_name = "FILE")]
-    out: PathBuf,
-    /// The trust root before: this one gets the next number, and what is given is added to what is there
-    #[arg(long, value_name = "FILE")]
-    after: Option<PathBuf>,
-    /// Root keys, PEM: a private one signs at once, a public one is named only
-    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "after")]
-    root_key: Vec<PathBuf>,
-    /// How many of them must sign [default: more than half, or as before]
-    #[arg(long, value_name = "NUMBER")]
-    threshold: Option<u64>,
-    /// File with the password of encrypted root keys
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-    /// Public keys that may sign releases, machine references and channels, PEM
-    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "after")]
-    release_key: Vec<PathBuf>,
-    /// Public keys that may say that a release was built again, PEM
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    rebuilder_key: Vec<PathBuf>,
-    /// Days for which the keys that are given may sign; a key that is there gets so many from now
-    #[arg(long, value_name = "DAYS", default_value_t = 365)]
-    valid_days: u64,
-    /// Public keys that may sign no more from now on: what has a timestamp before stays good
-    #[arg(long, value_name = "FILE", num_args = 1.., requires = "after")]
-    end_key: Vec<PathBuf>,
-    /// What is taken out: root keys, SHA-256 of keys or certificates, origins of logs, names of witnesses, as `show` prints them
-    #[arg(long, value_name = "NAME", num_args = 1.., requires = "after")]
-    without: Vec<String>,
-    /// Logs, as they make themselves known (NAME+ID+KEY)
-    #[arg(long, value_name = "KEY", num_args = 1.., required_unless_present = "after")]
-    log_key: Vec<String>,
-    /// Witnesses, as they make themselves known (NAME+ID+KEY)
-    #[arg(long, value_name = "KEY", num_args = 1..)]
-    witness_key: Vec<String>,
-    /// How many of them must have seen a log's head [default: more than half, or as before]
-    #[arg(long, value_name = "NUMBER")]
-    least_witnesses: Option<u64>,
-    /// Certificates of timestamp authorities, PEM or DER: with one, every statement needs a token
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    timestamp_authority: Vec<PathBuf>,
 }
 
 /// Who signs.
@@ -139,7 +83,7 @@ pub fn run(command: &TrustRootCommand) -> Result<String> {
 
 fn make(args: &MakeArgs) -> Result<String> {
     let old = args.after.as_deref().map(|path| TrustRoot::first(&files::read(path)?).map_err(refused)).transpose()?;
-    let document = document(args, old.as_ref().map(TrustRoot::document))?;
+    let document = document::make(args, old.as_ref().map(TrustRoot::document))?;
     let payload = document.write().map_err(refused)?;
     let mut envelope: Option<Envelope> = None;
     for path in args.root_key.iter().filter(|path| is_private(path)) {
@@ -152,105 +96,6 @@ fn make(args: &MakeArgs) -> Result<String> {
     let envelope = envelope.context("No root key signs it: give at least one private one with --root-key")?;
     files::create(&args.out, &bytes_of(&envelope)?, false)?;
     show(&args.out)
-}
-
-fn document(args: &MakeArgs, old: Option<&TrustRootDocument>) -> Result<TrustRootDocument> {
-    let majority = |all: usize| all as u64 / 2 + 1;
-    let mut document = old.cloned().unwrap_or(TrustRootDocument {
-        keys: vec![],
-        logs: vec![],
-        root: RootKeys { keys: vec![], threshold: 0 },
-        schema: TrustRootDocument::SCHEMA.into(),
-        timestamp_authorities: vec![],
-        version: 0,
-        witnesses: Witnesses { keys: vec![], threshold: 0 },
-    });
-    document.version += 1;
-    for name in &args.without {
-        take_out(&mut document, name)?;
-    }
-    for path in &args.root_key {
-        add(&mut document.root.keys, Bytes32(root_public(path, args.password_file.as_deref())?));
-    }
-    for text in &args.log_key {
-        add(&mut document.logs, known_log(text)?);
-    }
-    for text in &args.witness_key {
-        let (name, key) = known_witness(text)?;
-        add(&mut document.witnesses.keys, Witness { key: Bytes32(key), name });
-    }
-    for path in &args.timestamp_authority {
-        add(&mut document.timestamp_authorities, Hex(der_of(&files::read(path)?)));
-    }
-    let RootKeys { keys, threshold } = &mut document.root;
-    *threshold = args.threshold.unwrap_or(if old.is_none() { majority(keys.len()) } else { *threshold });
-    let Witnesses { keys, threshold } = &mut document.witnesses;
-    // Where there were none, none were needed.
-    let first = *threshold == 0 && !keys.is_empty();
-    *threshold = args.least_witnesses.unwrap_or(if first { majority(keys.len()) } else { *threshold });
-    signing_keys(args, &mut document.keys)?;
-    Ok(document)
-}
-
-fn add<T: PartialEq>(list: &mut Vec<T>, new: T) {
-    if !list.contains(&new) {
-        list.push(new);
-    }
-}
-
-/// Takes out whatever has this name.
-fn take_out(document: &mut TrustRootDocument, name: &str) -> Result<()> {
-    let fingerprint = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
-    let name = name.strip_prefix("sha256:").unwrap_or(name);
-    let count = |document: &TrustRootDocument| {
-        let TrustRootDocument { keys, logs, root, timestamp_authorities, witnesses, .. } = document;
-        keys.len() + logs.len() + root.keys.len() + timestamp_authorities.len() + witnesses.keys.len()
-    };
-    let before = count(document);
-    document.keys.retain(|key| fingerprint(&key.key.0) != name);
-    document.logs.retain(|log| log.origin != name);
-    document.root.keys.retain(|key| hex::encode(key.0) != name);
-    document.timestamp_authorities.retain(|certificate| fingerprint(&certificate.0) != name);
-    document.witnesses.keys.retain(|witness| witness.name != name);
-    ensure!(
-        count(document) < before,
-        "{name:?} is not in the trust root: `cargo xtask trust-root show` prints the names"
-    );
-    Ok(())
-}
-
-/// Adds keys, prolongs those that are there, and ends some.
-fn signing_keys(args: &MakeArgs, keys: &mut Vec<SigningKey>) -> Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
-    let not_after = now.saturating_add(args.valid_days.saturating_mul(DAY));
-    let read = |path: &PathBuf| -> Result<Hex> {
-        let key = signer::public_key(&files::read(path)?).with_context(|| path.display().to_string())?;
-        Ok(Hex(key.spki()))
-    };
-    for (paths, uses) in
-        [(&args.release_key, vec![Use::Channel, Use::Image, Use::Machine]), (&args.rebuilder_key, vec![Use::Rebuild])]
-    {
-        for path in paths {
-            let key = read(path)?;
-            match keys.iter_mut().find(|known| known.key == key) {
-                Some(known) => {
-                    ensure!(known.uses == uses, "{} is there for other uses: each key has one task", path.display());
-                    known.not_after = not_after;
-                }
-                // Clocks of those who verify may be behind.
-                None => {
-                    keys.push(SigningKey { key, not_after, not_before: now.saturating_sub(SKEW), uses: uses.clone() })
-                }
-            }
-        }
-    }
-    for path in &args.end_key {
-        let key = read(path)?;
-        let known = keys.iter_mut().find(|known| known.key == key);
-        let known = known.with_context(|| format!("{} is not in the trust root", path.display()))?;
-        known.not_after = known.not_after.min(now);
-    }
-    Ok(())
 }
 
 fn sign(args: &SignArgs) -> Result<String> {
@@ -289,31 +134,16 @@ fn signed_by(path: &Path, password_file: Option<&Path>, payload: &[u8]) -> Resul
     Ok(Envelope::with_signature(PAYLOAD_TYPE, payload, "", &signature))
 }
 
-fn root_public(path: &Path, password_file: Option<&Path>) -> Result<[u8; 32]> {
-    let failed = || format!("{} is no key of Ed25519, as root keys are", path.display());
-    if !is_private(path) {
-        return ed25519(&files::read(path)?).with_context(failed);
-    }
-    let spki = signer::read_key(path, password_file)?.public_key_to_der().with_context(failed)?;
-    of_ed25519(&spki).with_context(failed)
-}
-
+/// A root key's public half, PEM.
 fn ed25519(pem: &[u8]) -> Result<[u8; 32]> {
-    of_ed25519(&der_of(pem)).context("it is no public key of Ed25519 in PEM")
+    of_ed25519(&signer::public_key(pem)?).context("it is no public key of Ed25519 in PEM")
 }
 
-fn of_ed25519(spki: &[u8]) -> Option<[u8; 32]> {
-    match Key::from_spki(spki)?.public() {
+fn of_ed25519(key: &Key) -> Option<[u8; 32]> {
+    match key.public() {
         PublicKey::Ed25519(key) => Some(*key),
         PublicKey::P256(_) => None,
     }
-}
-
-/// What PEM holds; DER stays as it is.
-fn der_of(bytes: &[u8]) -> Vec<u8> {
-    let Ok(text) = std::str::from_utf8(bytes) else { return bytes.to_vec() };
-    let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();
-    STANDARD.decode(body).unwrap_or_else(|_| bytes.to_vec())
 }
 
 fn show(path: &Path) -> Result<String> {
@@ -338,6 +168,13 @@ fn show(path: &Path) -> Result<String> {
     for key in &document.root.keys {
         let has = if has_signed(key) { "has signed" } else { "has not signed" };
         let _ = writeln!(text, "root key     {}  {has}", hex::encode(key.0));
+    }
+    let others = signatures.len() as u64 - count;
+    if others > 0 {
+        let _ = writeln!(
+            text,
+            "others       {others} signatures by none of these root keys: of the version before, or of nobody"
+        );
     }
     for key in &document.keys {
         let fingerprint = hex::encode(Sha256::digest(&key.key.0));
@@ -364,7 +201,11 @@ fn show(path: &Path) -> Result<String> {
 mod tests {
     use clap::Parser;
 
+    use transparency::trust_root::Use;
+
     use super::*;
+
+    const DAY: u64 = 86_400;
 
     const LOG: &str = "log.cairn.invalid+11d33fc1+AZIa7syODAeiqqp2GpIOpgi5q5VS6TRDov2J1VHr2wyO";
 
