@@ -234,6 +234,21 @@ impl Lock {
         Sha256Digest::of(self.render().as_bytes())
     }
 
+    /// Keeps the index of `old` for each suite of which no package is another one: a newer index that says the same moves nothing, least of all every time stamp in the images.
+    pub fn keep_indexes_of(&mut self, old: &Lock) {
+        let files = |lock: &Lock, suite: &str| -> BTreeSet<(String, Sha256Digest)> {
+            let of_suite = lock.packages.iter().filter(|package| package.suite == suite);
+            of_suite.map(|package| (package.path.clone(), package.sha256)).collect()
+        };
+        let packages = self.clone();
+        for suite in &mut self.suites {
+            let known = old.suites.iter().find(|known| known.name == suite.name);
+            if let Some(known) = known.filter(|_| files(&packages, &suite.name).is_subset(&files(old, &suite.name))) {
+                *suite = known.clone();
+            }
+        }
+    }
+
     /// Lines `name old -> new` for what differs from `old`, sorted by name.
     pub fn changes_since(&self, old: &Lock) -> Vec<String> {
         let versions = |lock: &Lock| -> BTreeSet<(String, String)> {
@@ -321,6 +336,25 @@ mod tests {
         new.packages.remove(0);
         assert_eq!(new.changes_since(&old), ["acl: 1:2.3-1 (trixie) -> -", "bash: 5.2-1 (trixie) -> 5.3-1 (trixie)"]);
         assert!(old.changes_since(&old).is_empty());
+    }
+
+    #[test]
+    fn an_index_that_moves_no_package_stays_and_so_do_all_time_stamps() {
+        let (old, mut new) = (sample(), sample());
+        let later = |lock: &mut Lock| {
+            lock.suites[0].date = "2026-02-03T04:05:06Z".into();
+            lock.suites[0].sha256 = Sha256Digest::of(b"a later InRelease");
+        };
+        later(&mut new);
+        // A package that goes is in the old index, too.
+        new.packages.pop();
+        new.keep_indexes_of(&old);
+        assert_eq!(new.suites, old.suites);
+        let mut moved = sample();
+        later(&mut moved);
+        moved.packages[1].sha256 = Sha256Digest::of(b"another file");
+        moved.keep_indexes_of(&old);
+        assert_ne!(moved.suites, old.suites);
     }
 
     #[test]

@@ -62,12 +62,15 @@ pub fn resolve(
             }
         }
     }
-    let lock = Lock {
+    let mut lock = Lock {
         version: VERSION,
         inputs: sets::digest(sets),
         suites: suites.into_values().collect(),
         packages: packages.into_values().collect(),
     };
+    if let Some(old) = old {
+        lock.keep_indexes_of(old);
+    }
     // What is written must be what is read back.
     Lock::parse(&lock.render()).context("The resolved lock is not valid: this is a bug of `cargo xtask lock`")
 }
