@@ -247,6 +247,18 @@ fn metrics(engine: &Engine) -> Response<Full<Bytes>> {
     for (code, count) in engine.counts() {
         text += &format!("cairn_broker_decisions_total{{code=\"{code}\"}} {count}\n");
     }
+    if let Some(figures) = engine.figures() {
+        text += "# TYPE cairn_broker_releases gauge\n";
+        for (standing, count) in [("good", figures.good), ("refused", figures.refused)] {
+            text += &format!("cairn_broker_releases{{standing=\"{standing}\"}} {count}\n");
+        }
+        if let Some(expires) = figures.expires {
+            text += "# TYPE cairn_broker_channel_expires_seconds gauge\n# UNIT cairn_broker_channel_expires_seconds seconds\n";
+            text += &format!("cairn_broker_channel_expires_seconds {expires}\n");
+            text += "# TYPE cairn_broker_channel_expired gauge\n";
+            text += &format!("cairn_broker_channel_expired {}\n", u8::from(figures.expired));
+        }
+    }
     text += "# EOF\n";
     let mut response = Response::new(Full::new(Bytes::from(text)));
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

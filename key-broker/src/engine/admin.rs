@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::audit::{self, Leaf};
 use super::hello::sha256;
 use super::records::{self, Disk, Grant, Node, Release, get, put};
-use super::shown::{disks, explain, node_show, nodes, releases};
-use super::{Engine, Open, published};
+use super::shown::{disks, explain, node_show, nodes};
+use super::{Engine, Open, published, standing};
 use crate::code::{Code, Own};
 use crate::store::{Error, Table, Transaction};
 
@@ -66,7 +66,10 @@ impl Engine {
             AdminCommand::AuditVerify => self.audit_verify(),
             AdminCommand::NodeList => self.look(|transaction| nodes(transaction).map(Ok)),
             AdminCommand::NodeShow { name } => self.look(|transaction| node_show(transaction, name)),
-            AdminCommand::ReleaseList => self.look(|transaction| releases(transaction).map(Ok)),
+            AdminCommand::ReleaseList => {
+                let least = self.settings.least_rebuilders;
+                self.look(|transaction| standing::releases(transaction, least, Self::seconds()).map(Ok))
+            }
             AdminCommand::Published => self.look(|transaction| published::shown(transaction, Self::seconds()).map(Ok)),
             AdminCommand::DiskList => self.look(|transaction| disks(transaction).map(Ok)),
             AdminCommand::AuditTail { count } => {
@@ -114,8 +117,12 @@ impl Engine {
             AdminCommand::ReleaseAllowLogged { bundle, rebuilds, allow_debug } => {
                 self.release_allow_logged(transaction, &bundle.0, rebuilds, *allow_debug)?
             }
-            AdminCommand::TrustSet { envelope } => published::trust_set(transaction, &envelope.0)?,
-            AdminCommand::ChannelSet { bundle } => published::channel_set(transaction, &bundle.0, Self::seconds())?,
+            AdminCommand::TrustSet { envelope } => {
+                published::trust_set(transaction, &envelope.0, self.settings.least_rebuilders, Self::seconds())?
+            }
+            AdminCommand::ChannelSet { bundle } => {
+                published::channel_set(transaction, &bundle.0, self.settings.least_rebuilders, Self::seconds())?
+            }
             AdminCommand::ReleaseRevoke { id } => release_revoke(transaction, id)?,
             AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation } => {
                 disk_grant(transaction, node, slot, *overwrite, rebind_from.as_deref(), *generation)?

@@ -11,6 +11,7 @@ mod policy;
 mod published;
 mod records;
 mod shown;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,6 +33,7 @@ use crate::store::{Sqlite, Store};
 pub use admin::AdminCommand;
 use audit::{Leaf, Signer};
 use limits::Limits;
+pub use standing::Figures;
 
 /// What an operator may set.
 #[derive(Clone, Debug)]

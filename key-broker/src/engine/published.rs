@@ -4,7 +4,6 @@
 //! Of trust roots and channel states the newest is kept, and an older one is refused. The heads of logs are kept, too: two heads of one size with different roots are a fork.
 
 use attest::bytes::{Bytes32, Hex};
-use attest::message::Purpose;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use transparency::statement::channel::Channel;
@@ -14,9 +13,9 @@ use transparency::time::shown as shown_time;
 use transparency::trust_root::TrustRoot;
 use transparency::verify::{About, Current, Evidence, Known, Logged, logged, rebuilders};
 
-use super::Engine;
 use super::hello::sha256;
-use super::records::{Node, Release, get, put};
+use super::records::{Release, get, put};
+use super::{Engine, standing};
 use crate::code::{Own, Refusal};
 use crate::store::{Error, Table, Transaction};
 
@@ -75,7 +74,12 @@ fn remember(open: &mut dyn Transaction, evidence: &Evidence) -> Result<Result<()
 }
 
 /// Takes a trust root: the first because an operator gave it, later ones because the one before names who signs them.
-pub(super) fn trust_set(open: &mut dyn Transaction, envelope: &[u8]) -> Result<Done, Error> {
+pub(super) fn trust_set(
+    open: &mut dyn Transaction,
+    envelope: &[u8],
+    least_rebuilders: u64,
+    now: u64,
+) -> Result<Done, Error> {
     let next = match trust_root(open)? {
         Some(known) => known.next(envelope),
         None => TrustRoot::first(envelope),
@@ -86,11 +90,18 @@ pub(super) fn trust_set(open: &mut dyn Transaction, envelope: &[u8]) -> Result<D
     };
     open.put(Table::State, TRUST_ROOT, envelope)?;
     let document = root.document();
-    Ok(done(format!("trust root {}: {} keys, {} logs", document.version, document.keys.len(), document.logs.len())))
+    let (keys, logs) = (document.keys.len(), document.logs.len());
+    let refused = standing::refused_now(open, least_rebuilders, now)?;
+    Ok(done(format!("trust root {}: {keys} keys, {logs} logs{refused}", document.version)))
 }
 
 /// Takes a channel's state.
-pub(super) fn channel_set(open: &mut dyn Transaction, bundle: &[u8], now: u64) -> Result<Done, Error> {
+pub(super) fn channel_set(
+    open: &mut dyn Transaction,
+    bundle: &[u8],
+    least_rebuilders: u64,
+    now: u64,
+) -> Result<Done, Error> {
     let kept: Option<KeptChannel> = get(open, Table::State, CHANNEL)?;
     let highest = kept.map_or(0, |kept| kept.version);
     let verified = with_root(open, |root| {
@@ -107,8 +118,9 @@ pub(super) fn channel_set(open: &mut dyn Transaction, bundle: &[u8], now: u64) -
     let state = current.logged().statement.predicate();
     let bundle = String::from_utf8_lossy(bundle).into_owned();
     put(open, Table::State, CHANNEL, &KeptChannel { version: state.version, bundle })?;
+    let refused = standing::refused_now(open, least_rebuilders, now)?;
     Ok(done(format!(
-        "channel {} version {}: {} releases, least epoch {}, expires {}",
+        "channel {} version {}: {} releases, least epoch {}, expires {}{refused}",
         state.name,
         state.version,
         state.releases.len(),
@@ -189,7 +201,7 @@ fn release_allow(
 }
 
 /// How many rebuilders made this release again, of whom so many are needed. A rebuild that does not hold any more is none.
-fn rebuilders_of(
+pub(super) fn rebuilders_of(
     release: &Logged<MeasuredBoot>,
     rebuilds: &[String],
     root: &TrustRoot,
@@ -237,7 +249,7 @@ pub(super) fn shown(open: &dyn Transaction, now: u64) -> Result<Value, Error> {
 }
 
 /// Runs `work` with the trust root, if there is one.
-fn with_root<T>(
+pub(super) fn with_root<T>(
     open: &dyn Transaction,
     work: impl FnOnce(&TrustRoot) -> Result<T, Refusal>,
 ) -> Result<Result<T, Refusal>, Error> {
@@ -248,7 +260,11 @@ fn with_root<T>(
 }
 
 /// The channel's state, and whether it has expired, which is no error for `patience` seconds.
-fn current(open: &dyn Transaction, now: u64, patience: Option<u64>) -> Result<Result<(Current, bool), Refusal>, Error> {
+pub(super) fn current(
+    open: &dyn Transaction,
+    now: u64,
+    patience: Option<u64>,
+) -> Result<Result<(Current, bool), Refusal>, Error> {
     let Some(kept) = get::<KeptChannel>(open, Table::State, CHANNEL)? else {
         return Ok(Err(Refusal::new(Own::ChannelMissing, "no channel's state was set")));
     };
@@ -262,17 +278,8 @@ fn current(open: &dyn Transaction, now: u64, patience: Option<u64>) -> Result<Re
     })
 }
 
-fn judge(release: &Logged<MeasuredBoot>, channel: &Current, now: u64) -> Result<(), Refusal> {
+pub(super) fn judge(release: &Logged<MeasuredBoot>, channel: &Current, now: u64) -> Result<(), Refusal> {
     Ok(release.judge(About::Anything, &Known { now, channel: Some(channel), newest: None })?)
-}
-
-/// What is known of a logged release now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
-    /// Its security epoch.
-    pub epoch: u64,
-    /// The channel's state has expired; it is still believed for disks that are there.
-    pub stale: bool,
 }
 
 impl Engine {
@@ -285,47 +292,5 @@ impl Engine {
         allow_debug: bool,
     ) -> Result<Done, Error> {
         release_allow(open, bundle, rebuilds, self.settings.least_rebuilders, allow_debug, Self::seconds())
-    }
-
-    /// Judges a logged release for a node that runs it.
-    pub(super) fn standing(
-        &self,
-        bundle: &str,
-        rebuilds: &[String],
-        node: &Node,
-        purpose: Purpose,
-    ) -> Result<Standing, Refusal> {
-        let (now, least) = (Self::seconds(), self.settings.least_rebuilders);
-        let patience = (purpose == Purpose::Unlock).then_some(self.settings.stale_unlock.as_secs());
-        let mut found = None;
-        let looked = self.store.look(&mut |open| {
-            let release = with_root(open, |root| {
-                let release = logged::<MeasuredBoot>(bundle.as_bytes(), root, now)?;
-                if least > 0 {
-                    rebuilders_of(&release, rebuilds, root, least, now)?;
-                }
-                Ok(release)
-            })?;
-            found = Some((release, current(open, now, patience)?));
-            Ok(())
-        });
-        looked.map_err(|error| Refusal::new(Own::State, error.to_string()))?;
-        let (release, channel) = found.ok_or_else(|| Refusal::new(Own::State, "nothing was read"))?;
-        let (release, (channel, stale)) = (release?, channel?);
-        judge(&release, &channel, now)?;
-        let epoch = epoch_of(&release)?;
-        if node.epoch.is_some_and(|highest| epoch < highest) {
-            let highest = node.epoch.unwrap_or_default();
-            let found = format!("the release has epoch {epoch}, node {} has run {highest}", node.name);
-            return Err(Refusal::new(Own::EpochRollback, found));
-        }
-        Ok(Standing { epoch, stale })
-    }
-}
-
-fn epoch_of(release: &Logged<MeasuredBoot>) -> Result<u64, Refusal> {
-    match &release.statement.predicate().reference {
-        Reference::Image(image) => Ok(image.epoch),
-        Reference::Machine(_) => Err(Refusal::new(Own::State, "the release is of a machine")),
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::admin::Outcome;
 use super::audit;
-use super::records::{self, Disk, Node, Release, get};
+use super::records::{self, Disk, Node, get};
 use crate::code::Code;
 use crate::store::{Error, Table, Transaction};
 
@@ -54,15 +54,6 @@ fn disk_shown(disk: &Disk) -> Value {
 pub(super) fn disks(transaction: &dyn Transaction) -> Result<Value, Error> {
     let disks = records::all::<Disk>(transaction, Table::Disks)?;
     Ok(disks.iter().map(|(_, disk)| disk_shown(disk)).collect())
-}
-
-pub(super) fn releases(transaction: &dyn Transaction) -> Result<Value, Error> {
-    let releases = records::all::<Release>(transaction, Table::Releases)?;
-    let shown = |(id, release): &(Vec<u8>, Release)| {
-        let verdict = if release.unsigned { "development" } else { "logged" };
-        json!({"release": hex::encode(id), "name": release.name, "verdict": verdict})
-    };
-    Ok(releases.iter().map(shown).collect())
 }
 
 pub(super) fn explain(transaction: &dyn Transaction, request: &str) -> Result<Outcome, Error> {

@@ -78,24 +78,32 @@ fn ends_in_order(suite: &Suite, _: &str) -> Result<()> {
     scene.must_still_unlock()
 }
 
-fn metrics(suite: &Suite, _: &str) -> Result<()> {
-    let mut broker = Broker::new("")?;
+/// What the broker answers to plain HTTP on its own host.
+pub fn plain(broker: &Broker, path: &str) -> Result<String> {
+    let address = broker.metrics().context("the broker names no address of its metrics")?;
+    let mut socket = TcpStream::connect(address)?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Lets it answer.
+pub fn with_metrics(broker: &Broker) -> Result<()> {
     let toml = broker.file("broker.toml");
     let text = format!("metrics = \"127.0.0.1:0\"\n{}", fs::read_to_string(&toml)?);
-    fs::write(&toml, text)?;
+    fs::write(&toml, text).context("Failed to configure")
+}
+
+fn metrics(suite: &Suite, _: &str) -> Result<()> {
+    let mut broker = Broker::new("")?;
+    with_metrics(&broker)?;
     broker.run()?;
     let mut scene = Scene::with(suite, broker)?;
     scene.provision()?;
     let mut stranger = scene.stranger()?;
     ask(&scene.broker, &mut stranger, Purpose::Provision)?;
-    let address = scene.broker.metrics().context("the broker names no address of its metrics")?;
-    let get = |path: &str| -> Result<String> {
-        let mut socket = TcpStream::connect(address)?;
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        socket.read_to_string(&mut text)?;
-        Ok(text)
-    };
+    let get = |path: &str| plain(&scene.broker, path);
     let text = get("/metrics")?;
     for line in [
         "application/openmetrics-text; version=1.0.0",

@@ -16,6 +16,7 @@ use transparency::statement::channel::Standing;
 
 use crate::Row;
 use crate::fake::{Fake, Signer, ed25519};
+use crate::operation::{plain, with_metrics};
 use crate::publisher::{ALLOW, CHANNEL, Publisher, TRUST, give, must, now, reference_of};
 use crate::scene::{self, Scene, ask, composition};
 
@@ -42,6 +43,7 @@ fn must_not(given: Result<(), String>, code: &str) -> Result<()> {
 /// A broker in production that believes this publisher, and one good release of the production image.
 fn begin<'a>(suite: &'a Suite, limits: &str) -> Result<(Scene<'a>, Publisher, Bytes32)> {
     let mut broker = Broker::of_assurance("tpm-virtual", limits)?;
+    with_metrics(&broker)?;
     broker.run()?;
     let scene = Scene::without_release(suite, broker)?;
     let mut publisher = Publisher::new()?;
@@ -165,7 +167,13 @@ fn revoked(suite: &Suite, _: &str) -> Result<()> {
     let replica = scene.broker.replica()?;
     scene.provision()?;
     let mut talks = [&scene.broker, &replica].map(|broker| scene::begin(broker, &scene.node, Purpose::Unlock));
+    let list = scene.broker.admin(&["release", "list"])?;
+    ensure!(list[0]["now"] == "good", "{list}");
     must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Revoked)?.write()?)?)?;
+    let list = scene.broker.admin(&["release", "list"])?;
+    ensure!(list[0]["now"] == codes(36)[0], "{list}");
+    let tail = scene.broker.admin(&["audit", "tail", "1"])?.to_string();
+    ensure!(tail.contains("refused from now on: ") && tail.contains("(REVOKED)"), "the operator is not told: {tail}");
     scene.reboot()?;
     // Every broker of the database knows at once, in conversations that had begun, too.
     for talk in &mut talks {
@@ -308,6 +316,8 @@ fn stale(suite: &Suite, _: &str) -> Result<()> {
     for (limits, goes_on) in [("stale_unlock_days = 1", true), ("stale_unlock_days = 0", false)] {
         let (mut scene, mut publisher, _) = begin(suite, limits)?;
         scene.provision()?;
+        let metrics = plain(&scene.broker, "/metrics")?;
+        ensure!(metrics.contains("cairn_broker_channel_expired 0\n"), "{metrics}");
         publisher.channel.expires = now()? + 3;
         must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
         std::thread::sleep(Duration::from_millis(4500));
@@ -316,6 +326,16 @@ fn stale(suite: &Suite, _: &str) -> Result<()> {
             scene.must_still_unlock()?;
             let tail = scene.broker.admin(&["audit", "tail", "1"])?.to_string();
             ensure!(tail.contains("CHANNEL STATE EXPIRED"), "it is not marked: {tail}");
+            // Whoever watches the metrics is alarmed.
+            let metrics = plain(&scene.broker, "/metrics")?;
+            for line in [
+                "cairn_broker_channel_expired 1\n",
+                &format!("cairn_broker_channel_expires_seconds {}\n", publisher.channel.expires),
+                "cairn_broker_releases{standing=\"good\"} 0\n",
+                "cairn_broker_releases{standing=\"refused\"} 1\n",
+            ] {
+                ensure!(metrics.contains(line), "no {line:?} in {metrics}");
+            }
         } else {
             let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
             scene.broker.must_refuse(&response, expired)?;

@@ -1,0 +1,140 @@
+//! How an allowed release stands now: by the trust root, the channel's state and the policy that hold at this moment. It is asked for each boot that runs the release, and shown to operators and to whoever collects metrics.
+
+use attest::message::Purpose;
+use serde_json::{Value, json};
+use transparency::statement::measured_boot::{MeasuredBoot, Reference};
+use transparency::verify::{Logged, logged};
+
+use super::Engine;
+use super::published::{current, judge, rebuilders_of, with_root};
+use super::records::{self, Node, Release};
+use crate::code::{Own, Refusal};
+use crate::store::{Error, Table, Transaction};
+
+/// What is known of a logged release now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Its security epoch.
+    pub epoch: u64,
+    /// The channel's state has expired; it is still believed for disks that are there.
+    pub stale: bool,
+}
+
+/// The channel and the allowed releases, as numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// When the channel's state expires, seconds since 1970; none where there is no state.
+    pub expires: Option<u64>,
+    /// Whether it has.
+    pub expired: bool,
+    /// Allowed releases whose nodes would get a disk.
+    pub good: usize,
+    /// Allowed releases whose nodes would get none.
+    pub refused: usize,
+}
+
+/// Judges a logged release. After the channel's state has expired it is still believed for `patience` seconds.
+fn judged(
+    open: &dyn Transaction,
+    (bundle, rebuilds): (&str, &[String]),
+    patience: Option<u64>,
+    least_rebuilders: u64,
+    now: u64,
+) -> Result<Result<Standing, Refusal>, Error> {
+    let release = with_root(open, |root| {
+        let release = logged::<MeasuredBoot>(bundle.as_bytes(), root, now)?;
+        if least_rebuilders > 0 {
+            rebuilders_of(&release, rebuilds, root, least_rebuilders, now)?;
+        }
+        Ok(release)
+    })?;
+    let channel = current(open, now, patience)?;
+    Ok(release.and_then(|release| {
+        let (channel, stale) = channel?;
+        judge(&release, &channel, now)?;
+        Ok(Standing { epoch: epoch_of(&release)?, stale })
+    }))
+}
+
+/// Why no disk would be made for a node that runs this release now; `None` where one would. What nobody signed is judged by nobody.
+fn refusal(open: &dyn Transaction, release: &Release, least: u64, now: u64) -> Result<Option<Refusal>, Error> {
+    let Some(bundle) = &release.bundle else { return Ok(None) };
+    Ok(judged(open, (bundle, &release.rebuilds), None, least, now)?.err())
+}
+
+/// Releases that are allowed, and whose nodes would get no disk now, for the end of a line; nothing where there are none.
+pub(super) fn refused_now(open: &dyn Transaction, least: u64, now: u64) -> Result<String, Error> {
+    let mut refused = Vec::new();
+    for (_, release) in records::all::<Release>(open, Table::Releases)? {
+        if let Some(refusal) = refusal(open, &release, least, now)? {
+            refused.push(format!("{} ({})", release.name, refusal.code.name()));
+        }
+    }
+    Ok(if refused.is_empty() { String::new() } else { format!("; refused from now on: {}", refused.join(", ")) })
+}
+
+/// All releases that are allowed, and how each stands.
+pub(super) fn releases(open: &dyn Transaction, least: u64, now: u64) -> Result<Value, Error> {
+    let mut shown = Vec::new();
+    for (id, release) in records::all::<Release>(open, Table::Releases)? {
+        let verdict = if release.unsigned { "development" } else { "logged" };
+        let now = refusal(open, &release, least, now)?.map_or("good", |refusal| refusal.code.name());
+        shown.push(json!({"release": hex::encode(id), "name": release.name, "verdict": verdict, "now": now}));
+    }
+    Ok(shown.into())
+}
+
+impl Engine {
+    /// Judges a logged release for a node that runs it.
+    pub(super) fn standing(
+        &self,
+        bundle: &str,
+        rebuilds: &[String],
+        node: &Node,
+        purpose: Purpose,
+    ) -> Result<Standing, Refusal> {
+        let (now, least) = (Self::seconds(), self.settings.least_rebuilders);
+        let patience = (purpose == Purpose::Unlock).then_some(self.settings.stale_unlock.as_secs());
+        let mut found = None;
+        let looked = self.store.look(&mut |open| {
+            found = Some(judged(open, (bundle, rebuilds), patience, least, now)?);
+            Ok(())
+        });
+        looked.map_err(|error| Refusal::new(Own::State, error.to_string()))?;
+        let standing = found.ok_or_else(|| Refusal::new(Own::State, "nothing was read"))??;
+        if node.epoch.is_some_and(|highest| standing.epoch < highest) {
+            let highest = node.epoch.unwrap_or_default();
+            let found = format!("the release has epoch {}, node {} has run {highest}", standing.epoch, node.name);
+            return Err(Refusal::new(Own::EpochRollback, found));
+        }
+        Ok(standing)
+    }
+
+    /// For metrics; none where the database cannot be read.
+    pub fn figures(&self) -> Option<Figures> {
+        let (now, least) = (Self::seconds(), self.settings.least_rebuilders);
+        let mut figures = Figures::default();
+        let read = self.store.look(&mut |open| {
+            // What it said last, however long ago.
+            if let Ok((channel, stale)) = current(open, now, Some(u64::MAX))? {
+                figures.expires = Some(channel.logged().statement.predicate().expires);
+                figures.expired = stale;
+            }
+            for (_, release) in records::all::<Release>(open, Table::Releases)? {
+                match refusal(open, &release, least, now)? {
+                    None => figures.good += 1,
+                    Some(_) => figures.refused += 1,
+                }
+            }
+            Ok(())
+        });
+        read.ok().map(|()| figures)
+    }
+}
+
+fn epoch_of(release: &Logged<MeasuredBoot>) -> Result<u64, Refusal> {
+    match &release.statement.predicate().reference {
+        Reference::Image(image) => Ok(image.epoch),
+        Reference::Machine(_) => Err(Refusal::new(Own::State, "the release is of a machine")),
+    }
+}
