@@ -190,5 +190,42 @@ fn next(desk: &mut Desk, first: &Path, bundle: &str) -> Result<()> {
     let verified = desk.verify(&[&raw, "--bundle", &rebuild, "--kind", "rebuild"])?;
     ensure!(verified.status.success(), "{}", said(&verified));
     // By the release key it would be worth nothing.
-    must_fail(&desk.xtask(&["rebuild", &second, "--with-cache"], "release.key")?, &["KEY_USE"])
+    must_fail(&desk.xtask(&["rebuild", &second, "--with-cache"], "release.key")?, &["KEY_USE"])?;
+    rotated(desk, &second)
+}
+
+/// Another release key, in the next trust root: the old one signs no more, and what it signed stays good.
+fn rotated(desk: &mut Desk, bundle: &str) -> Result<()> {
+    let path = |name: &str| desk.file(name);
+    publisher(&["keygen", &path("new.key")])?;
+    publisher(&[
+        "trust-root",
+        "make",
+        &path("next.json"),
+        "--after",
+        &path("root.json"),
+        "--root-key",
+        &path("root.key"),
+        "--release-key",
+        &path("new.pub"),
+        "--end-key",
+        &path("release.pub"),
+    ])?;
+    let both = [path("root.json"), path("next.json")];
+    let mut verify = Command::new(program("cairn")?);
+    verify.args(["verify", "--bundle", bundle, "--trust-root"]).args(&both);
+    output_of(&mut verify).context("what the old key signed is believed no more")?;
+    let renew = |key: &str| -> Result<Output> {
+        let mut command = Command::new(program("publisher")?);
+        command.args(["channel", "renew", "stable", "--folder", &path("channels")]);
+        let options =
+            desk.options(key).into_iter().map(|word| if word == path("root.json") { path("next.json") } else { word });
+        command.args(options).output().context("Failed to start the publisher")
+    };
+    must_fail(&renew("release.key")?, &["KEY_VALIDITY", "Nothing was sent to the log"])?;
+    fs::remove_file(path("channels/stable-v000003.channel.dsse.json")).context("the old key signed nothing")?;
+    fs::remove_file(path("channels/stable-v000003.channel.json")).context("nothing was to be signed")?;
+    let renewed = renew("new.key")?;
+    ensure!(renewed.status.success(), "the new key is not believed: {}", said(&renewed));
+    Ok(())
 }
