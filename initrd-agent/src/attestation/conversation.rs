@@ -37,7 +37,7 @@ pub(super) struct Pending {
 }
 
 /// A broker that the cluster's root keys have named, at the other end of a connection.
-struct Broker {
+pub(super) struct Broker {
     connection: Connection,
     certificate: BrokerCertificate,
     envelope: Vec<u8>,
@@ -83,7 +83,13 @@ impl Node<'_> {
             bank: challenge.bank,
         };
         match broker.connection.post("/krp/1/evidence", &evidence) {
-            Ok(response) => self.released(&response, &broker.certificate, &asked),
+            Ok(response) => {
+                let answer = self.released(&response, &broker.certificate, &asked)?;
+                if matches!(answer, Answer::Released(_)) {
+                    self.kept = Some(broker);
+                }
+                Ok(answer)
+            }
             Err(error) => {
                 *pending = Some(asked);
                 Ok(Answer::Wait(wait(error.to_string())))
@@ -292,10 +298,13 @@ impl Node<'_> {
     /// The acknowledgement, and the certificate of the broker that gave it.
     pub(super) fn send_commit(&mut self, commit: &Commit) -> Result<Result<(Ack, Vec<u8>), Wait>, Failure> {
         let sent = message::write(commit).map_err(|refusal| invalid(&refusal))?;
-        let answered = self.connect().and_then(|mut broker| {
+        let post = |mut broker: Broker| {
             let response = broker.connection.post("/krp/1/commit", &sent.bytes);
             response.map(|response| (response, broker)).map_err(|error| wait(error.to_string()))
-        });
+        };
+        // The connection of the release is there for as long as the broker is patient; said twice, a report is answered twice.
+        let kept = self.kept.take().and_then(|broker| post(broker).ok());
+        let answered = kept.map_or_else(|| self.connect().and_then(post), Ok);
         let (response, broker) = match answered {
             Ok(answered) => answered,
             Err(wait) => return Ok(Err(wait)),

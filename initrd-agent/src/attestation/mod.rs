@@ -44,6 +44,8 @@ pub struct Node<'a> {
     brokers: Vec<SocketAddr>,
     /// SHA-256 of the bundle of the release that this node was given.
     bundle: Option<Bytes32>,
+    /// The broker that released a share, at the other end of the connection.
+    kept: Option<conversation::Broker>,
     hpke: PrivateKey,
     least_version: u32,
 }
@@ -88,7 +90,7 @@ impl<'a> Node<'a> {
         let keys = tpm.keys()?;
         let hpke = PrivateKey::from_seed(&seed(tpm)?);
         let bundle = hints.and_then(|hints| hints.release);
-        Ok(Self { tpm, keys, cluster, brokers, bundle, hpke, least_version })
+        Ok(Self { tpm, keys, cluster, brokers, bundle, kept: None, hpke, least_version })
     }
 
     /// SHA-256 of the endorsement key's public area, by which an operator knows this machine.

@@ -1,11 +1,11 @@
-//! All six messages of one node, as the agent speaks them: the report of what became of the release has a connection of its own.
+//! All six messages of one node, as the agent speaks them: on one connection, for as long as the broker keeps it.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, bail};
 use attest::message::Purpose;
-use cairn_tests::attester::{Answered, Released};
+use cairn_tests::attester::{Answered, Released, Wire};
 
 use crate::fleet::{Home, Node};
 
@@ -14,19 +14,19 @@ const TRIES: usize = 20;
 /// How long it waits where the broker names no time.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// M1 to M4.
-pub fn release(home: &Home, node: &mut Node, purpose: Purpose) -> Result<Released> {
+/// M1 to M4, and the connection.
+pub fn release(home: &Home, node: &mut Node, purpose: Purpose) -> Result<(Released, Wire)> {
     let mut talk = home.wire()?.begin(node.hello(purpose)?)?;
     let evidence = node.evidence(&talk)?;
     let response = talk.must_release(&evidence)?;
-    node.open(&talk, &response.body)
+    Ok((node.open(&talk, &response.body)?, talk.wire))
 }
 
 /// M1 to M6, which must all succeed at once.
 pub fn whole(home: &Home, node: &mut Node, purpose: Purpose) -> Result<()> {
-    let released = release(home, node, purpose)?;
+    let (released, mut wire) = release(home, node, purpose)?;
     let commit = node.report(&home.cluster.id.0, &released, purpose)?;
-    home.wire()?.must_acknowledge(&commit)?;
+    wire.must_acknowledge(&commit)?;
     node.keep(&released);
     Ok(())
 }
@@ -51,10 +51,14 @@ pub fn persistent(home: &Home, due: Instant, node: &mut Node, purpose: Purpose) 
 }
 
 fn told(home: &Home, due: Instant, node: &mut Node, purpose: Purpose, story: &mut Story) -> Result<()> {
-    let released = insist(&mut story.attempts, || release(home, node, purpose))?;
+    let (released, wire) = insist(&mut story.attempts, || release(home, node, purpose))?;
     story.key = Some(due.elapsed());
     let commit = node.report(&home.cluster.id.0, &released, purpose)?;
-    insist(&mut story.attempts, || home.wire()?.must_acknowledge(&commit))?;
+    let mut kept = Some(wire);
+    insist(&mut story.attempts, || match kept.take() {
+        Some(mut wire) => wire.must_acknowledge(&commit),
+        None => home.wire()?.must_acknowledge(&commit),
+    })?;
     story.done = Some(due.elapsed());
     node.keep(&released);
     Ok(())
