@@ -69,9 +69,9 @@ pub struct LogArgs {
     /// The log's key and origin, as logs make them known (NAME+ID+KEY), where there is no trust root yet
     #[arg(long, value_name = "KEY", required_unless_present = "trust_root")]
     log_key: Vec<String>,
-    /// Signed trust root of those who will verify: what is published must pass all that they check, witnesses included
+    /// Signed trust root of those who will verify: what is published must pass all that they check, witnesses included. Given several times, each must allow the next, and the last counts
     #[arg(long, value_name = "FILE", conflicts_with = "log_key")]
-    trust_root: Option<PathBuf>,
+    trust_root: Vec<PathBuf>,
     /// Address of a timestamp authority (RFC 3161), which says when it was signed: needed where the trust root names one
     #[arg(long, value_name = "URL")]
     tsa: Option<String>,
@@ -151,9 +151,12 @@ impl Publisher {
     pub fn open(args: &LogArgs) -> Result<Self> {
         let signer = Signer::open(&args.signer)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
-        let trust = match &args.trust_root {
-            Some(path) => TrustRoot::first(&files::read(path)?).map_err(refused)?,
-            None => {
+        let trust = match &args.trust_root[..] {
+            [first, rest @ ..] => {
+                let first = TrustRoot::first(&files::read(first)?).map_err(refused)?;
+                rest.iter().try_fold(first, |root, next| root.next(&files::read(next)?).map_err(refused))?
+            }
+            [] => {
                 let authority = args.tsa_certificate.as_deref().map(certificate).transpose()?;
                 trust::of_keys(&signer.key, &args.log_key, authority, now)?
             }

@@ -217,7 +217,7 @@ fn rotated(desk: &mut Desk, bundle: &str) -> Result<()> {
     output_of(&mut verify).context("what the old key signed is believed no more")?;
     let renew = |key: &str| -> Result<Output> {
         let mut command = Command::new(program("publisher")?);
-        command.args(["channel", "renew", "stable", "--folder", &path("channels")]);
+        command.args(["channel", "renew", "stable", "--folder", &path("channels"), "--trust-root", &path("root.json")]);
         let options =
             desk.options(key).into_iter().map(|word| if word == path("root.json") { path("next.json") } else { word });
         command.args(options).output().context("Failed to start the publisher")

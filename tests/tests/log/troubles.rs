@@ -1,19 +1,25 @@
 //! A log that ends, a witness that is away, a log that is another one.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Result, anyhow, ensure};
+use cairn_tests::environment::program;
 use transparency::statement::provenance::Provenance;
+use transparency::trust_root::{TrustRootDocument, Witnesses};
 use transparency::verify::logged;
+use xtask::log_server::ORIGIN;
+use xtask::log_server::rekor::Log;
 
 use crate::Row;
-use crate::scene::{PROVENANCE, Scene, must_fail, now};
+use crate::scene::{PROVENANCE, Scene, must_fail, now, said};
 
 pub fn rows() -> Vec<Row> {
     vec![
         Row::new("a_log_that_was_down_gets_the_same_bytes_when_it_is_back", down),
         Row::new("without_its_witness_an_entry_does_not_count_until_the_witness_has_seen_it", unwitnessed),
         Row::new("a_log_of_another_key_is_not_believed", another),
+        Row::new("a_log_with_two_faces_gets_no_witness_for_the_second_and_a_monitor_finds_it_out", two_faces),
     ]
 }
 
@@ -64,4 +70,40 @@ fn another(scene: &Scene, row: &str) -> Result<()> {
         &["signed by no known log"],
     )?;
     site.must_publish(&release.folder, &[]).map(drop)
+}
+
+/// Two servers with one key and one origin, which show different entries.
+fn two_faces(scene: &Scene, row: &str) -> Result<()> {
+    const ALARM: i32 = 3;
+    let (site, one, two) = (scene.site(row)?, scene.release(row)?, scene.release(&format!("{row}-second"))?);
+    let folder = site.folder.join("second-face");
+    fs::create_dir(&folder)?;
+    fs::copy(site.witnessed.log.folder().join("log.key"), folder.join("log.key"))?;
+    let mut face = Log::open(&scene.programs.rekor, &folder, ORIGIN, 0)?;
+    face.start(0, Some(&site.witnessed.witness.policy()))?;
+    site.must_publish(&one.folder, &[])?;
+    // The witness has seen the first face grow, and signs no other of that size.
+    must_fail(
+        &site.publish_at(&two.folder, &face.write, &face.read, &[])?,
+        &["WITNESS_QUORUM", "is not published yet"],
+    )?;
+
+    // Whoever asks for no witness believes either; who has seen one before finds the other out.
+    let witnesses = Witnesses { keys: vec![], threshold: 0 };
+    let root = site.write_trust("lonely.json", &TrustRootDocument { witnesses, ..site.trust_document()? })?;
+    let root = root.display().to_string();
+    let published = site.publish_at(&two.folder, &face.write, &face.read, &["--trust-root", &root])?;
+    ensure!(published.status.success(), "{}", said(&published));
+    let state = site.folder.join("monitor.state").display().to_string();
+    let watch = |read: &str| -> Result<(Option<i32>, String)> {
+        let mut command = Command::new(program("cairn")?);
+        command.args(["monitor", &format!("{read}/api/v2"), "--trust-root", &root, "--state", &state, "--published"]);
+        let output = command.arg(&one.folder).arg(&two.folder).output()?;
+        Ok((output.status.code(), said(&output)))
+    };
+    let (code, text) = watch(&site.witnessed.log.read)?;
+    ensure!(code == Some(0), "{code:?}: {text}");
+    let (code, text) = watch(&face.read)?;
+    ensure!(code == Some(ALARM) && text.contains("FORK"), "the second face is not found out, {code:?}: {text}");
+    Ok(())
 }
