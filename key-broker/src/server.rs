@@ -225,12 +225,18 @@ pub async fn serve_metrics(listener: TcpListener, engine: Arc<Engine>, mut stop:
         let Ok((socket, _)) = accepted else { continue };
         let engine = engine.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let response = match request.uri().path() {
-                "/health" => answer(health(&engine)),
-                "/metrics" => metrics(&engine),
-                _ => answer(Reply { status: 404, body: vec![], retry_after: None }),
-            };
-            async move { Ok::<_, std::convert::Infallible>(response) }
+            let engine = engine.clone();
+            async move {
+                Ok::<_, std::convert::Infallible>(match request.uri().path() {
+                    "/health" => answer(health(&engine)),
+                    // Every allowed release is judged for it: nodes are not kept waiting meanwhile.
+                    "/metrics" => match tokio::task::spawn_blocking(move || metrics(&engine)).await {
+                        Ok(response) => response,
+                        Err(_) => answer(Reply::unavailable()),
+                    },
+                    _ => answer(Reply { status: 404, body: vec![], retry_after: None }),
+                })
+            }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

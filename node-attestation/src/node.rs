@@ -45,6 +45,8 @@ pub enum Error {
 pub struct Node {
     tpm: Mutex<Context>,
     bank: Bank,
+    /// Of the endorsement key: it stays the same, and each reading would leave something behind in the context.
+    ek_certificate: Option<Vec<u8>>,
 }
 
 impl Node {
@@ -55,7 +57,8 @@ impl Node {
     pub fn open() -> Result<Self, Error> {
         let mut context = Context::new(TctiNameConf::Device(DeviceConfig::from_str(DEVICE)?))?;
         let bank = bank(&mut context)?;
-        Ok(Self { tpm: Mutex::new(context), bank })
+        let ek_certificate = node_tpm::endorsement_certificate(&mut context);
+        Ok(Self { tpm: Mutex::new(context), bank, ek_certificate })
     }
 
     /// Answers a question that came in over a connection with this TLS key.
@@ -63,14 +66,14 @@ impl Node {
     /// # Errors
     /// [`Error`].
     pub fn answer(&self, question: &Question, tls_key: &[u8; 32]) -> Result<Answer, Error> {
-        let (keys, ek_certificate, quote) = {
+        let (keys, quote) = {
             let mut context = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
             let keys = Keys::make(&mut context)?;
             let extra_data = runtime::extra_data(&question.nonce.0, tls_key, &name(keys.attestation_key()));
             let quote = keys.quote(&mut context, self.bank, &extra_data);
             let areas = (keys.attestation_key().to_vec(), keys.endorsement_key().to_vec());
             keys.flush(&mut context);
-            (areas, node_tpm::endorsement_certificate(&mut context), quote?)
+            (areas, quote?)
         };
         Ok(Answer {
             ak: Hex(keys.0),
@@ -78,7 +81,7 @@ impl Node {
             certificate: text(NODE_CERTIFICATE),
             broker: text(BROKER_CERTIFICATE),
             ek: Hex(keys.1),
-            ek_certificate: ek_certificate.map(Hex),
+            ek_certificate: self.ek_certificate.clone().map(Hex),
             event_log: Hex(read(EVENT_LOG)?),
             quote: Hex(quote.attest),
             registers: quote.registers.into_values().map(Hex).collect(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use xtask::neighbours::PROGRAMS_VARIABLE;
 use xtask::sandbox::{LAUNCHER_VARIABLE, Sandbox};
 
 /// A variable that `cargo xtask test` sets.
@@ -19,7 +20,7 @@ pub fn xtask() -> Result<PathBuf> {
 
 /// A program of the workspace, compiled for the tests.
 pub fn program(name: &str) -> Result<PathBuf> {
-    Ok(variable("CAIRN_PROGRAMS")?.join(name))
+    Ok(variable(PROGRAMS_VARIABLE)?.join(name))
 }
 
 /// Runs programs of the build root.

@@ -163,26 +163,25 @@ fn release_allow(
         return Ok(Err(told(&refusal)));
     }
     let id = sha256(&reference);
-    let kept: Option<Release> = get(open, Table::Releases, &id)?;
-    let mut rebuilt = kept.map(|kept| kept.rebuilds).unwrap_or_default();
-    for given in rebuilds.iter().map(|given| String::from_utf8_lossy(&given.0).into_owned()) {
-        if !rebuilt.contains(&given) {
-            rebuilt.push(given);
-        }
-    }
-    let by = with_root(open, |root| {
+    let rebuilt = with_those_before(open, &id, rebuilds)?;
+    let found = with_root(open, |root| {
         // What is given now must hold; what was given before may have grown old.
-        for given in rebuilds {
-            logged::<Rebuild>(&given.0, root, now)?.judge(&release)?;
-        }
-        rebuilders_of(&release, &rebuilt, root, least_rebuilders, now)
+        let given = rebuilds.iter().map(|given| {
+            let rebuild = logged::<Rebuild>(&given.0, root, now)?;
+            rebuild.judge(&release)?;
+            Ok(rebuild.evidence)
+        });
+        let heads = given.collect::<Result<Vec<_>, Refusal>>()?;
+        Ok((rebuilders_of(&release, &rebuilt, root, least_rebuilders, now)?, heads))
     })?;
-    let by = match by {
-        Ok(by) => by,
+    let (by, heads) = match found {
+        Ok(found) => found,
         Err(refusal) => return Ok(Err(told(&refusal))),
     };
-    if let Err(refusal) = remember(open, &release.evidence)? {
-        return Ok(Err(told(&refusal)));
+    for evidence in heads.iter().chain([&release.evidence]) {
+        if let Err(refusal) = remember(open, evidence)? {
+            return Ok(Err(told(&refusal)));
+        }
     }
     let name = format!("{} {} ({})", image.id, image.version, image.variant);
     let kept = Release {
@@ -198,6 +197,18 @@ fn release_allow(
         "release {} allowed: {name}, entry {index} of {origin}, built again by {by} ({least_rebuilders} are asked for)",
         hex::encode(id)
     )))
+}
+
+/// The rebuilds that a release had, and these.
+fn with_those_before(open: &dyn Transaction, id: &[u8], given: &[Hex]) -> Result<Vec<String>, Error> {
+    let kept: Option<Release> = get(open, Table::Releases, id)?;
+    let mut all = kept.map(|kept| kept.rebuilds).unwrap_or_default();
+    for given in given.iter().map(|given| String::from_utf8_lossy(&given.0).into_owned()) {
+        if !all.contains(&given) {
+            all.push(given);
+        }
+    }
+    Ok(all)
 }
 
 /// How many rebuilders made this release again, of whom so many are needed. A rebuild that does not hold any more is none.

@@ -41,19 +41,16 @@ fn judged(
     least_rebuilders: u64,
     now: u64,
 ) -> Result<Result<Standing, Refusal>, Error> {
-    let release = with_root(open, |root| {
+    let channel = current(open, now, patience)?;
+    with_root(open, |root| {
         let release = logged::<MeasuredBoot>(bundle.as_bytes(), root, now)?;
+        let (channel, stale) = channel?;
+        judge(&release, &channel, now)?;
         if least_rebuilders > 0 {
             rebuilders_of(&release, rebuilds, root, least_rebuilders, now)?;
         }
-        Ok(release)
-    })?;
-    let channel = current(open, now, patience)?;
-    Ok(release.and_then(|release| {
-        let (channel, stale) = channel?;
-        judge(&release, &channel, now)?;
         Ok(Standing { epoch: epoch_of(&release)?, stale })
-    }))
+    })
 }
 
 /// Why no disk would be made for a node that runs this release now; `None` where one would. What nobody signed is judged by nobody.

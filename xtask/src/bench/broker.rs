@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use super::report::Found;
 use super::{Bench, output_of};
 use crate::machine::config::FOLDER;
+use crate::neighbours::PROGRAMS_VARIABLE;
 use crate::sandbox::LAUNCHER_VARIABLE;
 
 /// The machine that all nodes are.
@@ -28,7 +29,7 @@ pub(super) fn measure(bench: &Bench, out: &Path) -> Result<Found> {
     load.env("TMPDIR", bench.scratch.path());
     let xtask = std::env::current_exe().context("Failed to find this program")?;
     let images = &bench.first.folder;
-    load.env(LAUNCHER_VARIABLE, xtask).env("CAIRN_BUILD_ROOT", &bench.tools.tree).env("CAIRN_PROGRAMS", programs);
+    load.env(LAUNCHER_VARIABLE, xtask).env("CAIRN_BUILD_ROOT", &bench.tools.tree).env(PROGRAMS_VARIABLE, programs);
     load.env("CAIRN_IMAGE_DIR", images).env("CAIRN_DEBUG_IMAGE_DIR", images);
     serde_json::from_str(&output_of(&mut load)?).context("Failed to read what the load says")
 }

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use super::report::Found;
 use super::{Bench, output_of, pypi};
 use crate::log_server::programs::{Programs, Unavailable};
+use crate::neighbours::PROGRAMS_VARIABLE;
 use crate::sandbox::LAUNCHER_VARIABLE;
 
 const PEER: &str = "sigstore";
@@ -29,7 +30,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Found> {
     }
     let xtask = std::env::current_exe().context("Failed to find this program")?;
     verify.env(LAUNCHER_VARIABLE, xtask).env("CAIRN_BUILD_ROOT", &bench.tools.tree);
-    verify.env("CAIRN_PROGRAMS", bench.checkout.target().join("release")).env("CAIRN_IMAGE_DIR", &bench.first.folder);
+    verify.env(PROGRAMS_VARIABLE, bench.checkout.target().join("release")).env("CAIRN_IMAGE_DIR", &bench.first.folder);
     // The log lies where a disk is: below the target folder, not in a file system of memory.
     verify.env("TMPDIR", bench.scratch.path());
     found.extend(serde_json::from_str(&output_of(&mut verify)?).context("Failed to read what the bench says")?);

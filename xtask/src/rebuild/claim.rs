@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use measurements::document::image::ImageReference;
 use serde_json::Value;
 
-use crate::build::outputs::SUFFIXES;
+use crate::difference::OUTPUTS;
 
 const MEASURED_BOOT: &str = "https://cairn.example/attestation/measured-boot/v1";
 const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
@@ -47,16 +47,22 @@ impl Claim {
         };
         for subject in value["subject"].as_array().into_iter().flatten() {
             let (name, digest) = (subject["name"].as_str(), subject["digest"]["sha256"].as_str());
-            let suffix = SUFFIXES.iter().find(|suffix| name.is_some_and(|name| name.ends_with(&format!(".{suffix}"))));
+            let is_named = |suffix: &str| name.is_some_and(|name| name.ends_with(&format!(".{suffix}")));
+            let suffix = OUTPUTS.iter().map(|(suffix, _)| *suffix).find(|suffix| is_named(suffix));
             if let (Some(suffix), Some(digest)) = (suffix, digest) {
-                claim.outputs.insert(suffix, digest.to_owned());
+                let other = claim.outputs.insert(suffix, digest.to_owned());
+                ensure!(other.is_none(), "It names two outputs that end with .{suffix}: a build makes one");
             }
         }
-        ensure!(!claim.outputs.is_empty(), "It names no output of a build");
+        // Of what it does not name nothing would be said.
+        if let Some((missing, _)) = OUTPUTS.iter().find(|(output, _)| !claim.outputs.contains_key(output)) {
+            bail!("It does not name the output .{missing} of a build");
+        }
         let is_commit = |text: &str| text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         ensure!(is_commit(&claim.revision), "It names no commit: {:?}", claim.revision);
         let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        ensure!(claim.variant.bytes().all(is_name), "It names no variant: {:?}", claim.variant);
+        let begins = claim.variant.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
+        ensure!(begins && claim.variant.bytes().all(is_name), "It names no variant: {:?}", claim.variant);
         Ok(claim)
     }
 
@@ -108,11 +114,11 @@ mod tests {
                     dependency("rustc", "gitCommit", "c".repeat(40)),
                 ],
             }},
-            "subject": [
-                {"name": "cairn_1.raw", "digest": {"sha256": "d".repeat(64)}},
-                {"name": "cairn_1.root.erofs", "digest": {"sha256": "e".repeat(64)}},
-                {"name": "tpm:pcr4@initrd", "digest": {"sha256": "f".repeat(64)}},
-            ],
+            "subject": OUTPUTS
+                .iter()
+                .map(|(suffix, _)| json!({"name": format!("cairn_1.{suffix}"), "digest": {"sha256": "d".repeat(64)}}))
+                .chain([json!({"name": "tpm:pcr4@initrd", "digest": {"sha256": "f".repeat(64)}})])
+                .collect::<Vec<_>>(),
         })
     }
 
@@ -121,7 +127,7 @@ mod tests {
         let statement = provenance().to_string();
         let claim = Claim::read(statement.as_bytes()).unwrap();
         assert_eq!((claim.revision.as_str(), claim.variant.as_str()), (&*"a".repeat(40), "debug"));
-        assert_eq!(claim.outputs.keys().copied().collect::<Vec<_>>(), ["raw", "root.erofs"]);
+        assert_eq!(claim.outputs.len(), OUTPUTS.len());
         let bundle = json!({"dsseEnvelope": {"payload": STANDARD.encode(&statement)}}).to_string();
         assert_eq!(Claim::read(bundle.as_bytes()).unwrap(), claim);
     }
@@ -139,9 +145,13 @@ mod tests {
             ("{}".into(), "no statement"),
             (change("/predicateType", "x".into()), "give a measured-boot"),
             (change("/predicateType", MEASURED_BOOT.into()), "no image reference"),
-            (change("/subject", json!([])), "no output"),
+            (change("/subject", json!([])), "does not name the output .packages.json"),
+            (change("/subject/6", json!({"name": "x", "digest": {}})), "does not name the output .raw"),
+            (change("/subject/9/name", "another.raw".into()), "two outputs that end with .raw"),
             (change(dependency, "--upload-pack=x".into()), "no commit"),
             (change("/predicate/buildDefinition/externalParameters/variant", "../x".into()), "no variant"),
+            (change("/predicate/buildDefinition/externalParameters/variant", "--out".into()), "no variant"),
+            (change("/predicate/buildDefinition/externalParameters/variant", "".into()), "no variant"),
             (change("/predicate/buildDefinition/externalParameters", json!({})), "externalParameters"),
         ] {
             let error = format!("{:#}", Claim::read(text.as_bytes()).unwrap_err());

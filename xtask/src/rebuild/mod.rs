@@ -6,7 +6,8 @@ mod claim;
 mod compare;
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -25,6 +26,8 @@ use crate::store::Store;
 use claim::Claim;
 use compare::{Verdict, compare};
 
+/// No statement or bundle is longer.
+const LARGEST: u64 = 1 << 20;
 /// Exit code for an image that came out otherwise.
 const DIFFERS: u8 = 3;
 
@@ -55,7 +58,7 @@ pub struct RebuildArgs {
 /// Runs the command.
 pub fn run(args: &RebuildArgs, progress: &Progress) -> Result<ExitCode> {
     let path = &args.statement;
-    let bytes = fs::read(path).with_context(|| format!("Failed to read {}", path.display()))?;
+    let bytes = read(path)?;
     let claim = Claim::read(&bytes).with_context(|| format!("{} cannot be built again", path.display()))?;
     let checkout = Checkout::find()?;
     if !args.sign.is_empty() {
@@ -95,6 +98,15 @@ pub fn run(args: &RebuildArgs, progress: &Progress) -> Result<ExitCode> {
             neighbours::hand_over(PUBLISHER, "rebuilt", arguments)
         }
     }
+}
+
+/// Reads a statement, which may be anybody's.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).with_context(|| format!("Failed to read {}", path.display()))?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).with_context(|| format!("Failed to read {}", path.display()))?;
+    ensure!(bytes.len() as u64 <= LARGEST, "{} has more than {LARGEST} bytes: it is no statement", path.display());
+    Ok(bytes)
 }
 
 /// Where an image is built again.

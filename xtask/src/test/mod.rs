@@ -18,6 +18,7 @@ use crate::build::tools::Tools;
 use crate::build::{self, BuildArgs, PRODUCTION};
 use crate::checkout::Checkout;
 use crate::host;
+use crate::neighbours::PROGRAMS_VARIABLE;
 use crate::progress::{Progress, Style};
 use crate::sandbox::LAUNCHER_VARIABLE;
 pub use tally::TIME_MARK;
@@ -108,7 +109,7 @@ impl Session {
                 .env("CAIRN_BUILD_ROOT", &tools.tree)
                 .env("CAIRN_IMAGE_DIR", images.join(VARIANTS[0]))
                 .env("CAIRN_DEBUG_IMAGE_DIR", images.join(VARIANTS[1]))
-                .env("CAIRN_PROGRAMS", &programs);
+                .env(PROGRAMS_VARIABLE, &programs);
             if args.with_rekor_v1 {
                 command.env(WITH_REKOR_V1, "1");
             }
