@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::build::agent::{Compiler, fetch_sources};
 use crate::build::tools::Tools;
@@ -33,6 +33,9 @@ const PROGRAMS: [&str; 3] = ["cairn", "key-broker", "publisher"];
 /// Says to the suite `log` that it may compile and run a log of Rekor v1.
 pub const WITH_REKOR_V1: &str = "CAIRN_WITH_REKOR_V1";
 
+/// Set where tests may take longer than a CI run allows.
+pub const FULL: &str = "CAIRN_FULL_TESTS";
+
 /// Crates that link libraries of the build root.
 const NEED_BUILD_ROOT: [&str; 3] = ["initrd-agent", "node-attestation", "node-tpm"];
 
@@ -46,9 +49,53 @@ pub struct TestArgs {
     /// Compile a log of Rekor v1, too, from 15 MB more of sources, and publish to it
     #[arg(long)]
     with_rekor_v1: bool,
+    /// Add the tests that take longer than a CI run allows
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// Run one suite only; may be repeated
+    #[arg(long, value_enum, value_name = "SUITE", conflicts_with = "quick")]
+    only: Vec<Suite>,
     /// Only tests whose names contain this; images are built all the same
     #[arg(last = true, value_name = "NAME")]
     filter: Option<String>,
+}
+
+/// One part of the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Suite {
+    /// Unit and golden tests
+    Unit,
+    /// Lint and tests of the programs that need the build root's libraries
+    Agent,
+    /// Sandbox and image writers against independent tools
+    Tools,
+    /// Whole builds
+    Builds,
+    /// The transparency log
+    Log,
+    /// The key broker
+    Broker,
+    /// Virtual machines
+    Vm,
+}
+
+impl Suite {
+    /// Suites of the package `cairn-tests`, in order.
+    const END_TO_END: [Self; 5] = [Self::Tools, Self::Builds, Self::Log, Self::Broker, Self::Vm];
+
+    /// Name of the test target.
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+impl TestArgs {
+    fn has(&self, suite: Suite) -> bool {
+        match &self.only[..] {
+            [] => !(self.quick && suite == Suite::Vm),
+            only => only.contains(&suite),
+        }
+    }
 }
 
 /// Runs the tests.
@@ -56,7 +103,9 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
     host::require(host::TO_TEST)?;
     let session = Session::begin(args.filter.clone())?;
     let mut tally = Tally::default();
-    session.unit_tests(&mut tally)?;
+    if args.has(Suite::Unit) {
+        session.unit_tests(&mut tally)?;
+    }
     match session.build_root() {
         Ok(tools) => session.with_build_root(&tools, args, &mut tally)?,
         Err(error) => tally.fail("the_build_root_is_made", &error),
@@ -87,33 +136,40 @@ impl Session {
     }
 
     fn with_build_root(&self, tools: &Tools, args: &TestArgs, tally: &mut Tally) -> Result<()> {
-        self.agent(tools, tally)?;
+        if args.has(Suite::Agent) {
+            self.agent(tools, tally)?;
+        }
+        let suites: Vec<Suite> = Suite::END_TO_END.into_iter().filter(|suite| args.has(*suite)).collect();
+        if suites.is_empty() {
+            return Ok(());
+        }
         let linted =
             ["clippy", "--package", "cairn-tests", "--all-targets", "--features", "end-to-end", "--", "-D", "warnings"];
         self.check("the_end_to_end_tests_have_no_lint", self.cargo(&linted), tally)?;
         let programs = self.programs(tally)?;
         let images = self.checkout.target().join("test-images");
-        for variant in VARIANTS {
+        // No suite starts the container image: that it builds is its test.
+        let wanted = if args.only.is_empty() { &VARIANTS[..] } else { &VARIANTS[..2] };
+        for variant in wanted {
             self.image(variant, &images.join(variant), tally);
         }
-        let suites: &[&str] = if args.quick {
-            &["tools", "builds", "log", "broker"]
-        } else {
-            &["tools", "builds", "log", "broker", "vm"]
-        };
-        for name in suites {
+        for suite in suites {
+            let name = suite.name();
             let mut command =
-                self.cargo(&["test", "--package", "cairn-tests", "--features", "end-to-end", "--test", name]);
+                self.cargo(&["test", "--package", "cairn-tests", "--features", "end-to-end", "--test", &name]);
             command
                 .env(LAUNCHER_VARIABLE, &self.xtask)
                 .env("CAIRN_BUILD_ROOT", &tools.tree)
                 .env("CAIRN_IMAGE_DIR", images.join(VARIANTS[0]))
                 .env("CAIRN_DEBUG_IMAGE_DIR", images.join(VARIANTS[1]))
                 .env(PROGRAMS_VARIABLE, &programs);
-            if args.with_rekor_v1 {
+            if args.with_rekor_v1 || args.full {
                 command.env(WITH_REKOR_V1, "1");
             }
-            self.suite(name, command, tally)?;
+            if args.full {
+                command.env(FULL, "1");
+            }
+            self.suite(&name, command, tally)?;
         }
         Ok(())
     }
