@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use attest::bytes::{Bytes32, Hex};
 use clap::{Args, Parser, Subcommand};
 use measurements::Bank;
+use state_disk::layout::Profile;
 
 use crate::config::Config;
 use crate::engine::AdminCommand;
@@ -87,6 +88,9 @@ struct InitArgs {
     /// Serial of the nodes' state disks; without it, a node's only disk beside the image's
     #[arg(long)]
     slot_serial: Option<String>,
+    /// Protection of the sectors of state disks: luks2-xts-1 (encrypted) or luks2-xts-hmac-1 (encrypted and authenticated) [default: luks2-xts-1]
+    #[arg(long, value_name = "LAYOUT", value_parser = layout_of, conflicts_with = "cluster")]
+    disk_layout: Option<Profile>,
     /// A new broker for this cluster
     #[arg(long, value_name = "FILE", requires = "root_key")]
     cluster: Option<PathBuf>,
@@ -315,6 +319,11 @@ fn bank_of(text: &str) -> Result<Bank> {
         .with_context(|| format!("{text:?} is no bank: sha384 or sha256"))
 }
 
+fn layout_of(text: &str) -> Result<Profile, String> {
+    let names = Profile::ALL.map(Profile::name).join(" or ");
+    Profile::named(text).ok_or_else(|| format!("expected {names}"))
+}
+
 fn make(args: InitArgs) -> Result<()> {
     let existing = args.cluster.zip(args.root_key).map(|(cluster, root)| (cluster, root, args.epoch));
     let assurance = match &existing {
@@ -322,7 +331,14 @@ fn make(args: InitArgs) -> Result<()> {
         Some(_) => attest::cluster::Assurance::Development,
         None => init::assurance(args.assurance.as_deref())?,
     };
-    let plan = Plan { folder: args.folder, assurance, listen: args.listen, serial: args.slot_serial, existing };
+    let plan = Plan {
+        folder: args.folder,
+        assurance,
+        listen: args.listen,
+        serial: args.slot_serial,
+        layout: args.disk_layout,
+        existing,
+    };
     init::run(&plan, &passphrase(&args.passphrase, true)?)?;
     println!("{}", plan.folder.display());
     if plan.existing.is_none() {

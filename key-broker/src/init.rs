@@ -14,6 +14,7 @@ use measurements::canonical::{self, Document};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use state_disk::layout::Profile;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
@@ -29,6 +30,8 @@ pub struct Plan {
     pub listen: SocketAddr,
     /// The serial of nodes' state disks; without it, the only disk that is not the image's.
     pub serial: Option<String>,
+    /// How nodes protect the sectors of their state disks; the default if missing.
+    pub layout: Option<Profile>,
     /// A cluster that is there already, its root key, and the epoch of the new broker's keys.
     pub existing: Option<(PathBuf, PathBuf, u64)>,
 }
@@ -123,7 +126,7 @@ fn cluster(plan: &Plan, root: &Ed25519KeyPair, recovery: &PrivateKey, id: Vec<u8
         id: Hex(id),
         recovery: Keys { keys: vec![Bytes32(recovery.public())], threshold: 1 },
         schema: Cluster::SCHEMA.into(),
-        slots: vec![Slot { device, mount: "/var".into(), name: "state".into() }],
+        slots: vec![Slot { device, layout: plan.layout, mount: "/var".into(), name: "state".into() }],
     })
 }
 
@@ -169,7 +172,14 @@ mod tests {
 
     fn plan(folder: &Path) -> Plan {
         let listen = "127.0.0.1:0".parse().unwrap();
-        Plan { folder: folder.join("broker"), assurance: Assurance::Development, listen, serial: None, existing: None }
+        Plan {
+            folder: folder.join("broker"),
+            assurance: Assurance::Development,
+            listen,
+            serial: None,
+            layout: None,
+            existing: None,
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use attest::message::{
 };
 use attest::recovery::{Recovery, ToKey};
 use measurements::canonical::{self, Document};
+use state_disk::layout::Profile;
 
 use cairn_tests::formats::Schema;
 use serde_json::Value;
@@ -119,7 +120,7 @@ fn what_belongs_to_a_cluster_keeps_to_its_schema() {
             id: Hex(vec![7; 16]),
             recovery: keys(2),
             schema: Cluster::SCHEMA.into(),
-            slots: vec![Slot { device, mount: "/var".into(), name: "state".into() }],
+            slots: vec![Slot { device, layout: Some(Profile::XtsHmac), mount: "/var".into(), name: "state".into() }],
         };
         keeps_to(&Schema::get("cluster").unwrap(), &cluster);
     }

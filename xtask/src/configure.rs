@@ -153,7 +153,7 @@ mod tests {
 
     fn cluster() -> Vec<u8> {
         let keys = |byte| Keys { keys: vec![Bytes32([byte; 32])], threshold: 1 };
-        let slot = Slot { device: Device::OnlyOther, mount: "/var".into(), name: "state".into() };
+        let slot = Slot { device: Device::OnlyOther, layout: None, mount: "/var".into(), name: "state".into() };
         Cluster {
             assurance: Assurance::Development,
             broker: keys(1),

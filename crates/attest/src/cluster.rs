@@ -5,6 +5,7 @@ use std::fmt;
 use envelope::{Envelope, PublicKey};
 use measurements::canonical::{self, Document};
 use serde::{Deserialize, Serialize};
+use state_disk::layout::Profile;
 
 use crate::bytes::{Bytes32, Hex, at_most};
 use crate::{Code, Refusal};
@@ -52,10 +53,20 @@ pub struct Keys {
 pub struct Slot {
     /// Which device it is.
     pub device: Device,
+    /// How its sectors are protected; [`Profile::Xts`] if missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Profile>,
     /// Where it is mounted: only `/var` so far.
     pub mount: String,
     /// Its name.
     pub name: String,
+}
+
+impl Slot {
+    /// How its sectors are protected.
+    pub fn profile(&self) -> Profile {
+        self.layout.unwrap_or_default()
+    }
 }
 
 /// Which device a slot is.
@@ -298,7 +309,7 @@ mod tests {
             id: Hex(vec![7; 16]),
             recovery: Keys { keys: vec![Bytes32([8; 32])], threshold: 1 },
             schema: Cluster::SCHEMA.into(),
-            slots: vec![Slot { device: Device::OnlyOther, mount: "/var".into(), name: "state".into() }],
+            slots: vec![Slot { device: Device::OnlyOther, layout: None, mount: "/var".into(), name: "state".into() }],
         }
     }
 

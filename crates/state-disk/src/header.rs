@@ -1,12 +1,12 @@
-//! LUKS2 headers (LUKS2 On-Disk Format Specification 1.1, section 2), and the one profile that a state disk has. What an attacker could do with a header of his own is in CVE-2025-59054, CVE-2025-58356 and
+//! LUKS2 headers (LUKS2 On-Disk Format Specification 1.1, section 2), and the profiles that a state disk may have ([`Profile`]). What an attacker could do with a header of his own is in CVE-2025-59054, CVE-2025-58356 and
 //! CVE-2021-4122: another cipher, another segment, another keyslot, an unfinished re-encryption. None of it passes: both copies must be whole and say the same, and every field must be the profile's.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
-use crate::json::{Keyslot, Metadata, Segment};
-use crate::layout::{BINARY, CIPHER, HEADER, KEY, KEYSLOT, KEYSLOT_LENGTH, METADATA, SECTOR};
+use crate::json::{Integrity, Keyslot, Metadata, Segment};
+use crate::layout::{BINARY, CIPHER, HEADER, KEYSLOT, METADATA, Profile, SECTOR, STRIPES, WRAPPING_KEY};
 
 const MAGIC: &[u8; 6] = b"LUKS\xba\xbe";
 const SECOND_MAGIC: &[u8; 6] = b"SKUL\xba\xbe";
@@ -58,6 +58,7 @@ pub enum Error {
 pub struct Checked {
     uuid: String,
     digest: [u8; 32],
+    profile: Profile,
 }
 
 impl Checked {
@@ -69,6 +70,11 @@ impl Checked {
     /// SHA-256 of the whole area.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
+    }
+
+    /// How its sectors are protected: to be compared with what the cluster demands.
+    pub fn profile(&self) -> Profile {
+        self.profile
     }
 }
 
@@ -103,8 +109,8 @@ pub fn check_fresh(area: &[u8], uuid: &str) -> Result<Checked, Error> {
         return Err(Error::Copies);
     }
     let metadata: Metadata = serde_json::from_slice(first.1).map_err(|error| Error::Json(error.to_string()))?;
-    check_profile(&metadata)?;
-    Ok(Checked { uuid: uuid.to_owned(), digest: digest(area) })
+    let profile = check_profile(&metadata)?;
+    Ok(Checked { uuid: uuid.to_owned(), digest: digest(area), profile })
 }
 
 /// Sequence number and JSON of one copy, whose checksum is right.
@@ -149,14 +155,15 @@ fn padded(bytes: &[u8], length: usize) -> Vec<u8> {
     padded
 }
 
-fn check_profile(metadata: &Metadata) -> Result<(), Error> {
+fn check_profile(metadata: &Metadata) -> Result<Profile, Error> {
     let keyslot = metadata.keyslots.only().ok_or(Error::Profile("number of keyslots"))?;
     let segment = metadata.segments.only().ok_or(Error::Profile("number of segments"))?;
     let digest = metadata.digests.only().ok_or(Error::Profile("number of digests"))?;
     if !metadata.tokens.0.is_empty() {
         return Err(Error::Profile("number of tokens"));
     }
-    check_keyslot(keyslot)?;
+    let profile = profile_of(segment)?;
+    check_keyslot(keyslot, profile)?;
     check_segment(segment)?;
     let only = ["0".to_owned()];
     let is_digest = (digest.kind.as_str(), digest.hash.as_str()) == ("pbkdf2", "sha256")
@@ -172,18 +179,31 @@ fn check_profile(metadata: &Metadata) -> Result<(), Error> {
     if (&metadata.config.json_size, &metadata.config.keyslots_size) != (&sizes.0, &sizes.1) {
         return Err(Error::Profile("configuration"));
     }
-    Ok(())
+    Ok(profile)
 }
 
-fn check_keyslot(keyslot: &Keyslot) -> Result<(), Error> {
+/// Which profile a segment claims, by its integrity; everything else of it is checked against that.
+fn profile_of(segment: &Segment) -> Result<Profile, Error> {
+    let Some(Integrity { kind, journal_encryption, journal_integrity }) = &segment.integrity else {
+        return Ok(Profile::Xts);
+    };
+    match (kind.as_str(), journal_encryption.as_str(), journal_integrity.as_str()) {
+        ("hmac(sha256)", "none", "none") => Ok(Profile::XtsHmac),
+        _ => Err(Error::Profile("integrity")),
+    }
+}
+
+fn check_keyslot(keyslot: &Keyslot, profile: Profile) -> Result<(), Error> {
     let Keyslot { kind, key_size, af, area, kdf } = keyslot;
-    let place = (area.offset.as_str(), area.size.as_str()) == (&*KEYSLOT.to_string(), &*KEYSLOT_LENGTH.to_string());
-    let is_area = (area.kind.as_str(), area.encryption.as_str(), area.key_size) == ("raw", CIPHER, KEY) && place;
+    let length = profile.keyslot_length().to_string();
+    let place = (area.offset.as_str(), area.size.as_str()) == (&*KEYSLOT.to_string(), &*length);
+    let is_area =
+        (area.kind.as_str(), area.encryption.as_str(), area.key_size) == ("raw", CIPHER, WRAPPING_KEY) && place;
     let is_kdf = (kdf.kind.as_str(), kdf.hash.as_str(), kdf.iterations) == ("pbkdf2", "sha256", ITERATIONS)
         && is_bytes(&kdf.salt);
     for (right, name) in [
-        ((kind.as_str(), *key_size) == ("luks2", KEY), "keyslot"),
-        ((af.kind.as_str(), af.stripes, af.hash.as_str()) == ("luks1", 4000, "sha256"), "anti-forensic splitter"),
+        ((kind.as_str(), *key_size) == ("luks2", profile.key_length()), "keyslot"),
+        ((af.kind.as_str(), af.stripes, af.hash.as_str()) == ("luks1", STRIPES, "sha256"), "anti-forensic splitter"),
         (is_area, "keyslot area"),
         (is_kdf, "key derivation"),
     ] {
@@ -195,7 +215,7 @@ fn check_keyslot(keyslot: &Keyslot) -> Result<(), Error> {
 }
 
 fn check_segment(segment: &Segment) -> Result<(), Error> {
-    let Segment { kind, offset, size, iv_tweak, encryption, sector_size } = segment;
+    let Segment { kind, offset, size, iv_tweak, encryption, sector_size, integrity: _ } = segment;
     for (right, name) in [
         (kind == "crypt", "segment"),
         (*offset == HEADER.to_string(), "offset of the segment"),
@@ -222,17 +242,26 @@ mod tests {
 
     /// Both copies as cryptsetup 2.7.5 wrote them, with the options of a state disk.
     const RECORDED: &[u8] = include_bytes!("../tests/recorded/luks2-header.bin");
+    /// The same with `--integrity hmac-sha256 --integrity-no-wipe`.
+    const RECORDED_HMAC: &[u8] = include_bytes!("../tests/recorded/luks2-header-xts-hmac.bin");
     const DISK: &str = "0b5f6c6e-0000-4000-8000-000000000001";
 
-    fn recorded() -> Vec<u8> {
-        let mut area = RECORDED.to_vec();
+    fn area_of(copies: &[u8]) -> Vec<u8> {
+        let mut area = copies.to_vec();
         area.resize(HEADER, 0);
         area
     }
 
+    fn recorded() -> Vec<u8> {
+        area_of(RECORDED)
+    }
+
     /// Both copies with another JSON, and right checksums.
     fn with_json(change: impl Fn(String) -> String) -> Vec<u8> {
-        let mut area = recorded();
+        with_json_of(recorded(), change)
+    }
+
+    fn with_json_of(mut area: Vec<u8>, change: impl Fn(String) -> String) -> Vec<u8> {
         for copy in area[..2 * METADATA].chunks_mut(METADATA) {
             let end = BINARY + copy[BINARY..].iter().position(|byte| *byte == 0).unwrap();
             let text = change(String::from_utf8(copy[BINARY..end].to_vec()).unwrap());
@@ -256,6 +285,35 @@ mod tests {
         let checked = check(&area, &digest(&area), DISK).unwrap();
         assert_eq!((checked.uuid(), checked.digest()), (DISK, &digest(&area)));
         assert_eq!(with_json(|text| text), area, "the recorded checksums are those that are made here");
+    }
+
+    #[test]
+    fn header_with_authenticated_sectors_is_accepted_as_that_profile_only() {
+        let area = area_of(RECORDED_HMAC);
+        assert_eq!(check_fresh(&area, DISK).unwrap().profile(), Profile::XtsHmac);
+        assert_eq!(check_fresh(&recorded(), DISK).unwrap().profile(), Profile::Xts);
+        for (from, to, name) in [
+            ("hmac(sha256)", "none", "integrity"),
+            ("hmac(sha256)", "hmac(sha1)", "integrity"),
+            ("\"journal_encryption\":\"none\"", "\"journal_encryption\":\"x\"", "integrity"),
+            ("\"journal_integrity\":\"none\"", "\"journal_integrity\":\"x\"", "integrity"),
+            ("\"key_size\":96", "\"key_size\":64", "keyslot"),
+            ("\"size\":\"385024\"", "\"size\":\"258048\"", "keyslot area"),
+            ("\"encryption\":\"aes-xts-plain64\",\"sector_size\"", "\"encryption\":\"x\",\"sector_size\"", "cipher"),
+        ] {
+            let area = with_json_of(area.clone(), |text| {
+                assert!(text.contains(from), "{from} is not in {text}");
+                text.replacen(from, to, 1)
+            });
+            assert_eq!(check_fresh(&area, DISK), Err(Error::Profile(name)), "{to}");
+        }
+        // Without its integrity it is a header of neither profile.
+        let stripped = with_json_of(area, |text| {
+            let at = text.find(",\"integrity\"").unwrap();
+            let end = at + text[at..].find('}').unwrap() + 1;
+            format!("{}{}", &text[..at], &text[end..])
+        });
+        assert_eq!(check_fresh(&stripped, DISK), Err(Error::Profile("keyslot")));
     }
 
     #[test]
@@ -311,6 +369,7 @@ mod tests {
             ("\"tokens\":{}", "\"tokens\":{},\"tokens\":{}"),
             ("\"tokens\":{}", "\"tokens\":{},\"unknown\":1"),
             ("\"iv_tweak\"", "\"integrity\":{},\"iv_tweak\""),
+            ("\"iv_tweak\"", "\"integrity\":null,\"iv_tweak\""),
             ("\"iv_tweak\"", "\"flags\":[\"x\"],\"iv_tweak\""),
             ("\"json_size\"", "\"requirements\":{\"mandatory\":[\"online-reencrypt-v2\"]},\"json_size\""),
             ("\"segments\":{", "\"segments\":{\"0\":{},"),

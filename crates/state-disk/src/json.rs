@@ -105,6 +105,22 @@ pub(crate) struct Segment {
     pub iv_tweak: String,
     pub encryption: String,
     pub sector_size: u64,
+    #[serde(default, deserialize_with = "present")]
+    pub integrity: Option<Integrity>,
+}
+
+/// A field that may be missing, and is not `null`.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Integrity>, D::Error> {
+    Integrity::deserialize(deserializer).map(Some)
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Integrity {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub journal_encryption: String,
+    pub journal_integrity: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -1,5 +1,7 @@
 //! Where things are on a state disk. All numbers are bytes.
 
+use serde::{Deserialize, Serialize};
+
 /// Both copies of header and JSON, then the keyslot: read once, and covered by one digest.
 pub const HEADER: usize = 16 << 20;
 /// One copy of header and JSON.
@@ -8,8 +10,6 @@ pub const METADATA: usize = 16 << 10;
 pub const BINARY: usize = 4096;
 /// Where the keyslot's key material is.
 pub const KEYSLOT: u64 = 2 * METADATA as u64;
-/// Its length: a key of 64 bytes in 4000 stripes, in whole pages.
-pub const KEYSLOT_LENGTH: u64 = 258_048;
 /// Where the share that is sealed to the recovery keys is: canonical JSON, then zeros. It is covered by the header's digest, and LUKS2 leaves it alone.
 pub const RECOVERY: usize = 1 << 20;
 /// At most so much.
@@ -24,8 +24,53 @@ pub const LEAST_DISK: u64 = 64 << 20;
 pub const SECTOR: u64 = 4096;
 /// How sectors are encrypted.
 pub const CIPHER: &str = "aes-xts-plain64";
-/// Length of the volume key, and of the key that wraps it.
-pub const KEY: u64 = 64;
+/// Length of the key that wraps the volume key, in bytes.
+pub const WRAPPING_KEY: u64 = 64;
+/// Anti-forensic stripes of the keyslot.
+pub const STRIPES: u64 = 4000;
+
+/// How the sectors of a state disk are protected: named in `cluster.json` and in the disk's record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Profile {
+    /// AES-XTS: encrypted, not authenticated.
+    #[default]
+    #[serde(rename = "luks2-xts-1")]
+    Xts,
+    /// AES-XTS with an HMAC-SHA-256 tag for each sector, stored by dm-integrity: a changed sector cannot be read. A sector that is replaced together with its older tag can.
+    #[serde(rename = "luks2-xts-hmac-1")]
+    XtsHmac,
+}
+
+impl Profile {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Xts, Self::XtsHmac];
+
+    /// As documents have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xts => "luks2-xts-1",
+            Self::XtsHmac => "luks2-xts-hmac-1",
+        }
+    }
+
+    /// The profile with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.name() == name)
+    }
+
+    /// Length of the volume key in bytes: two keys of AES-256, and one of HMAC-SHA-256.
+    pub const fn key_length(self) -> u64 {
+        match self {
+            Self::Xts => 64,
+            Self::XtsHmac => 96,
+        }
+    }
+
+    /// Length of the keyslot's area in bytes: the volume key in [`STRIPES`] stripes, in whole pages.
+    pub const fn keyslot_length(self) -> u64 {
+        (self.key_length() * STRIPES).next_multiple_of(SECTOR)
+    }
+}
 /// The generation block: right behind the file system, which ends so that it is the last of the mapping ([`crate::generation::places`]).
 pub const GENERATION: u64 = 4096;
 
@@ -35,11 +80,11 @@ mod tests {
 
     #[test]
     fn everything_has_its_place_in_the_header_s_area() {
-        const STRIPES: u64 = 4000;
-        assert_eq!((KEY * STRIPES).next_multiple_of(SECTOR), KEYSLOT_LENGTH);
+        assert_eq!(Profile::ALL.map(Profile::keyslot_length), [258_048, 385_024]);
+        assert_eq!(Profile::ALL.map(|profile| Profile::named(profile.name())), Profile::ALL.map(Some));
         let places = [
             (0, 2 * METADATA),
-            (KEYSLOT as usize, KEYSLOT_LENGTH as usize),
+            (KEYSLOT as usize, Profile::XtsHmac.keyslot_length() as usize),
             (RECOVERY, RECOVERY_LENGTH),
             (UNFINISHED, UNFINISHED_LENGTH),
             (HEADER, 0),

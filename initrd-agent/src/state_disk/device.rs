@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn slot(device: Device) -> Slot {
-        Slot { device, mount: "/var".into(), name: "state".into() }
+        Slot { device, layout: None, mount: "/var".into(), name: "state".into() }
     }
 
     #[test]

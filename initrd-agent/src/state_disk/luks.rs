@@ -16,7 +16,7 @@ use linux_keyutils::{KeyRing, KeyRingIdentifier};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use state_disk::layout::{CIPHER, HEADER, KEY, KEYSLOT, KEYSLOT_LENGTH, METADATA, SECTOR};
+use state_disk::layout::{CIPHER, HEADER, KEYSLOT, METADATA, Profile, SECTOR};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -24,10 +24,12 @@ use crate::code::Code;
 use crate::failure::Failure;
 
 /// A key that sectors are encrypted with.
-pub type VolumeKey = Zeroizing<[u8; KEY as usize]>;
+pub type VolumeKey = Zeroizing<Vec<u8>>;
 
 /// Of the device mapper.
 pub const NAME: &str = "state";
+/// Of the device mapper, the device below it where sectors are authenticated: libcryptsetup chooses the name.
+pub const BELOW: &str = "state_dif";
 /// The only one.
 const SLOT: u32 = 0;
 /// Unit of libcryptsetup's offsets.
@@ -44,20 +46,33 @@ pub struct Header {
 ///
 /// # Errors
 /// `DISK_FORMAT_FAILED`.
-pub fn make(disk: &Path, id: &[u8; 16], key: &VolumeKey, passphrase: &[u8; 64]) -> Result<Vec<u8>, Failure> {
+pub fn make(
+    disk: &Path,
+    id: &[u8; 16],
+    profile: Profile,
+    key: &VolumeKey,
+    passphrase: &[u8; 64],
+) -> Result<Vec<u8>, Failure> {
     let failed = |what: &str, error: String| Failure::new(Code::DiskFormatFailed, format!("{what}: {error}"));
     let copy = memory().map_err(|error| failed("making a copy of the header in memory", error.to_string()))?;
-    format(&copy, disk, id, key, passphrase)
+    format(&copy, disk, id, profile, key, passphrase)
         .map_err(|error| failed("making the header of the state disk", error.to_string()))?;
     let mut area = vec![0; HEADER];
     copy.read_exact_at(&mut area, 0)
         .map_err(|error| failed("reading the new header of the state disk", error.to_string()))?;
     // libcryptsetup fills the room for further keyslots with random bytes; there never are any.
-    area[(KEYSLOT + KEYSLOT_LENGTH) as usize..].fill(0);
+    area[(KEYSLOT + profile.keyslot_length()) as usize..].fill(0);
     Ok(area)
 }
 
-fn format(copy: &File, disk: &Path, id: &[u8; 16], key: &VolumeKey, passphrase: &[u8; 64]) -> Result<(), LibcryptErr> {
+fn format(
+    copy: &File,
+    disk: &Path,
+    id: &[u8; 16],
+    profile: Profile,
+    key: &VolumeKey,
+    passphrase: &[u8; 64],
+) -> Result<(), LibcryptErr> {
     // A random share needs no stretching, and a measured time would differ from node to node.
     let pbkdf = || CryptPbkdfType {
         type_: CryptKdf::Pbkdf2,
@@ -71,7 +86,7 @@ fn format(copy: &File, disk: &Path, id: &[u8; 16], key: &VolumeKey, passphrase: 
     let (cipher, mode) = CIPHER.split_once('-').unwrap_or((CIPHER, ""));
     let parameters = CryptParamsLuks2 {
         pbkdf: Some(pbkdf()),
-        integrity: None,
+        integrity: (profile == Profile::XtsHmac).then(|| "hmac(sha256)".to_owned()),
         integrity_params: None,
         data_alignment: 0,
         data_device: None,
@@ -118,8 +133,8 @@ impl Header {
     ///
     /// # Errors
     /// `DISK_KEY_WRONG`, `DISK_OPEN_FAILED`.
-    pub fn volume_key(&mut self, passphrase: &[u8; 64]) -> Result<VolumeKey, Failure> {
-        let mut key = Zeroizing::new([0; KEY as usize]);
+    pub fn volume_key(&mut self, profile: Profile, passphrase: &[u8; 64]) -> Result<VolumeKey, Failure> {
+        let mut key = Zeroizing::new(vec![0; profile.key_length() as usize]);
         let result = self.device.volume_key_handle().get(Some(SLOT), &mut key[..], Some(passphrase));
         match result {
             Ok((_, length)) if length == key.len() => Ok(key),

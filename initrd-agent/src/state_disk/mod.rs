@@ -24,6 +24,7 @@ use attest::cluster::Slot;
 use attest::message::{DiskGrant, DiskState, Purpose};
 use state_disk::generation::{Block, Generation};
 use state_disk::keys::{self, DiskKeys};
+use state_disk::layout::Profile;
 use state_disk::{header, id};
 use zeroize::Zeroizing;
 
@@ -41,6 +42,7 @@ use volume::Volume;
 /// The disk of a slot, and what is on it.
 pub struct Found {
     slot: String,
+    profile: Profile,
     disk: Disk,
     /// Kept open, so that its device number stays its own.
     file: File,
@@ -72,7 +74,7 @@ pub fn find(slot: &Slot, image_disks: &[String]) -> Result<Found, Failure> {
         (DiskState::Luks { uuid, .. }, _) => format!("says that it is {uuid}"),
     };
     console::line(&format!("state disk {name} {state}"));
-    Ok(Found { slot: slot.name.clone(), disk, file, contents })
+    Ok(Found { slot: slot.name.clone(), profile: slot.profile(), disk, file, contents })
 }
 
 impl Found {
@@ -159,13 +161,16 @@ pub fn open(
 }
 
 fn make(found: Found, grant: &DiskGrant, granted: Granted) -> Result<Opened, Failure> {
-    let Found { disk, file, contents, .. } = found;
-    let (area, key) = provision::make_header(&disk, &file, &contents, grant, &granted.id, &granted.keys)?;
+    let Found { disk, file, contents, profile, .. } = found;
+    let (area, key) = provision::make_header(&disk, &file, &contents, grant, &granted.keys, profile)?;
     let mut header = luks::Header::load(&area, &disk.node)?;
-    if header.volume_key(&granted.keys.passphrase)? != key {
+    if header.volume_key(profile, &granted.keys.passphrase)? != key {
         return Err(Failure::new(Code::DiskFormatFailed, "the new keyslot does not hold the volume key"));
     }
-    let mapping = map(header, &key, &disk, &grant.id)?;
+    let mapping = map(header, &key, &disk, &grant.id, profile)?;
+    if profile == Profile::XtsHmac {
+        volume::write_first_tags(&mapping)?;
+    }
     filesystem::make(&mapping.node, volume::filesystem_bytes(mapping.bytes))?;
     let Granted { id, generation: number, head, .. } = granted;
     let block = Block::new(&granted.keys.generation, &id, Generation { number, head });
@@ -177,11 +182,11 @@ fn make(found: Found, grant: &DiskGrant, granted: Granted) -> Result<Opened, Fai
 }
 
 fn unlock(found: Found, grant: &DiskGrant, granted: Granted) -> Result<Opened, Failure> {
-    let Found { disk, file, contents: Contents { area, unfinished, .. }, .. } = found;
-    let digest = known_header(&area, grant)?;
+    let Found { disk, file, contents: Contents { area, unfinished, .. }, profile, .. } = found;
+    let digest = known_header(&area, grant, profile)?;
     let mut header = luks::Header::load(&area, &disk.node)?;
-    let key = header.volume_key(&granted.keys.passphrase)?;
-    let mapping = map(header, &key, &disk, &grant.id)?;
+    let key = header.volume_key(profile, &granted.keys.passphrase)?;
+    let mapping = map(header, &key, &disk, &grant.id, profile)?;
     let Granted { id, generation: number, .. } = granted;
     let device = volume::open(&mapping)
         .map_err(|error| Failure::new(Code::DiskOpenFailed, format!("opening {}: {error}", mapping.node)))?;
@@ -201,22 +206,26 @@ fn unlock(found: Found, grant: &DiskGrant, granted: Granted) -> Result<Opened, F
 }
 
 /// The digest of a header that the broker knows and that is one of ours.
-fn known_header(area: &[u8], grant: &DiskGrant) -> Result<[u8; 32], Failure> {
+fn known_header(area: &[u8], grant: &DiskGrant, profile: Profile) -> Result<[u8; 32], Failure> {
     let digest = header::digest(area);
     if !grant.headers.iter().any(|known| known.0 == digest) {
         let what =
             format!("the header of the disk has the digest {}, which is not that of {}", hex::encode(digest), grant.id);
         return Err(Failure::new(Code::HeaderDigest, what));
     }
-    header::check(area, &digest, &grant.id)
-        .map(|checked| *checked.digest())
-        .map_err(|error| Failure::new(Code::HeaderInvalid, format!("disk {}: {error}", grant.id)))
+    let invalid = |what: String| Failure::new(Code::HeaderInvalid, format!("disk {}: {what}", grant.id));
+    let checked = header::check(area, &digest, &grant.id).map_err(|error| invalid(error.to_string()))?;
+    if checked.profile() != profile {
+        let (found, wanted) = (checked.profile().name(), profile.name());
+        return Err(invalid(format!("its layout is {found}, cluster.json demands {wanted}")));
+    }
+    Ok(*checked.digest())
 }
 
 /// Maps the disk, and believes the kernel only after its table was compared.
-fn map(mut header: luks::Header, key: &VolumeKey, disk: &Disk, id: &str) -> Result<Mapping, Failure> {
+fn map(mut header: luks::Header, key: &VolumeKey, disk: &Disk, id: &str, profile: Profile) -> Result<Mapping, Failure> {
     header.map(key)?;
-    let checked = table::check(disk, id).and_then(|mapping| luks::forget_key().map(|()| mapping));
+    let checked = table::check(disk, id, profile).and_then(|mapping| luks::forget_key().map(|()| mapping));
     if checked.is_err() {
         header.unmap();
     }

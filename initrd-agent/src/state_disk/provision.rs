@@ -18,8 +18,8 @@ use std::os::unix::fs::FileExt;
 
 use attest::message::{DiskGrant, DiskState};
 use state_disk::keys::DiskKeys;
-use state_disk::layout::{HEADER, UNFINISHED, UNFINISHED_LENGTH};
-use state_disk::{header, recovery, unfinished};
+use state_disk::layout::{HEADER, Profile, UNFINISHED, UNFINISHED_LENGTH};
+use state_disk::{header, id, recovery, unfinished};
 use zeroize::Zeroizing;
 
 use super::contents::Contents;
@@ -65,11 +65,12 @@ pub fn make_header(
     file: &File,
     contents: &Contents,
     grant: &DiskGrant,
-    id: &[u8; 16],
     keys: &DiskKeys,
+    profile: Profile,
 ) -> Result<(Vec<u8>, VolumeKey), Failure> {
     let invalid = |what: &str| Failure::new(Code::GrantInvalid, format!("the grant for disk {}: {what}", grant.id));
     let failed = |what: String| Failure::new(Code::DiskFormatFailed, what);
+    let id = &id::parse(&grant.id).ok_or_else(|| invalid("its id is not a UUID in lower case"))?;
     may_be_made(contents, grant, id)?;
     let recovery = grant.recovery.as_ref().ok_or_else(|| invalid("it has no recovery document"))?;
     if recovery.disk != grant.id {
@@ -77,9 +78,9 @@ pub fn make_header(
     }
     let document = recovery.write().map_err(|error| invalid(&error.to_string()))?;
 
-    let mut key: VolumeKey = Zeroizing::new([0; _]);
+    let mut key: VolumeKey = Zeroizing::new(vec![0; profile.key_length() as usize]);
     getrandom::fill(&mut key[..]).map_err(|error| failed(format!("asking the kernel for a volume key: {error}")))?;
-    let mut area = luks::make(&disk.node, id, &key, &keys.passphrase)?;
+    let mut area = luks::make(&disk.node, id, profile, &key, &keys.passphrase)?;
     if !recovery::put(&mut area, &document) {
         return Err(invalid("its recovery document is too long"));
     }
@@ -126,8 +127,8 @@ pub fn erase_mark(disk: &mut impl Write) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use attest::recovery::Recovery;
+    use state_disk::keys;
     use state_disk::layout::{LEAST_DISK, RECOVERY};
-    use state_disk::{id, keys};
 
     use super::super::contents;
     use super::*;
@@ -192,11 +193,11 @@ mod tests {
         let contents = contents::read(file.as_file(), LEAST_DISK, "x").unwrap();
         let grant = DiskGrant { overwrite: true, ..grant() };
         let keys = keys::derive(&SHARE, &id);
-        let (area, key) = make_header(&disk, file.as_file(), &contents, &grant, &id, &keys).unwrap();
+        let (area, key) = make_header(&disk, file.as_file(), &contents, &grant, &keys, Profile::Xts).unwrap();
         let mut header = luks::Header::load(&area, file.path()).unwrap();
-        assert_eq!(header.volume_key(&keys.passphrase).unwrap(), key, "the keyslot holds the key");
+        assert_eq!(header.volume_key(Profile::Xts, &keys.passphrase).unwrap(), key, "the keyslot holds the key");
         let wrong = keys::derive(&[8; 32], &id);
-        assert_eq!(header.volume_key(&wrong.passphrase).unwrap_err().code(), Code::DiskKeyWrong);
+        assert_eq!(header.volume_key(Profile::Xts, &wrong.passphrase).unwrap_err().code(), Code::DiskKeyWrong);
         (std::fs::read(file.path()).unwrap(), area)
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use ring::hmac;
 use state_disk::filesystem::{self, SUPERBLOCK, SUPERBLOCK_LENGTH};
 use state_disk::generation::{self, Block, Generation, Verdict, places};
-use state_disk::layout::GENERATION;
+use state_disk::layout::{GENERATION, SECTOR};
 
 use super::table::Mapping;
 use crate::code::Code;
@@ -87,6 +87,45 @@ pub fn write(mapping: &Mapping, block: &Block) -> Result<(), Failure> {
     })
 }
 
+/// Gives tags to the blocks that mke2fs reads before it has written them: both ends of the mapping, where it looks for
+/// other file systems, and the blocks with copies of the superblock, of which it writes a part. No other block of a new
+/// disk with authenticated sectors can be read before it is written, and a file system reads only what it has written.
+///
+/// # Errors
+/// `DISK_FORMAT_FAILED`.
+pub fn write_first_tags(mapping: &Mapping) -> Result<(), Failure> {
+    let write = || {
+        let volume = OpenOptions::new().write(true).open(&mapping.node)?;
+        for place in first_blocks(mapping.bytes) {
+            // A whole block: the page cache reads nothing for it.
+            volume.write_all_at(&[0; SECTOR as usize], place)?;
+        }
+        volume.sync_data()
+    };
+    write().map_err(|error: io::Error| {
+        Failure::new(Code::DiskFormatFailed, format!("writing the first sectors of the state disk: {error}"))
+    })
+}
+
+/// Where those blocks are, in a mapping of so many bytes (ext4 with `sparse_super`: groups 0, 1, and the powers of 3, 5
+/// and 7).
+fn first_blocks(bytes: u64) -> Vec<u64> {
+    const END: u64 = 4 << 20;
+    /// Eight blocks for each byte of a block: what one block of a bitmap describes.
+    const GROUP: u64 = 8 * SECTOR * SECTOR;
+    let copies = [3, 5, 7].into_iter().flat_map(|base: u64| {
+        std::iter::successors(Some(1), move |group: &u64| group.checked_mul(base))
+            .map_while(|group| group.checked_mul(GROUP))
+            .take_while(|place| *place < bytes)
+    });
+    let blocks = |from: u64, to: u64| (from / SECTOR..to / SECTOR).map(|block| block * SECTOR);
+    let mut places: Vec<u64> =
+        copies.chain(blocks(0, END.min(bytes))).chain(blocks(bytes.saturating_sub(END), bytes)).collect();
+    places.sort_unstable();
+    places.dedup();
+    places
+}
+
 /// Opens the mapping's device.
 ///
 /// # Errors
@@ -149,6 +188,19 @@ mod tests {
         assert_eq!(other.err().map(|failure| failure.code()), Some(Code::GenerationInvalid), "another disk's");
         let cut = judge(&volume(END, &[])[..4096].to_vec(), BYTES, &key(), &ID, 5);
         assert_eq!(cut.err().map(|failure| failure.code()), Some(Code::DiskUnreadable));
+    }
+
+    #[test]
+    fn blocks_that_mke2fs_reads_first_are_whole_and_within_the_mapping() {
+        const GIB: u64 = 1 << 30;
+        let places = first_blocks(30 * GIB);
+        for group in [1, 3, 5, 7, 9, 25, 27, 49, 81, 125] {
+            assert!(places.contains(&(group * 32768 * 4096)), "{group}");
+        }
+        assert_eq!(places.len(), 10 + 2 * 1024, "the copies, and 4 MiB at either end");
+        assert!(places.iter().all(|place| place.is_multiple_of(4096) && place + 4096 <= 30 * GIB));
+        assert_eq!(first_blocks(1 << 20).len(), 256);
+        assert!(first_blocks(u64::MAX - 4095).len() < 3000);
     }
 
     #[test]

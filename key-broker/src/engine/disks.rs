@@ -4,6 +4,7 @@ use attest::bytes::Hex;
 use attest::message::{DiskState, Purpose};
 use attest::recovery::Recovery;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use state_disk::layout::Profile;
 use state_disk::record::{Answer, Refusal as DiskRefusal, Request, answer};
 use zeroize::Zeroizing;
 
@@ -72,7 +73,7 @@ impl Engine {
                 }
                 let mut disk = match kept {
                     Some(disk) => disk,
-                    None => Disk::new(node, slot).map_err(Error::Work)?,
+                    None => Disk::new(node, slot, self.cluster.slots[0].profile()).map_err(Error::Work)?,
                 };
                 disk.take(&record);
                 Ok(Ok(disk))
@@ -153,7 +154,7 @@ impl Engine {
 
 impl Disk {
     /// A record of a disk that is not there yet.
-    fn new(node: &str, slot: &str) -> Result<Self, String> {
+    fn new(node: &str, slot: &str, profile: Profile) -> Result<Self, String> {
         let mut bytes = [0; 16];
         let random = ring::rand::SystemRandom::new();
         ring::rand::SecureRandom::fill(&random, &mut bytes)
@@ -170,7 +171,7 @@ impl Disk {
             next_header: None,
             released: None,
             committed: false,
-            layout: "luks2-xts-1".into(),
+            layout: profile.name().into(),
             epoch: 0,
             share: None,
             recovery: None,

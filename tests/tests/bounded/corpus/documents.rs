@@ -35,7 +35,12 @@ pub fn broker() -> BrokerCertificate {
 fn clusters() -> Vec<File> {
     let good = canonical(&known::cluster());
     let with = |from: &str, to: &str| changed(&good, from, to);
-    let slot = Slot { device: Device::Serial("a \u{e9}\"".into()), mount: "/var".into(), name: "state-1".into() };
+    let slot = Slot {
+        device: Device::Serial("a \u{e9}\"".into()),
+        layout: None,
+        mount: "/var".into(),
+        name: "state-1".into(),
+    };
     let network = StaticNetwork { address: "10.0.0.2/24".into(), gateway: Some("10.0.0.1".into()) };
     let hints = Hints {
         brokers: vec!["10.0.0.3:7443".into(), "[fd00::3%1]:7443".into()],
