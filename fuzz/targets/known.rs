@@ -84,7 +84,7 @@ pub fn cluster() -> Cluster {
         id: Hex(vec![7; 16]),
         recovery: Keys { keys: vec![Bytes32([8; 32])], threshold: 1 },
         schema: Cluster::SCHEMA.into(),
-        slots: vec![Slot { device: Device::OnlyOther, mount: "/var".into(), name: "state".into() }],
+        slots: vec![Slot { device: Device::OnlyOther, layout: None, mount: "/var".into(), name: "state".into() }],
     }
 }
 

@@ -30,11 +30,19 @@ pub struct Config {
 }
 
 /// What is asked of releases beyond a signature and a place in the log.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// How many rebuilders of the trust root must have made a release again, and got the same image.
     pub least_rebuilders: u64,
+    /// How many boots in a row may unlock a disk without a report; the next one is held (`COMMIT_MISSING`).
+    pub unreported_boots: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { least_rebuilders: 0, unreported_boots: 3 }
+    }
 }
 
 /// Limits; all have values that fit small clusters.
@@ -113,6 +121,7 @@ impl Config {
             strangers_per_minute,
             stale_unlock: Duration::from_secs(u64::from(stale_unlock_days) * 24 * 3600),
             least_rebuilders: self.policy.least_rebuilders,
+            unreported_boots: self.policy.unreported_boots,
         }
     }
 
@@ -126,7 +135,7 @@ impl Config {
              # patience_seconds = 20\n# connection_seconds = 120\n# challenge_seconds = 60\n# commit_seconds = 600\n\
              # hold_seconds = 5\n# requests_per_minute = 1200\n# hellos_per_minute = 60\n# strangers_per_minute = 60\n\
              # stale_unlock_days = 14\n\
-             # [policy]\n# least_rebuilders = 0\n"
+             # [policy]\n# least_rebuilders = 0\n# unreported_boots = 3\n"
         )
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::audit::{self, Leaf};
 use super::hello::sha256;
-use super::records::{self, Disk, Grant, Node, Release, get, put};
+use super::records::{self, Disk, Grant, Latch, Node, Release, get, put};
 use super::shown::{disks, explain, node_show, nodes};
 use super::{Engine, Open, published, standing};
 use crate::code::{Code, Own};
@@ -109,7 +109,7 @@ impl Engine {
             AdminCommand::NodeEnrol { name, ek, machine, bank, hold } => {
                 self.node_enrol(transaction, name, *ek, &machine.0, *bank, *hold)?
             }
-            AdminCommand::NodeApprove { name } => with_node(transaction, name, |node| node.held = false)?,
+            AdminCommand::NodeApprove { name } => node_approve(transaction, name)?,
             AdminCommand::NodeRetire { name } => self.node_retire(transaction, name)?,
             AdminCommand::ReleaseAllow { reference, unsigned_development, allow_debug } => {
                 release_allow(transaction, &reference.0, *unsigned_development, *allow_debug)?
@@ -174,6 +174,7 @@ impl Engine {
             return Ok(Err(format!("{}: {}; {}", problem.name(), problem.meaning(), problem.next())));
         }
         let digest = Bytes32(sha256(machine));
+        let replaced = kept.as_ref().map(|node| node.ek).filter(|old| *old != ek);
         let epoch = kept.as_ref().filter(|node| node.ek == ek).and_then(|node| node.epoch);
         let ak = kept.filter(|node| node.ek == ek && !node.retired).and_then(|node| node.ak);
         let node = Node {
@@ -188,7 +189,13 @@ impl Engine {
             release: None,
             epoch,
             seen: None,
+            waiting: None,
         };
+        if let Some(old) = replaced {
+            // The old machine owns the name no longer, and its boots are not those of the new one.
+            transaction.remove(Table::EndorsementKeys, &old.0)?;
+            forget_latch(transaction, name)?;
+        }
         transaction.put(Table::Machines, &digest.0, machine)?;
         transaction.put(Table::EndorsementKeys, &ek.0, name.as_bytes())?;
         put(transaction, Table::Nodes, name.as_bytes(), &node)?;
@@ -257,6 +264,36 @@ impl Engine {
             None => Err("the audit log was not read".into()),
         }
     }
+}
+
+/// Lets a node go on, whatever it waits for: also with another attestation key, with a TPM that was cleared, and with boots that never reported.
+fn node_approve(transaction: &mut dyn Transaction, name: &str) -> Result<Result<(String, String), String>, Error> {
+    let approved = with_node(transaction, name, |node| {
+        (node.held, node.ak, node.waiting) = (false, None, None);
+    })?;
+    if approved.is_err() {
+        return Ok(approved);
+    }
+    if let Some(mut latch) = get::<Latch>(transaction, Table::Latches, name.as_bytes())? {
+        latch.superseded = true;
+        put(transaction, Table::Latches, name.as_bytes(), &latch)?;
+    }
+    for (key, mut disk) in records::all::<Disk>(transaction, Table::Disks)? {
+        if disk.node == name && disk.unreported > 0 {
+            disk.unreported = 0;
+            put(transaction, Table::Disks, &key, &disk)?;
+        }
+    }
+    Ok(approved)
+}
+
+/// Forgets the last boot of a node, with its session.
+fn forget_latch(transaction: &mut dyn Transaction, name: &str) -> Result<(), Error> {
+    if let Some(latch) = get::<Latch>(transaction, Table::Latches, name.as_bytes())? {
+        transaction.remove(Table::Spent, &latch.session.0)?;
+        transaction.remove(Table::Latches, name.as_bytes())?;
+    }
+    Ok(())
 }
 
 fn with_node(
@@ -362,7 +399,8 @@ fn disk_grant(
                 disk.generation = generation;
             }
             if disk.state == "quarantine" {
-                disk.state = "active".into();
+                // One that was never committed has no header yet: it is made again.
+                disk.state = if disk.header.is_some() { "active" } else { "pending" }.into();
                 what.push("out of quarantine".into());
             }
             put(transaction, Table::Disks, &key, &disk)?;

@@ -11,7 +11,7 @@ use measurements::canonical::Document;
 use state_disk::record::{self, Report};
 
 use super::audit::{self, Leaf};
-use super::records::{Disk, Latch, Node, get, put};
+use super::records::{Disk, Latch, get, put};
 use super::{Engine, Open, Reply};
 use crate::code::{Code, Own, Refusal};
 use crate::fault;
@@ -44,15 +44,16 @@ impl Engine {
             Ok(read) => read,
             Err(refusal) => return self.refuse(None, &refusal.into()),
         };
-        let (boot, latch) = match self.latch(&commit.session.0) {
+        let latch = match self.latch(&commit.session.0) {
             Ok(Some(found)) => found,
             Ok(None) => return self.refuse(None, &Refusal::new(Own::State, "nothing was released in this session")),
-            Err(error) => return self.unavailable(&error),
+            Err(error) => return self.unavailable(&error.to_string()),
         };
         let name = latch.node.clone();
-        let shown = match show(&commit, &latch, &boot) {
+        let shown = match show(&commit, &latch) {
             Ok(quoted) => quoted,
-            Err(refusal) => return self.refuse(Some(&name), &refusal),
+            // Whoever knows the session may send this; only the TPM of the node can quote.
+            Err(refusal) => return self.refuse(None, &refusal),
         };
         if let Err(refusal) = self.closed(&shown, &commit, &latch) {
             return self.refuse(Some(&name), &refusal);
@@ -60,7 +61,7 @@ impl Engine {
         fault::point("after-commit-verify");
         let mut decided = None;
         let written = self.store.transact(&mut |transaction| {
-            let outcome = self.acknowledge(transaction, &open, &commit, digest, &boot)?;
+            let outcome = self.acknowledge(transaction, &open, &commit, digest, &name)?;
             let undone = matches!(outcome, Decided::Refused(_));
             decided = Some(outcome);
             if undone { Err(Error::Work(String::new())) } else { Ok(()) }
@@ -71,23 +72,18 @@ impl Engine {
                 Reply { status: 200, body, retry_after: None }
             }
             (Err(Error::Work(_)), Some(Decided::Refused(refusal))) => self.refuse(Some(&name), &refusal),
-            (Err(error), _) => self.unavailable(&error),
-            _ => Reply::unavailable(),
+            (Err(error), _) => self.unavailable(&error.to_string()),
+            _ => self.unavailable("nothing was decided"),
         }
     }
 
-    fn unavailable(&self, error: &Error) -> Reply {
-        eprintln!("key-broker: {error}");
-        Reply::unavailable()
-    }
-
-    /// The boot of a session, and what it was given.
-    fn latch(&self, session: &[u8]) -> Result<Option<(Vec<u8>, Latch)>, Error> {
+    /// What a session was given.
+    fn latch(&self, session: &[u8]) -> Result<Option<Latch>, Error> {
         let mut found = None;
         self.store.look(&mut |transaction| {
-            if let Some(boot) = transaction.get(Table::Spent, session)? {
-                let latch: Option<Latch> = get(transaction, Table::Latches, &boot)?;
-                found = latch.filter(|latch| latch.session.0 == session).map(|latch| (boot, latch));
+            if let Some(name) = transaction.get(Table::Spent, session)? {
+                let latch: Option<Latch> = get(transaction, Table::Latches, &name)?;
+                found = latch.filter(|latch| latch.session.0 == session);
             }
             Ok(())
         })?;
@@ -128,12 +124,15 @@ impl Engine {
         open: &Open,
         commit: &Commit,
         digest: [u8; 32],
-        boot: &[u8],
+        name: &str,
     ) -> Result<Decided, Error> {
         let refused = |code: Code, found: &str| Ok(Decided::Refused(Refusal::new(code, found)));
-        let Some(mut latch) = get::<Latch>(transaction, Table::Latches, boot)? else {
+        let Some(mut latch) = get::<Latch>(transaction, Table::Latches, name.as_bytes())? else {
             return refused(Own::State.into(), "nothing was released in this boot");
         };
+        if latch.session != commit.session {
+            return refused(Own::State.into(), "the node has been given another release meanwhile");
+        }
         if let Some((known, ack)) = &latch.acknowledged {
             // Said again, with another quote of the same: the answer is the same.
             return if known.0 == digest {
@@ -149,14 +148,12 @@ impl Engine {
         let Some(mut disk) = get::<Disk>(transaction, Table::Disks, &key)? else {
             return refused(Own::State.into(), "the disk is not known any more");
         };
-        let (code, found) = match self.report(&mut disk, commit, &latch, boot) {
+        let (code, found) = match self.report(&mut disk, commit, &latch) {
             Ok(done) => done,
             Err(refusal) => return Ok(Decided::Refused(refusal)),
         };
+        disk.unreported = 0;
         put(transaction, Table::Disks, &key, &disk)?;
-        if code == Own::Committed {
-            raise_epoch(transaction, &latch)?;
-        }
         let leaf = Leaf {
             number: 0,
             time: Self::now(),
@@ -187,20 +184,21 @@ impl Engine {
         };
         let sent = message::sign(&ack, "broker", &open.keys.message).map_err(|refusal| work(&refusal))?;
         latch.acknowledged = Some((Bytes32(digest), String::from_utf8_lossy(&sent.bytes).into_owned()));
-        put(transaction, Table::Latches, boot, &latch)?;
+        put(transaction, Table::Latches, name.as_bytes(), &latch)?;
         fault::point("after-commit-insert");
         self.count(code.into());
         Ok(Decided::Acknowledged(sent.bytes))
     }
 
     /// What the report does to the disk's record.
-    fn report(&self, disk: &mut Disk, commit: &Commit, latch: &Latch, boot: &[u8]) -> Result<(Own, String), Refusal> {
+    fn report(&self, disk: &mut Disk, commit: &Commit, latch: &Latch) -> Result<(Own, String), Refusal> {
+        let boot = latch.boot();
         let report = match &commit.result {
             CommitResult::Formatted { header, .. } => Report::Formatted(header.0),
             CommitResult::Opened { header, .. } => Report::Opened(header.0),
             CommitResult::Failed { code } => {
                 if ALARMS.contains(&code.as_str()) {
-                    let record = record::commit(&disk.record(), &latch.node, &boot.to_vec(), Report::Alarm)
+                    let record = record::commit(&disk.record(), &latch.node, &boot, Report::Alarm)
                         .map_err(|refusal| Refusal::new(refusal, format!("disk {}", disk.id)))?;
                     disk.take(&record);
                 }
@@ -216,7 +214,7 @@ impl Engine {
             let found = format!("the disk says {}, {} is expected", commit.generation, disk.generation + 1);
             return Err(Refusal::new(Own::GenerationAhead, found));
         }
-        let record = record::commit(&disk.record(), &latch.node, &boot.to_vec(), report)
+        let record = record::commit(&disk.record(), &latch.node, &boot, report)
             .map_err(|refusal| Refusal::new(refusal, format!("disk {}", disk.id)))?;
         disk.take(&record);
         let stages: Vec<String> =
@@ -228,19 +226,12 @@ impl Engine {
     }
 }
 
-/// A node that has run a release never runs one of a lower epoch again.
-fn raise_epoch(transaction: &mut dyn Transaction, latch: &Latch) -> Result<(), Error> {
-    let Some(mut node) = get::<Node>(transaction, Table::Nodes, latch.node.as_bytes())? else { return Ok(()) };
-    node.epoch = node.epoch.max(latch.epoch);
-    put(transaction, Table::Nodes, latch.node.as_bytes(), &node)
-}
-
 fn clean(name: &str) -> String {
     name.chars().filter(|c| c.is_ascii_lowercase() || *c == '-').take(32).collect()
 }
 
 /// The second quote: of the same key and the same boot.
-fn show(commit: &Commit, latch: &Latch, boot: &[u8]) -> Result<Quoted, Refusal> {
+fn show(commit: &Commit, latch: &Latch) -> Result<Quoted, Refusal> {
     if commit.release != latch.release {
         return Err(Refusal::new(Own::State, "the report is on another release"));
     }
@@ -255,8 +246,7 @@ fn show(commit: &Commit, latch: &Latch, boot: &[u8]) -> Result<Quoted, Refusal> 
     let registers = (0..).zip(commit.registers.iter().map(|value| value.0.clone())).take(256).collect();
     let evidence = tpm::Evidence { attest: &commit.quote.0, signature: &commit.signature.0, registers: &registers };
     let quoted = tpm::check(&evidence, &key, latch.bank, &commitment.extra_data())?;
-    let now = [&quoted.boot.key.as_bytes()[..], &quoted.boot.reset.to_be_bytes(), &quoted.boot.restart.to_be_bytes()];
-    if now.concat() != boot {
+    if (quoted.boot.reset, quoted.boot.restart) != (latch.reset, latch.restart) {
         return Err(Refusal::new(Own::State, "the report is of another boot"));
     }
     Ok(quoted)

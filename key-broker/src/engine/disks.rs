@@ -9,6 +9,7 @@ use state_disk::record::{Answer, Refusal as DiskRefusal, Request, answer};
 use zeroize::Zeroizing;
 
 use super::evidence::Decided;
+use super::outcome::Stop;
 use super::records::{Disk, Grant, get};
 use super::{Conversation, Engine, Open};
 use crate::code::{Own, Refusal};
@@ -71,11 +72,20 @@ impl Engine {
                         format!("slot {slot} of node {node}"),
                     ))));
                 }
+                if request == Request::Unlock
+                    && kept.as_ref().is_some_and(|disk| disk.unreported >= self.settings.unreported_boots)
+                {
+                    let found = format!("{} boots in a row did not report", self.settings.unreported_boots);
+                    return Ok(Err(Decided::Held(Refusal::new(Own::CommitMissing, found))));
+                }
                 let mut disk = match kept {
                     Some(disk) => disk,
                     None => Disk::new(node, slot, self.cluster.slots[0].profile()).map_err(Error::Work)?,
                 };
                 disk.take(&record);
+                if request == Request::Unlock {
+                    disk.unreported += 1;
+                }
                 Ok(Ok(disk))
             }
         }
@@ -108,14 +118,15 @@ impl Engine {
     }
 
     /// The share of a disk: unwrapped, or made and wrapped under the newest epoch's key, and sealed to the recovery keys.
-    pub(super) fn share(&self, open: &Open, disk: &mut Disk) -> Result<Zeroizing<[u8; 32]>, Refusal> {
+    pub(super) fn share(&self, open: &Open, disk: &mut Disk) -> Result<Zeroizing<[u8; 32]>, Stop> {
         const NONCE: usize = 12;
-        let broken = || Refusal::new(Own::State, format!("the share of disk {} cannot be unwrapped", disk.id));
+        let broken =
+            || Stop::Unavailable(format!("the share of disk {} cannot be unwrapped: restore a backup", disk.id));
         let aad = |disk: &Disk| Aad::from(format!("{} {}", disk.id, disk.epoch).into_bytes());
         let key = |epoch: u64| {
             let key = open.keys.epochs.get(&epoch).ok_or_else(broken)?;
             let key = UnboundKey::new(&AES_256_GCM, &key[..]).map_err(|_| broken())?;
-            Ok::<_, Refusal>(LessSafeKey::new(key))
+            Ok::<_, Stop>(LessSafeKey::new(key))
         };
         if let Some(wrapped) = &disk.share {
             let (nonce, sealed) = wrapped.0.split_first_chunk::<NONCE>().ok_or_else(broken)?;
@@ -139,13 +150,13 @@ impl Engine {
         disk.share = Some(Hex([&nonce[..], &sealed].concat()));
         let mut failed = None;
         let recovery = Recovery::seal(&disk.id, &share, &self.cluster.recovery.keys, || {
-            self.random::<32>().unwrap_or_else(|refusal| {
-                failed = Some(refusal);
+            self.random::<32>().unwrap_or_else(|stop| {
+                failed = Some(stop);
                 Zeroizing::new([0; 32])
             })
         })?;
-        if let Some(refusal) = failed {
-            return Err(refusal);
+        if let Some(stop) = failed {
+            return Err(stop);
         }
         disk.recovery = Some(recovery);
         Ok(share)
@@ -171,6 +182,7 @@ impl Disk {
             next_header: None,
             released: None,
             committed: false,
+            unreported: 0,
             layout: profile.name().into(),
             epoch: 0,
             share: None,

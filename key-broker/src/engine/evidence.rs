@@ -15,13 +15,23 @@ use state_disk::record::Refusal as DiskRefusal;
 
 use super::audit::{self, Leaf};
 use super::hello::sha256;
+use super::outcome::Stop;
 use super::policy::Matched;
-use super::records::{Disk, Latch, Node, get, put};
+use super::records::{Disk, Latch, Node, boot_of, get, put};
 use super::standing::Standing;
 use super::{Conversation, Engine, Open, Reply};
 use crate::code::{Own, Refusal};
 use crate::fault;
 use crate::store::{Error, Table, Transaction};
+
+/// A machine that has proved which TPM it has: its quote is of this conversation.
+struct Authentic {
+    node: Node,
+    /// The attestation key was activated now.
+    activated: bool,
+    quoted: Quoted,
+    transcript: Transcript,
+}
 
 /// What evidence was found to show.
 struct Shown {
@@ -43,10 +53,6 @@ pub(super) enum Decided {
     Held(Refusal),
 }
 
-fn boot_bytes(boot: &BootId) -> Vec<u8> {
-    [&boot.key.as_bytes()[..], &boot.reset.to_be_bytes(), &boot.restart.to_be_bytes()].concat()
-}
-
 impl Engine {
     /// Answers evidence.
     pub fn evidence(&self, conversation: &mut Option<Conversation>, now: Instant, body: &[u8]) -> Reply {
@@ -58,39 +64,31 @@ impl Engine {
         match self.is_spent(&evidence.session.0) {
             Ok(false) => {}
             Ok(true) => return self.refuse(None, &Refusal::new(Own::NonceSpent, "the session was answered before")),
-            Err(error) => return self.failed(&error),
+            Err(error) => return self.unavailable(&error.to_string()),
         }
         let begun = conversation.take();
         let Some(begun) = begun.filter(|begun| begun.session == evidence.session.0[..] && now < begun.until) else {
             let found = "the session is none of this connection's, or its time is over";
             return self.refuse(None, &Refusal::new(Own::SessionInvalid, found));
         };
-        let node = match self.node_of(&sha256(&begun.hello.ek.0)) {
-            Ok(node) => node,
-            Err(error) => return self.failed(&error),
+        // Until its quote has been verified, nobody has shown to be this node: an endorsement key is public.
+        let authentic = match self.authenticate(&begun, &evidence) {
+            Ok(authentic) => authentic,
+            Err(stop) => return self.stopped(None, &stop),
         };
-        let Some(node) = node else {
-            let found = format!("ek sha256:{}", hex::encode(sha256(&begun.hello.ek.0)));
-            return self.refuse(None, &Refusal::new(Own::EkUntrusted, found));
-        };
-        let name = node.name.clone();
-        match self.verify(node, &begun, &evidence).and_then(|shown| {
+        let name = authentic.node.name.clone();
+        let decided = self.appraise(authentic, &begun, &evidence).and_then(|shown| {
             fault::point("after-verify");
             self.decide(&open, &begun, &shown)
-        }) {
-            Ok(Decided::Released(reply)) => {
+        });
+        match decided {
+            Ok(reply) => {
                 fault::point("after-transaction");
                 self.count(Own::Released.into());
                 Reply { status: 200, body: reply, retry_after: None }
             }
-            Ok(Decided::Held(refusal)) => self.hold(&name, &refusal),
-            Ok(Decided::Refused(refusal)) | Err(refusal) => self.refuse(Some(&name), &refusal),
+            Err(stop) => self.stopped(Some(&name), &stop),
         }
-    }
-
-    fn failed(&self, error: &Error) -> Reply {
-        eprintln!("key-broker: {error}");
-        Reply::unavailable()
     }
 
     fn is_spent(&self, session: &[u8]) -> Result<bool, Error> {
@@ -102,16 +100,24 @@ impl Engine {
         Ok(spent)
     }
 
-    fn verify(&self, node: Node, begun: &Conversation, evidence: &Evidence) -> Result<Shown, Refusal> {
+    /// Which enrolled machine this is: by its endorsement key, the activation of its attestation key, and a quote of this conversation.
+    fn authenticate(&self, begun: &Conversation, evidence: &Evidence) -> Result<Authentic, Stop> {
+        let ek = sha256(&begun.hello.ek.0);
+        let untrusted = || Refusal::new(Own::EkUntrusted, format!("ek sha256:{}", hex::encode(ek)));
+        let node = self.node_of(&ek)?.ok_or_else(untrusted)?;
+        // The index named it; its record decides.
+        if node.ek.0 != ek {
+            return Err(untrusted().into());
+        }
         if node.retired {
-            return Err(Refusal::new(Own::NodeRetired, format!("node {}", node.name)));
+            return Err(Refusal::new(Own::NodeRetired, format!("a machine with the key of node {}", node.name)).into());
         }
         let transcript = Transcript::new(&begun.hello_digest, &begun.challenge_digest, &begun.exporter);
         let key = AttestationKey::parse(&begun.hello.ak.0)?;
         if let Some(secret) = &begun.secret {
             let expected = activation(&secret[..], &transcript);
             if evidence.activation.map(|proof| proof.0) != Some(expected) {
-                return Err(Refusal::new(Own::ActivationFailed, "the credential was not activated"));
+                return Err(Refusal::new(Own::ActivationFailed, "the credential was not activated").into());
             }
         }
         let (disk_id, header_digest) = match (begun.hello.purpose, &begun.hello.disk) {
@@ -131,6 +137,12 @@ impl Engine {
         let quote =
             tpm::Evidence { attest: &evidence.quote.0, signature: &evidence.signature.0, registers: &registers };
         let quoted = tpm::check(&quote, &key, begun.bank, &binding.extra_data())?;
+        Ok(Authentic { node, activated: begun.secret.is_some(), quoted, transcript })
+    }
+
+    /// What the machine runs, and what that is worth.
+    fn appraise(&self, authentic: Authentic, begun: &Conversation, evidence: &Evidence) -> Result<Shown, Stop> {
+        let Authentic { node, activated, quoted, transcript } = authentic;
         let log = Log::parse(&evidence.event_log.0)
             .map_err(|error| Refused::new(EvidenceCode::LogReplay, format!("the firmware's log: {error}")))?;
         let matched = self.matched(&node, &quoted, &log, evidence.release)?;
@@ -141,13 +153,13 @@ impl Engine {
         let assurance = if matched.release.unsigned { Assurance::Development } else { Assurance::TpmVirtual };
         if assurance < self.cluster.assurance {
             let found = format!("the evidence is worth {assurance}, cluster.json asks for {}", self.cluster.assurance);
-            return Err(Refusal::new(Own::AssuranceTooLow, found));
+            return Err(Refusal::new(Own::AssuranceTooLow, found).into());
         }
-        Ok(Shown { node, activated: begun.secret.is_some(), quoted, matched, assurance, standing, transcript })
+        Ok(Shown { node, activated, quoted, matched, assurance, standing, transcript })
     }
 
     /// Everything that is written happens here, or nothing of it.
-    fn decide(&self, open: &Open, begun: &Conversation, shown: &Shown) -> Result<Decided, Refusal> {
+    fn decide(&self, open: &Open, begun: &Conversation, shown: &Shown) -> Result<Vec<u8>, Stop> {
         let mut decided = None;
         let written = self.store.transact(&mut |transaction| {
             let outcome = self.release(transaction, open, begun, shown)?;
@@ -157,9 +169,11 @@ impl Engine {
             if undone { Err(Error::Work(String::new())) } else { Ok(()) }
         });
         match (written, decided) {
-            (Ok(()) | Err(Error::Work(_)), Some(decided)) => Ok(decided),
-            (Err(error), _) => Err(Refusal::new(Own::State, error.to_string())),
-            (Ok(()), None) => Err(Refusal::new(Own::State, "nothing was decided")),
+            (Ok(()), Some(Decided::Released(reply))) => Ok(reply),
+            (Err(Error::Work(_)), Some(Decided::Refused(refusal))) => Err(Stop::Refused(refusal)),
+            (Err(Error::Work(_)), Some(Decided::Held(refusal))) => Err(Stop::Held(refusal)),
+            (Err(error), _) => Err(error.into()),
+            (Ok(()), _) => Err(Stop::Unavailable("nothing was decided".into())),
         }
     }
 
@@ -170,10 +184,10 @@ impl Engine {
         begun: &Conversation,
         shown: &Shown,
     ) -> Result<Decided, Error> {
-        let boot = boot_bytes(&shown.quoted.boot);
+        let boot = boot_of(&shown.node.ek, shown.quoted.boot.reset, shown.quoted.boot.restart);
         let slot = &self.cluster.slots[0].name;
         let name = &shown.node.name;
-        let mut node = match self.still(transaction, shown)? {
+        let mut node = match self.still(transaction, begun, shown)? {
             Ok(node) => node,
             Err(decided) => return Ok(decided),
         };
@@ -183,20 +197,24 @@ impl Engine {
                 format!("there is no slot {:?}", begun.hello.slot),
             )));
         }
-        if !transaction.insert(Table::Spent, &begun.session, &boot)? {
+        if !transaction.insert(Table::Spent, &begun.session, name.as_bytes())? {
             return Ok(Decided::Refused(Refusal::new(Own::NonceSpent, "the session was answered before")));
         }
-        if let Some(latch) = get::<Latch>(transaction, Table::Latches, &boot)? {
-            let found = format!("this boot was given its release by request {}", latch.request);
-            return Ok(Decided::Refused(Refusal::new(Own::BootLatched, found)));
+        let last: Option<Latch> = get(transaction, Table::Latches, name.as_bytes())?;
+        if let Some(decided) = last.as_ref().and_then(|latch| latched(latch, &shown.quoted.boot)) {
+            return Ok(decided);
+        }
+        if let Some(latch) = last {
+            transaction.remove(Table::Spent, &latch.session.0)?;
         }
         let mut disk = match self.disk(transaction, begun, name, slot, &boot)? {
             Ok(disk) => disk,
             Err(decided) => return Ok(decided),
         };
         let work = |refusal: &dyn std::fmt::Display| Error::Work(format!("making a release: {refusal}"));
-        let share = self.share(open, &mut disk).map_err(|refusal| work(&refusal.found))?;
-        let request = hex::encode(&self.random::<16>().map_err(|refusal| work(&refusal.found))?[..]);
+        let failed = |stop: Stop| Error::Work(format!("making a release: {stop:?}"));
+        let share = self.share(open, &mut disk).map_err(failed)?;
+        let request = hex::encode(&self.random::<16>().map_err(failed)?[..]);
         let leaf = Leaf {
             number: 0,
             time: Self::now(),
@@ -219,7 +237,7 @@ impl Engine {
         };
         let receipt = audit::append(transaction, leaf, &self.signer(open))?;
         let context = Context::Release(shown.transcript.as_bytes());
-        let random = self.random::<32>().map_err(|refusal| work(&refusal.found))?;
+        let random = self.random::<32>().map_err(failed)?;
         let sealed = seal(&share[..], &begun.hello.hpke_key.0, context, &random).map_err(|refusal| work(&refusal))?;
         let release = Release {
             assurance: shown.assurance.name().into(),
@@ -240,6 +258,10 @@ impl Engine {
         };
         let sent = message::sign(&release, "broker", &open.keys.message).map_err(|refusal| work(&refusal))?;
         let latch = Latch {
+            ek: shown.node.ek,
+            reset: shown.quoted.boot.reset,
+            restart: shown.quoted.boot.restart,
+            superseded: false,
             session: Hex(begun.session.to_vec()),
             request,
             node: name.clone(),
@@ -255,7 +277,7 @@ impl Engine {
             deadline: Self::seconds() + self.settings.commit.as_secs(),
             acknowledged: None,
         };
-        put(transaction, Table::Latches, &boot, &latch)?;
+        put(transaction, Table::Latches, name.as_bytes(), &latch)?;
         put(transaction, Table::Disks, &Disk::key(name, slot), &disk)?;
         // A disk that is opened is named already: its page is not written again.
         let (id, key) = (disk.id.as_bytes(), Disk::key(name, slot));
@@ -265,6 +287,9 @@ impl Engine {
         if shown.activated {
             node.ak = Some(begun.hello.ak.clone());
         }
+        // A node that was given a share for a release never gets one for a lower epoch again, whether it reports or not.
+        node.epoch = node.epoch.max(latch.epoch);
+        node.waiting = None;
         node.release = Some(shown.matched.release.name.clone());
         node.seen = Some(Self::now());
         put(transaction, Table::Nodes, name.as_bytes(), &node)?;
@@ -273,13 +298,19 @@ impl Engine {
     }
 
     /// The node's record as it is now: an operator may have changed it, or revoked the release, while the evidence was verified.
-    fn still(&self, transaction: &dyn Transaction, shown: &Shown) -> Result<Result<Node, Decided>, Error> {
+    fn still(
+        &self,
+        transaction: &dyn Transaction,
+        begun: &Conversation,
+        shown: &Shown,
+    ) -> Result<Result<Node, Decided>, Error> {
         let refused = |code: Own, found: String| Ok(Err(Decided::Refused(Refusal::new(code, found))));
         let name = &shown.node.name;
         let node: Option<Node> = get(transaction, Table::Nodes, name.as_bytes())?;
         let is_same =
             |node: &Node| (node.ek, node.machine, node.bank) == (shown.node.ek, shown.node.machine, shown.node.bank);
-        let Some(node) = node.filter(is_same) else {
+        let is_key = |node: &Node| node.ek.0 == sha256(&begun.hello.ek.0);
+        let Some(node) = node.filter(|node| is_same(node) && is_key(node)) else {
             return refused(Own::EkUntrusted, format!("node {name} was enrolled anew meanwhile"));
         };
         if node.retired {
@@ -287,6 +318,10 @@ impl Engine {
         }
         if node.held {
             return Ok(Err(Decided::Held(Refusal::new(Own::NodeHeld, format!("node {name}")))));
+        }
+        let has_other_key = node.ak.as_ref().is_some_and(|known| *known != begun.hello.ak);
+        if shown.activated && has_other_key {
+            return Ok(Err(Decided::Held(Refusal::new(Own::AkChanged, format!("node {name}")))));
         }
         if transaction.get(Table::Releases, &shown.matched.id)?.is_none() {
             return refused(Own::NoReleaseAllowed, format!("{} was revoked meanwhile", shown.matched.release.name));
@@ -305,15 +340,29 @@ impl Engine {
         };
         let mut reply = None;
         let read = self.store.look(&mut |transaction| {
-            let Some(boot) = transaction.get(Table::Spent, &resume.session.0)? else { return Ok(()) };
-            let latch: Option<Latch> = get(transaction, Table::Latches, &boot)?;
+            let Some(name) = transaction.get(Table::Spent, &resume.session.0)? else { return Ok(()) };
+            let latch: Option<Latch> = get(transaction, Table::Latches, &name)?;
             reply = latch.filter(|latch| latch.session == resume.session).map(|latch| latch.reply.into_bytes());
             Ok(())
         });
         match (read, reply) {
             (Ok(()), Some(body)) => Reply { status: 200, body, retry_after: None },
             (Ok(()), None) => self.refuse(None, &Refusal::new(Own::SessionInvalid, "the session has no stored reply")),
-            (Err(error), _) => self.failed(&error),
+            (Err(error), _) => self.unavailable(&error.to_string()),
         }
     }
+}
+
+/// Why a node with this latch gets nothing in this boot.
+fn latched(latch: &Latch, boot: &BootId) -> Option<Decided> {
+    let (last, now) = ((latch.reset, latch.restart), (boot.reset, boot.restart));
+    if now == last {
+        let found = format!("this boot was given its release by request {}", latch.request);
+        return Some(Decided::Refused(Refusal::new(Own::BootLatched, found)));
+    }
+    if now < last && !latch.superseded {
+        let found = format!("{} resets and {} restarts; its last boot had {} and {}", now.0, now.1, last.0, last.1);
+        return Some(Decided::Held(Refusal::new(Own::TpmCleared, found)));
+    }
+    None
 }

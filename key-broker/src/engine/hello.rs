@@ -9,12 +9,22 @@ use attest::{Code as Evidence, Refusal as Refused};
 use measurements::Bank;
 use measurements::canonical::Document;
 use ring::digest::{SHA256, digest};
+use ring::hmac;
 use zeroize::Zeroizing;
 
+use super::outcome::Stop;
 use super::records::{Node, get};
 use super::{Conversation, Engine, Open, Reply};
-use crate::code::{Own, Refusal};
+use crate::code::Own;
 use crate::store::Table;
+
+/// The bank that a machine which is not enrolled is asked for: always the same, either of the two, so that the bank does not tell that a machine is enrolled.
+fn unknown_bank(open: &Open, ek: &[u8]) -> Bank {
+    let secret = open.keys.epochs.first_key_value().map_or(&[][..], |(_, key)| &key[..]);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let is_even = hmac::sign(&key, &[b"cairn bank of an unknown machine", ek].concat()).as_ref()[0].is_multiple_of(2);
+    if is_even { Bank::Sha384 } else { Bank::Sha256 }
+}
 
 /// SHA-256.
 pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -48,7 +58,7 @@ impl Engine {
                 *conversation = Some(begun);
                 reply
             }
-            Err(refusal) => self.refuse(None, &refusal),
+            Err(stop) => self.stopped(None, &stop),
         }
     }
 
@@ -59,7 +69,7 @@ impl Engine {
         hello_digest: [u8; 32],
         exporter: [u8; 32],
         now: Instant,
-    ) -> Result<(Reply, Conversation), Refusal> {
+    ) -> Result<(Reply, Conversation), Stop> {
         let [least, most] = hello.versions;
         if !(least..=most).contains(&VERSION) {
             let found = format!("the node speaks versions {least} to {most} of the protocol, this broker {VERSION}");
@@ -67,7 +77,7 @@ impl Engine {
         }
         let key = AttestationKey::parse(&hello.ak.0)?;
         let endorsement = EndorsementKey::parse(&hello.ek.0)?;
-        let node = self.node_of(&sha256(&hello.ek.0)).unwrap_or(None);
+        let node = self.node_of(&sha256(&hello.ek.0))?;
         let known = node.as_ref().is_some_and(|node| node.ak.as_ref() == Some(&hello.ak));
         let (secret, credential) = if known {
             (None, None)
@@ -79,7 +89,7 @@ impl Engine {
             (Some(secret), Some(credential))
         };
         let session = *self.random::<16>()?;
-        let bank = node.map_or(Bank::Sha384, |node| node.bank);
+        let bank = node.map_or_else(|| unknown_bank(open, &hello.ek.0), |node| node.bank);
         let challenge = Challenge {
             bank,
             credential,

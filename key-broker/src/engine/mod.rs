@@ -7,6 +7,7 @@ mod disks;
 mod evidence;
 mod hello;
 mod limits;
+mod outcome;
 mod policy;
 mod published;
 mod records;
@@ -20,19 +21,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use attest::cluster::{BrokerCertificate, Cluster};
-use attest::message::{self, Hello, Hold, Refused};
+use attest::message::{Hello, Hold, Refused};
 use measurements::canonical::Document;
 use measurements::compose::{Composition, Configuration};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
 use zeroize::Zeroizing;
 
-use crate::code::{Code, Own, Refusal};
-use crate::store::{Sqlite, Store};
+use crate::code::{Code, Refusal};
+use crate::store::{Error as StoreError, Sqlite, Store, Table, Transaction};
 
 pub use admin::AdminCommand;
 use audit::{Leaf, Signer};
 use limits::Limits;
+use outcome::Stop;
+use records::{Node, Waiting, get, put};
 pub use standing::Figures;
 
 /// What an operator may set.
@@ -50,6 +53,8 @@ pub struct Settings {
     pub stale_unlock: Duration,
     /// How many rebuilders must have made a logged release again.
     pub least_rebuilders: u64,
+    /// How many boots in a row may unlock a disk without a report, before the next one is held.
+    pub unreported_boots: u32,
     /// How many refusals of strangers are written into the audit log in a minute.
     pub strangers_per_minute: u32,
 }
@@ -62,6 +67,7 @@ impl Default for Settings {
             hold: Duration::from_secs(5),
             hellos_per_minute: 60,
             strangers_per_minute: 60,
+            unreported_boots: 3,
             stale_unlock: Duration::from_secs(14 * 24 * 3600),
             least_rebuilders: 0,
         }
@@ -126,6 +132,26 @@ pub struct Engine {
     random: SystemRandom,
 }
 
+/// Every endorsement key in the index must be that of the node that it names: a key of a machine that is gone would open the disks of its successor.
+fn check_keys(store: &dyn Store) -> Result<()> {
+    let mut wrong = None;
+    store.look(&mut |transaction| {
+        for (key, name) in transaction.last(Table::EndorsementKeys, usize::MAX)? {
+            let node: Option<Node> = get(transaction, Table::Nodes, &name)?;
+            if node.is_none_or(|node| node.ek.0[..] != key[..]) {
+                wrong = Some((hex::encode(key), String::from_utf8_lossy(&name).into_owned()));
+            }
+        }
+        Ok(())
+    })?;
+    match wrong {
+        None => Ok(()),
+        Some((key, name)) => Err(anyhow!(
+            "the endorsement key sha256:{key} names node {name:?}, whose record has another key; somebody changed the database: restore a backup with `key-broker restore`"
+        )),
+    }
+}
+
 impl Engine {
     /// Opens the database; nothing is released before [`Engine::unseal`].
     ///
@@ -134,6 +160,7 @@ impl Engine {
     pub fn open(database: &Path, cluster_json: &[u8], settings: Settings) -> Result<Self> {
         let cluster = Cluster::read(cluster_json).map_err(|refusal| anyhow!(refusal.found))?;
         let store = Sqlite::open(database).with_context(|| format!("Failed to open {}", database.display()))?;
+        check_keys(&store).with_context(|| format!("cannot use the database {}", database.display()))?;
         let origin = format!("cairn/{}/audit", hex::encode(&cluster.id.0));
         Ok(Self {
             store: Box::new(store),
@@ -187,10 +214,10 @@ impl Engine {
         Signer { origin: &self.origin, key: &open.keys.audit }
     }
 
-    fn random<const N: usize>(&self) -> Result<Zeroizing<[u8; N]>, Refusal> {
+    fn random<const N: usize>(&self) -> Result<Zeroizing<[u8; N]>, Stop> {
         let mut bytes = Zeroizing::new([0; N]);
         let filled = self.random.fill(&mut bytes[..]);
-        filled.map_err(|_| Refusal::new(Own::State, "the kernel gives no random bytes"))?;
+        filled.map_err(|_| Stop::Unavailable("the kernel gives no random bytes".into()))?;
         Ok(bytes)
     }
 
@@ -211,46 +238,108 @@ impl Engine {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A refusal: written into the audit log as often as strangers may, and the same to whoever asks.
+    /// The answer of whatever ended without a release. `node` is the one that proved to be it.
+    fn stopped(&self, node: Option<&str>, stop: &Stop) -> Reply {
+        match (stop, node) {
+            (Stop::Refused(refusal), _) => self.refuse(node, refusal),
+            (Stop::Held(refusal), Some(name)) => self.hold(name, refusal),
+            (Stop::Held(refusal), None) => self.refuse(None, refusal),
+            (Stop::Unavailable(cause), _) => self.unavailable(cause),
+        }
+    }
+
+    /// Nothing was decided: whoever asks may ask again.
+    fn unavailable(&self, cause: &str) -> Reply {
+        eprintln!("key-broker: cannot decide: {cause}");
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry("UNAVAILABLE").or_default() += 1;
+        Reply::unavailable()
+    }
+
+    /// A refusal: written into the audit log, as often as strangers may, and the same to whoever asks. A refusal of a node that cannot be written is none: a decision that ends a boot is in the log.
     fn refuse(&self, node: Option<&str>, refusal: &Refusal) -> Reply {
-        self.count(refusal.code);
-        let Ok(request) = self.random::<16>() else { return Reply::unavailable() };
-        let request = hex::encode(&request[..]);
+        match self.record(node, refusal) {
+            Ok(request) => {
+                self.count(refusal.code);
+                Reply::document(403, &Refused { request, schema: Refused::SCHEMA.into() }, None)
+            }
+            Err(stop) => self.stopped(None, &stop),
+        }
+    }
+
+    /// A hold: written into the audit log when its reason changes, and not each time that the node asks.
+    fn hold(&self, node: &str, refusal: &Refusal) -> Reply {
+        match self.record_hold(node, refusal) {
+            Ok(request) => {
+                self.count(refusal.code);
+                let retry_after = u32::try_from(self.settings.hold.as_secs()).unwrap_or(u32::MAX);
+                let hold = Hold { request, retry_after, schema: Hold::SCHEMA.into() };
+                Reply::document(202, &hold, Some(retry_after))
+            }
+            Err(stop) => self.stopped(None, &stop),
+        }
+    }
+
+    fn leaf(node: &str, request: &str, refusal: &Refusal) -> Leaf {
+        Leaf {
+            number: 0,
+            time: Self::now(),
+            request: request.to_owned(),
+            node: node.to_owned(),
+            code: refusal.code.name().to_owned(),
+            found: refusal.found.clone(),
+        }
+    }
+
+    fn record(&self, node: Option<&str>, refusal: &Refusal) -> Result<String, Stop> {
+        let request = hex::encode(&self.random::<16>()?[..]);
         let may = node.is_some()
             || self.limits.lock().unwrap_or_else(PoisonError::into_inner).stranger_may_be_written(Instant::now());
         if may && let Some(open) = self.keys() {
-            let leaf = Leaf {
-                number: 0,
-                time: Self::now(),
-                request: request.clone(),
-                node: node.unwrap_or_default().to_owned(),
-                code: refusal.code.name().to_owned(),
-                found: refusal.found.clone(),
-            };
-            let written = self
-                .store
-                .transact(&mut |transaction| audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop));
-            if let Err(error) = written {
-                eprintln!("key-broker: a refusal could not be written into the audit log: {error}");
-            }
+            let leaf = Self::leaf(node.unwrap_or_default(), &request, refusal);
+            self.store
+                .transact(&mut |transaction| audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop))?;
         }
-        let refused = Refused { request, schema: Refused::SCHEMA.into() };
-        Reply::document(403, &refused, None)
+        Ok(request)
     }
 
-    fn hold(&self, node: &str, refusal: &Refusal) -> Reply {
-        let reply = self.refuse(Some(node), refusal);
-        let Ok((refused, _)) = message::read::<Refused>(&reply.body) else { return reply };
-        let retry_after = u32::try_from(self.settings.hold.as_secs()).unwrap_or(u32::MAX);
-        let hold = Hold { request: refused.request, retry_after, schema: Hold::SCHEMA.into() };
-        Reply::document(202, &hold, Some(retry_after))
+    fn record_hold(&self, name: &str, refusal: &Refusal) -> Result<String, Stop> {
+        let code = refusal.code.name();
+        let kept = |transaction: &dyn Transaction| -> Result<Option<Node>, StoreError> {
+            get(transaction, Table::Nodes, name.as_bytes())
+        };
+        let is_same = |node: &Node| node.waiting.as_ref().is_some_and(|waiting| waiting.code == code);
+        let mut request = None;
+        self.store.look(&mut |transaction| {
+            request = kept(transaction)?.filter(is_same).and_then(|node| node.waiting).map(|waiting| waiting.request);
+            Ok(())
+        })?;
+        if let Some(request) = request {
+            return Ok(request);
+        }
+        let open = self.keys().ok_or_else(|| Stop::Unavailable("the broker is sealed".into()))?;
+        let request = hex::encode(&self.random::<16>()?[..]);
+        let leaf = Self::leaf(name, &request, refusal);
+        self.store.transact(&mut |transaction| {
+            if let Some(mut node) = kept(transaction)? {
+                node.waiting = Some(Waiting { code: code.to_owned(), request: request.clone() });
+                put(transaction, Table::Nodes, name.as_bytes(), &node)?;
+            }
+            audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop)
+        })?;
+        Ok(request)
     }
 }
 
 impl Reply {
-    /// Nothing can be said now.
+    /// Nothing can be said now. Those who are told so at one time do not come back at one time.
     pub fn unavailable() -> Self {
-        Self { status: 503, body: b"{\"state\":\"unavailable\"}\n".to_vec(), retry_after: Some(5) }
+        const LEAST: u32 = 2;
+        const MORE: u32 = 8;
+        let mut byte = [0];
+        // Without random bytes, the longest pause.
+        let more = SystemRandom::new().fill(&mut byte).map_or(MORE, |()| u32::from(byte[0]) % (MORE + 1));
+        let body = b"{\"state\":\"unavailable\"}\n".to_vec();
+        Self { status: 503, body, retry_after: Some(LEAST + more) }
     }
 
     /// Nothing can be said before the broker is unsealed.
@@ -259,7 +348,7 @@ impl Reply {
     }
 
     fn document<D: Document>(status: u16, document: &D, retry_after: Option<u32>) -> Self {
-        match message::write(document) {
+        match attest::message::write(document) {
             Ok(sent) => Self { status, body: sent.bytes, retry_after },
             Err(_) => Self::unavailable(),
         }

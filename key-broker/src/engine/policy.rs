@@ -13,6 +13,7 @@ use measurements::parse::tcg_log::Log;
 
 use super::Engine;
 use super::hello::sha256;
+use super::outcome::Stop;
 use super::records::{self, Node, Release};
 use crate::code::{Own, Refusal};
 use crate::store::{Error, Table};
@@ -34,11 +35,10 @@ impl Engine {
         quoted: &Quoted,
         log: &Log,
         named: Option<Bytes32>,
-    ) -> Result<Matched, Refusal> {
-        let internal = |error: Error| Refusal::new(Own::State, error.to_string());
-        let (releases, machine) = self.allowed(node).map_err(internal)?;
+    ) -> Result<Matched, Stop> {
+        let (releases, machine) = self.allowed(node)?;
         if releases.is_empty() {
-            return Err(Refusal::new(Own::NoReleaseAllowed, "no release is allowed"));
+            return Err(Refusal::new(Own::NoReleaseAllowed, "no release is allowed").into());
         }
         let is_named = |release: &Release| {
             let digest = release.bundle.as_ref().map(|bundle| Bytes32(sha256(bundle.as_bytes())));
@@ -59,8 +59,8 @@ impl Engine {
             expected.push(composition);
         }
         match (matching.len(), nearest) {
-            (1, _) => matching.pop().ok_or_else(|| Refusal::new(Own::State, "no release")),
-            (0, Some((name, refusal))) => Err(if is_mixed(quoted, &expected) {
+            (1, _) => matching.pop().ok_or_else(|| Stop::Unavailable("no release".into())),
+            (0, Some((name, refusal))) => Err(Stop::Refused(if is_mixed(quoted, &expected) {
                 Refusal::new(Own::NoSingleRelease, format!("{} releases are allowed", expected.len()))
             } else {
                 let refusal = Refusal::from(refusal);
@@ -71,9 +71,9 @@ impl Engine {
                         hex::encode(named.0)
                     );
                 }
-                Refusal { found, ..refusal }
-            }),
-            (count, _) => Err(Refusal::new(Own::NoSingleRelease, format!("{count} releases measure the same"))),
+                Refusal::new(refusal.code, found)
+            })),
+            (count, _) => Err(Refusal::new(Own::NoSingleRelease, format!("{count} releases measure the same")).into()),
         }
     }
 
@@ -88,21 +88,14 @@ impl Engine {
     }
 
     /// What is predicted of a release on a node's machine; kept, because nothing of it changes.
-    fn composition(
-        &self,
-        id: &[u8],
-        release: &Release,
-        node: &Node,
-        machine: &[u8],
-    ) -> Result<Arc<Composition>, Refusal> {
+    fn composition(&self, id: &[u8], release: &Release, node: &Node, machine: &[u8]) -> Result<Arc<Composition>, Stop> {
         let key = (id.to_vec(), node.machine.0);
         let kept =
             |engine: &Self| engine.compositions.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(composition) = kept(self) {
             return Ok(composition);
         }
-        let unusable =
-            |what: &str, error: String| Refusal::new(Own::State, format!("the {what} cannot be used: {error}"));
+        let unusable = |what: &str, error: String| Stop::Unavailable(format!("the {what} cannot be used: {error}"));
         let image = ImageReference::parse(release.reference.as_bytes())
             .and_then(|reference| reference.measured())
             .map_err(|error| unusable("image reference", error.to_string()))?;

@@ -34,11 +34,24 @@ pub struct Node {
     pub ak: Option<Hex>,
     /// Release of its last boot.
     pub release: Option<String>,
-    /// The highest security epoch of a logged release that it has committed.
+    /// The highest security epoch of a logged release for which it was given a share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
     /// When it was last given a share.
     pub seen: Option<String>,
+    /// Why it waits, and the request under which that is in the audit log: asked again for the same reason, it gets the same request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+}
+
+/// Why a node waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waiting {
+    /// The code.
+    pub code: String,
+    /// The request.
+    pub request: String,
 }
 
 /// A release that nodes may run.
@@ -85,6 +98,9 @@ pub struct Disk {
     pub released: Option<Hex>,
     /// Whether that boot has reported.
     pub committed: bool,
+    /// Releases in a row, to unlock it, after which no report came.
+    #[serde(default)]
+    pub unreported: u32,
     /// How it is laid out.
     pub layout: String,
     /// Epoch of the key that wraps its share.
@@ -103,10 +119,19 @@ pub struct Grant {
     pub overwrite: bool,
 }
 
-/// A boot that was given a release.
+/// The last boot of a node that was given a release. A node has one latch, which a later boot replaces: its TPM's counts only grow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latch {
+    /// SHA-256 of the endorsement key's public area.
+    pub ek: Bytes32,
+    /// How often the node's TPM had been reset (Part 2, section 10.11.1).
+    pub reset: u32,
+    /// How often it had been restarted since.
+    pub restart: u32,
+    /// An operator has approved that the counts of a later boot are lower: the TPM was cleared.
+    #[serde(default)]
+    pub superseded: bool,
     /// The session.
     pub session: Hex,
     /// The request.
@@ -136,6 +161,18 @@ pub struct Latch {
     pub deadline: u64,
     /// SHA-256 of its report, and what was acknowledged.
     pub acknowledged: Option<(Bytes32, String)>,
+}
+
+/// Names the boot of a machine: its TPM, and the counts of resets and restarts, which do not depend on the attestation key.
+pub fn boot_of(ek: &Bytes32, reset: u32, restart: u32) -> Vec<u8> {
+    [&ek.0[..], &reset.to_be_bytes(), &restart.to_be_bytes()].concat()
+}
+
+impl Latch {
+    /// The boot, as the disk's record names it.
+    pub fn boot(&self) -> Vec<u8> {
+        boot_of(&self.ek, self.reset, self.restart)
+    }
 }
 
 impl Disk {

@@ -6,6 +6,7 @@ use transparency::statement::measured_boot::{MeasuredBoot, Reference};
 use transparency::verify::{Logged, logged};
 
 use super::Engine;
+use super::outcome::Stop;
 use super::published::{current, judge, rebuilders_of, with_root};
 use super::records::{self, Node, Release};
 use crate::code::{Own, Refusal};
@@ -89,20 +90,19 @@ impl Engine {
         rebuilds: &[String],
         node: &Node,
         purpose: Purpose,
-    ) -> Result<Standing, Refusal> {
+    ) -> Result<Standing, Stop> {
         let (now, least) = (Self::seconds(), self.settings.least_rebuilders);
         let patience = (purpose == Purpose::Unlock).then_some(self.settings.stale_unlock.as_secs());
         let mut found = None;
-        let looked = self.store.look(&mut |open| {
+        self.store.look(&mut |open| {
             found = Some(judged(open, (bundle, rebuilds), patience, least, now)?);
             Ok(())
-        });
-        looked.map_err(|error| Refusal::new(Own::State, error.to_string()))?;
-        let standing = found.ok_or_else(|| Refusal::new(Own::State, "nothing was read"))??;
+        })?;
+        let standing = found.ok_or_else(|| Stop::Unavailable("nothing was read".into()))??;
         if node.epoch.is_some_and(|highest| standing.epoch < highest) {
             let highest = node.epoch.unwrap_or_default();
             let found = format!("the release has epoch {}, node {} has run {highest}", standing.epoch, node.name);
-            return Err(Refusal::new(Own::EpochRollback, found));
+            return Err(Refusal::new(Own::EpochRollback, found).into());
         }
         Ok(standing)
     }

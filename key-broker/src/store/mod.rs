@@ -1,5 +1,6 @@
 //! What a broker keeps, as short transactions over tables of keys and values: every decision reads and writes inside one of them, and nothing is kept elsewhere. A distributed store can implement the same trait.
 
+mod migration;
 mod sqlite;
 
 pub use sqlite::Sqlite;
@@ -21,9 +22,9 @@ pub enum Table {
     DiskIds,
     /// What operators have granted, by node and slot.
     Grants,
-    /// Boots that were given a release, with the stored reply.
+    /// The last boot of each node that was given a release, with the stored reply, by name of the node.
     Latches,
-    /// Sessions that are spent.
+    /// Names of nodes, by the session of their last release.
     Spent,
     /// Leaves of the audit log, by number.
     Audit,

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+use super::migration;
 use super::{Error, Look, Row, Store, Table, Transaction, Work};
 
 /// Version of the tables.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// How long another process may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than there are statements: none is compiled twice.
@@ -44,6 +45,10 @@ impl Sqlite {
                     );
                     transaction.execute(&make, [])?;
                 }
+                transaction.pragma_update(None, "user_version", VERSION)?;
+            }
+            1 => {
+                migration::to_2(&transaction)?;
                 transaction.pragma_update(None, "user_version", VERSION)?;
             }
             found => return Err(Error::Version { found, expected: VERSION }),

@@ -6,6 +6,7 @@ mod crashes;
 mod evidence;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
+mod identity;
 mod measured;
 mod operation;
 mod published;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let transcripts = concat!(env!("CARGO_TARGET_TMPDIR"), "/broker").into();
     let rows = [
         evidence::rows(),
+        identity::rows(),
         measured::rows(),
         sessions::rows(),
         strangers::rows(),

@@ -58,7 +58,7 @@ impl<'a> Scene<'a> {
         self.node.reboot(&self.boot)
     }
 
-    fn enrol(&self, name: &str, node: &Node) -> Result<()> {
+    pub fn enrol(&self, name: &str, node: &Node) -> Result<()> {
         self.broker.enrol(name, &node.tpm.endorsement_key_digest(), &Machine::machine_reference()?)
     }
 

@@ -205,6 +205,10 @@ fn known_key(suite: &Suite, _: &str) -> Result<()> {
     commands.flush(scene.node.tpm.ak.handle)?;
     scene.node.tpm.ak = commands.signing_key(xtask::vm::tpm_commands::SigningKey::Attestation(1))?;
     ensure!(scene.begin(Purpose::Unlock)?.challenge.credential.is_some(), "another key is believed");
+    let (_, response) = scene::ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    ensure!(response.status == 202, "a changed key is answered with {}", response.status);
+    scene.broker.must_refuse(&response, "AK_CHANGED")?;
+    scene.broker.admin(&["node", "approve", "one"])?;
     scene.must_still_unlock()
 }
 

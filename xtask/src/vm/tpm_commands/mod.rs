@@ -14,6 +14,7 @@ pub use keys::{SigningKey, endorsement_area, signing_area};
 use wire::{Authorisation, Command, Response};
 
 const RH_NULL: Handle = Handle(0x4000_0007);
+const RH_LOCKOUT: Handle = Handle(0x4000_000a);
 const RH_ENDORSEMENT: Handle = Handle(0x4000_000b);
 const ALG_SHA256: u16 = 0x0b;
 /// TPM_SE_POLICY.
@@ -123,6 +124,11 @@ impl<C: Read + Write> TpmCommands<C> {
     /// TPM2_Shutdown(TPM_SU_CLEAR).
     pub fn shutdown(&mut self) -> Result<(), TpmError> {
         self.execute(Command::new("TPM2_Shutdown", 0x145).u16(0)).map(drop)
+    }
+
+    /// TPM2_Clear by the lockout hierarchy, whose password is empty: the owner's keys and the counts of resets go, the endorsement key stays.
+    pub fn clear(&mut self) -> Result<(), TpmError> {
+        self.execute(Command::new("TPM2_Clear", 0x126).authorised(RH_LOCKOUT, Authorisation::Password)).map(drop)
     }
 
     /// The endorsement key, made anew from its template: each time the same.

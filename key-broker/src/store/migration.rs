@@ -1,0 +1,159 @@
+//! From version 1 of the database to version 2, in the transaction that opens it: all of it happens, or nothing.
+//!
+//! Version 1 kept a latch and a session for each boot, for ever, and an endorsement key went on naming a node that had been enrolled with another one. Version 2 keeps the last boot of each node.
+
+use std::collections::BTreeMap;
+
+use ring::digest::{SHA256, digest};
+use rusqlite::{Transaction, params};
+use serde_json::{Map, Value};
+
+use super::Error;
+
+/// Bytes of the counts at the end of a boot's name: resets and restarts, big-endian.
+const COUNTS: usize = 8;
+
+/// Changes the tables.
+pub(super) fn to_2(transaction: &Transaction) -> Result<(), Error> {
+    let keys = endorsement_keys(transaction)?;
+    let latches = latches(transaction, &keys)?;
+    transaction.execute_batch("DELETE FROM latches; DELETE FROM spent;")?;
+    for (node, latch) in &latches {
+        let session = latch.get("session").and_then(Value::as_str).and_then(|text| hex::decode(text).ok());
+        let session = session.ok_or(Error::Damaged("latch"))?;
+        let value = serde_json::to_vec(latch).map_err(|error| Error::Work(error.to_string()))?;
+        transaction.execute("INSERT INTO latches (key, value) VALUES (?1, ?2)", params![node.as_bytes(), value])?;
+        transaction.execute("INSERT INTO spent (key, value) VALUES (?1, ?2)", params![session, node.as_bytes()])?;
+    }
+    Ok(())
+}
+
+/// A record of a table.
+type Record = Map<String, Value>;
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn rows(transaction: &Transaction, table: &str) -> Result<Rows, Error> {
+    let mut statement = transaction.prepare(&format!("SELECT key, value FROM {table} ORDER BY key"))?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn document(bytes: &[u8], what: &'static str) -> Result<Record, Error> {
+    serde_json::from_slice(bytes).map_err(|_| Error::Damaged(what))
+}
+
+/// The keys of a node's TPM.
+struct Keys {
+    endorsement: String,
+    /// Name of its attestation key, which version 1 named boots by.
+    attestation: Vec<u8>,
+}
+
+/// Keys by names of nodes. An endorsement key whose node has another one by now is taken out of the index.
+fn endorsement_keys(transaction: &Transaction) -> Result<BTreeMap<String, Keys>, Error> {
+    /// TPM_ALG_SHA256, with which a name begins (TCG TPM 2.0 Library, Part 1, section 16).
+    const ALG_SHA256: [u8; 2] = [0, 0x0b];
+    let mut keys = BTreeMap::new();
+    for (name, node) in rows(transaction, "nodes")? {
+        let node = document(&node, "node")?;
+        let text = |field: &str| node.get(field).and_then(Value::as_str).map(str::to_owned);
+        let area = text("ak").and_then(|area| hex::decode(area).ok());
+        let attestation =
+            area.map_or_else(Vec::new, |area| [&ALG_SHA256[..], digest(&SHA256, &area).as_ref()].concat());
+        let endorsement = text("ek").ok_or(Error::Damaged("node"))?;
+        keys.insert(String::from_utf8_lossy(&name).into_owned(), Keys { endorsement, attestation });
+    }
+    for (key, name) in rows(transaction, "endorsement_keys")? {
+        let name = String::from_utf8_lossy(&name).into_owned();
+        if keys.get(&name).is_none_or(|keys| keys.endorsement != hex::encode(&key)) {
+            eprintln!("key-broker: the endorsement key sha256:{} no longer names node {name}", hex::encode(&key));
+            transaction.execute("DELETE FROM endorsement_keys WHERE key = ?1", params![key])?;
+        }
+    }
+    Ok(keys)
+}
+
+/// The last latch of each node's TPM, in the form of version 2.
+fn latches(transaction: &Transaction, keys: &BTreeMap<String, Keys>) -> Result<Vec<(String, Record)>, Error> {
+    let mut last: BTreeMap<String, ((u32, u32), Record)> = BTreeMap::new();
+    for (boot, latch) in rows(transaction, "latches")? {
+        let mut latch = document(&latch, "latch")?;
+        let node = latch.get("node").and_then(Value::as_str).ok_or(Error::Damaged("latch"))?.to_owned();
+        let (key, counts) = boot.split_last_chunk::<COUNTS>().ok_or(Error::Damaged("latch"))?;
+        let [r0, r1, r2, r3, s0, s1, s2, s3] = *counts;
+        let (reset, restart) = (u32::from_be_bytes([r0, r1, r2, r3]), u32::from_be_bytes([s0, s1, s2, s3]));
+        // A boot of another TPM that had this name before is compared with nothing.
+        let Some(keys) = keys.get(&node).filter(|keys| keys.attestation == key) else { continue };
+        latch.insert("ek".into(), keys.endorsement.clone().into());
+        latch.insert("reset".into(), reset.into());
+        latch.insert("restart".into(), restart.into());
+        if last.get(&node).is_none_or(|kept| kept.0 < (reset, restart)) {
+            last.insert(node, ((reset, restart), latch));
+        }
+    }
+    Ok(last.into_iter().map(|(node, (_, latch))| (node, latch)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rusqlite::Connection;
+    use serde_json::json;
+
+    use crate::store::{Sqlite, Store as _, Table};
+
+    /// A database as version 1 left it: node `one` was enrolled with another TPM before, and each TPM was booted twice.
+    fn version_1(path: &Path) {
+        let connection = Connection::open(path).unwrap();
+        for table in Table::ALL {
+            let make = format!(
+                "CREATE TABLE {} (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
+                table.name()
+            );
+            connection.execute(&make, []).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        let put = |table: &str, key: &[u8], value: &[u8]| {
+            let text = format!("INSERT INTO {table} (key, value) VALUES (?1, ?2)");
+            connection.execute(&text, rusqlite::params![key, value]).unwrap();
+        };
+        put("nodes", b"one", json!({"ak": "0102", "ek": hex::encode([2; 32])}).to_string().as_bytes());
+        put("endorsement_keys", &[1; 32], b"one");
+        put("endorsement_keys", &[2; 32], b"one");
+        let name = |area: &[u8]| [&[0, 0x0b][..], ring::digest::digest(&ring::digest::SHA256, area).as_ref()].concat();
+        for (area, session, reset) in [([9, 9], 1_u8, 90_u32), ([9, 9], 2, 91), ([1, 2], 3, 7), ([1, 2], 4, 8)] {
+            let boot = [name(&area), reset.to_be_bytes().to_vec(), vec![0; 4]].concat();
+            let latch = json!({"node": "one", "session": hex::encode([session; 16])}).to_string();
+            put("latches", &boot, latch.as_bytes());
+            put("spent", &[session; 16], &boot);
+        }
+    }
+
+    #[test]
+    fn database_of_version_1_keeps_the_last_boot_and_the_key_of_each_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("database");
+        version_1(&path);
+        for _ in 0..2 {
+            let store = Sqlite::open(&path).unwrap();
+            store
+                .look(&mut |open| {
+                    assert_eq!(
+                        open.get(Table::EndorsementKeys, &[1; 32])?,
+                        None,
+                        "the key of the machine that is gone"
+                    );
+                    assert_eq!(open.get(Table::EndorsementKeys, &[2; 32])?, Some(b"one".to_vec()));
+                    assert_eq!((open.count(Table::Latches)?, open.count(Table::Spent)?), (1, 1));
+                    assert_eq!(open.get(Table::Spent, &[4; 16])?, Some(b"one".to_vec()));
+                    let latch = open.get(Table::Latches, b"one")?.unwrap();
+                    let latch: serde_json::Value = serde_json::from_slice(&latch).unwrap();
+                    assert_eq!((&latch["reset"], &latch["restart"]), (&json!(8), &json!(0)));
+                    assert_eq!(latch["ek"], hex::encode([2; 32]));
+                    Ok(())
+                })
+                .unwrap();
+        }
+    }
+}

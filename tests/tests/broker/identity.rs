@@ -1,0 +1,139 @@
+//! Which machine a node is, and which boot: names that change hands, keys that change, TPMs that are cleared, boots that never report.
+
+use anyhow::{Result, ensure};
+use attest::message::Purpose;
+use cairn_tests::attester::hpke_key;
+use cairn_tests::suite::Suite;
+use xtask::vm::tpm_commands::SigningKey;
+
+use crate::Row;
+use crate::scene::{Scene, ask, provision, release};
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("retired_machine_gets_nothing_of_its_successor", successor),
+        Row::new("second_attestation_key_of_one_boot_gets_no_second_share", second_key),
+        Row::new("cleared_tpm_is_held_until_approval", cleared),
+        Row::new("boots_that_never_report_are_held", unreported),
+        Row::new("held_node_adds_one_row_to_the_audit_log", held_once),
+        Row::new("database_that_gives_a_key_to_another_node_is_refused", changed_index),
+    ]
+}
+
+/// A name is retired and given to a new machine; the old one boots with a copy of the new one's disk.
+fn successor(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    scene.broker.admin(&["node", "retire", "one"])?;
+    let mut new = scene.stranger()?;
+    scene.enrol("one", &new)?;
+    scene.broker.admin(&["disk", "grant", "one", "--overwrite"])?;
+    provision(&scene.broker, &mut new)?;
+    scene.node.disk = new.disk.clone();
+    for purpose in [Purpose::Unlock, Purpose::Provision] {
+        let (_, response) = ask(&scene.broker, &mut scene.node, purpose)?;
+        scene.broker.must_refuse(&response, "EK_UNTRUSTED")?;
+    }
+    new.reboot(&scene.boot)?;
+    release(&scene.broker, &mut new, Purpose::Unlock).map(drop)
+}
+
+/// A TPM has as many attestation keys as it is asked for; the boot is the machine's.
+fn second_key(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    scene.must_still_unlock()?;
+    let commands = &mut scene.node.tpm.tpm.commands;
+    commands.flush(scene.node.tpm.ak.handle)?;
+    scene.node.tpm.ak = commands.signing_key(SigningKey::Attestation(1))?;
+    scene.node.hpke = hpke_key()?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    ensure!(response.status == 202, "another key of a node is answered with {}", response.status);
+    scene.broker.must_refuse(&response, "AK_CHANGED")?;
+    // Also where the operator approves the key, the boot has had its share.
+    scene.broker.admin(&["node", "approve", "one"])?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    scene.broker.must_refuse(&response, "BOOT_LATCHED")?;
+    scene.reboot()?;
+    let commands = &mut scene.node.tpm.tpm.commands;
+    commands.flush(scene.node.tpm.ak.handle)?;
+    scene.node.tpm.ak = commands.signing_key(SigningKey::Attestation(1))?;
+    scene.must_still_unlock()
+}
+
+/// TPM2_Clear takes the counts back to zero: boots of today have the names of earlier ones.
+fn cleared(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    for _ in 0..3 {
+        let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+        crate::scene::commit(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
+        scene.reboot()?;
+    }
+    scene.must_still_unlock()?;
+    scene.node.tpm.tpm.commands.clear()?;
+    scene.reboot()?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    ensure!(response.status == 202, "a cleared TPM is answered with {}", response.status);
+    scene.broker.must_refuse(&response, "TPM_CLEARED")?;
+    scene.broker.admin(&["node", "approve", "one"])?;
+    scene.must_still_unlock()?;
+    scene.reboot()?;
+    scene.must_still_unlock()
+}
+
+/// Whoever drops the reports would keep the generation where it is, for ever.
+fn unreported(suite: &Suite, _: &str) -> Result<()> {
+    const ALLOWED: usize = 3;
+    let mut scene = Scene::known(suite)?;
+    for _ in 0..ALLOWED {
+        scene.must_still_unlock()?;
+        scene.reboot()?;
+    }
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    ensure!(response.status == 202, "a node that never reports is answered with {}", response.status);
+    scene.broker.must_refuse(&response, "COMMIT_MISSING")?;
+    scene.broker.admin(&["node", "approve", "one"])?;
+    // With a report after each, there is no end.
+    for _ in 0..=ALLOWED {
+        let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+        crate::scene::commit(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
+        scene.reboot()?;
+    }
+    scene.must_still_unlock()
+}
+
+fn held_once(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    let ek = scene.node.tpm.endorsement_key_digest();
+    let machine = cairn_tests::node::Node::machine_reference()?.display().to_string();
+    scene.broker.admin(&["node", "enrol", "one", "--ek", &ek, "--machine", &machine, "--hold"])?;
+    let leaves = |scene: &Scene| -> Result<u64> {
+        Ok(scene.broker.admin(&["audit", "verify"])?["leaves"].as_u64().unwrap_or_default())
+    };
+    let before = leaves(&scene)?;
+    let mut bodies = Vec::new();
+    for _ in 0..4 {
+        let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
+        scene.broker.must_refuse(&response, "NODE_HELD")?;
+        bodies.push(response.body);
+    }
+    ensure!(leaves(&scene)? == before + 1, "each question of a held node is a row");
+    ensure!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "the request changes while the reason does not");
+    scene.broker.admin(&["node", "approve", "one"])?;
+    scene.must_still_release().map(drop)
+}
+
+/// Rows that no command writes: the index names a node that has another key.
+fn changed_index(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    let stranger = scene.stranger()?;
+    scene.broker.kill();
+    let database = rusqlite::Connection::open(scene.broker.file("database"))?;
+    let key = hex::decode(stranger.tpm.endorsement_key_digest())?;
+    database.execute("INSERT INTO endorsement_keys (key, value) VALUES (?1, ?2)", rusqlite::params![key, b"one"])?;
+    ensure!(scene.broker.run().is_err(), "the broker runs on an index that somebody changed");
+    let words = String::from_utf8_lossy(&scene.broker.printed()?).into_owned();
+    ensure!(words.contains("names node \"one\""), "the broker says {words}");
+    database.execute("DELETE FROM endorsement_keys WHERE key = ?1", rusqlite::params![key])?;
+    drop(database);
+    scene.broker.run()?;
+    scene.must_still_release().map(drop)
+}
