@@ -112,7 +112,7 @@ fn messages_are_read() {
     let answer: Answer = message("runtime/answer");
     let node = AkTrust::NodeCertificate("node-1".into());
     assert_eq!(by_certificate(&answer, &known::cluster()), Ok(node));
-    let response = connection::http::parse(&read("http_response/answer")).unwrap().unwrap();
+    let response = connection::http::parse(&read("http_response/answer"), connection::LARGEST).unwrap().unwrap();
     assert_eq!((response.status, response.retry_after), (503, Some(7)));
 }
 
