@@ -52,6 +52,9 @@ pub struct VerifyNodeArgs {
     /// Certificates, PEM, of who issues certificates of endorsement keys: of the maker of the TPM, or of the cloud
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "ek")]
     ek_authority: Vec<PathBuf>,
+    /// Name of the node that is meant; with the certificate of a broker any node of the cluster would do
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["ek", "ek_authority"])]
+    node: Option<String>,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -70,6 +73,7 @@ pub fn run(args: &VerifyNodeArgs) -> Result<(String, ExitCode)> {
     let known = Known {
         keys: args.ek.iter().map(|text| digest_of(text)).collect::<Result<_>>()?,
         authorities: authorities(&args.ek_authority)?,
+        node: args.node.clone(),
     };
 
     let mut node = Node { connection: Connection::open(args.address, PATIENCE)? };
@@ -91,6 +95,8 @@ struct Known {
     keys: Vec<[u8; 32]>,
     /// Certificates of authorities.
     authorities: Vec<Vec<u8>>,
+    /// The node that is meant.
+    node: Option<String>,
 }
 
 struct Node {
@@ -113,7 +119,7 @@ impl Node {
     /// Who vouches for the attestation key. The outer error is that nobody could be asked.
     fn vouched(&mut self, answer: &Answer, known: &Known, cluster: &Cluster) -> Result<Result<AkTrust, Refusal>> {
         if known.keys.is_empty() && known.authorities.is_empty() {
-            return Ok(runtime::by_certificate(answer, cluster));
+            return Ok(runtime::by_certificate(answer, cluster, known.node.as_deref(), now()));
         }
         let made = EndorsementKey::parse(&answer.ek.0).and_then(|ek| {
             let key = AttestationKey::parse(&answer.ak.0)?;
@@ -154,10 +160,14 @@ fn trusted(answer: &Answer, key: &EndorsementKey, known: &Known) -> Result<AkTru
     let Some(certificate) = &answer.ek_certificate else {
         return refuse(format!("the node's TPM has no certificate of its endorsement key sha256:{digest}"));
     };
-    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-    let now = now.map_or(0, |time| time.as_secs());
-    let authority = certified(&certificate.0, &known.authorities, key, now)?;
+    let authority = certified(&certificate.0, &known.authorities, key, now())?;
     Ok(AkTrust::EndorsementCertificate(digest, hex::encode(authority)))
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    now.map_or(0, |time| time.as_secs())
 }
 
 /// The certificates in these files.
@@ -181,7 +191,9 @@ fn said(verdict: &Verdict, json: bool) -> String {
         AkTrust::EndorsementCertificate(digest, authority) => {
             format!("its TPM has the endorsement key sha256:{digest}, certified by the authority sha256:{authority}")
         }
-        AkTrust::NodeCertificate(name) => format!("a broker of the cluster certified it as the node {name}"),
+        AkTrust::NodeCertificate(certificate) => {
+            format!("a broker of the cluster certified it as the node {}", certificate.node)
+        }
     };
     if json {
         let checked: serde_json::Map<_, _> = verdict
@@ -234,14 +246,11 @@ mod tests {
     #[test]
     fn a_verdict_says_what_was_checked() {
         let verdict = Verdict {
-            key: AkTrust::NodeCertificate("web-1".into()),
+            key: AkTrust::EndorsementKey("07".into()),
             checked: vec![Checked { what: "cap", found: "closed".into() }],
         };
         let text = said(&verdict, false);
-        assert_eq!(
-            text,
-            "VERIFIED\nkey            a broker of the cluster certified it as the node web-1\ncap            closed\n"
-        );
+        assert_eq!(text, "VERIFIED\nkey            its TPM has the endorsement key sha256:07\ncap            closed\n");
         let value: serde_json::Value = serde_json::from_str(&said(&verdict, true)).unwrap();
         assert_eq!(value["checked"]["cap"], "closed");
         let refusal = Refusal::new(Code::AkUnverified, "nobody");

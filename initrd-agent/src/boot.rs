@@ -9,10 +9,11 @@ use crate::boot_document::BootDocument;
 use crate::configuration::Configuration;
 use crate::discovery;
 use crate::failure::Failure;
+use crate::inventory::Places;
 use crate::measurement::{Measurement, measure};
 use crate::tpm::Tpm;
 use crate::uevents::Uevents;
-use crate::{api_filesystems, configuration, console, handover, membership, modules, process_one, verity};
+use crate::{api_filesystems, configuration, console, gaps, handover, membership, modules, process_one, verity};
 
 /// Runs the boot. On success this process has become systemd, so there is nothing to return.
 ///
@@ -34,6 +35,8 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
 
     console::state("partitions");
     let found = discovery::wait_for_root(&document, &mut uevents)?;
+    let image_disks = [&found.data, &found.hash].map(|partition| partition.disk.clone());
+    gaps::check(&Places::default(), &image_disks)?;
     let configuration = configuration::decide(&found.configuration)?;
     if let Configuration::Cluster { file, .. } = &configuration {
         measure(&mut tpm, &Measurement::configuration(file.clone()))?;
@@ -51,7 +54,6 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
             handover::mount_volatile_var()?;
         }
         Configuration::Cluster { file, hints } => {
-            let image_disks = [&found.data, &found.hash].map(|partition| partition.disk.clone());
             membership::join(&mut tpm, &document, &file, hints.as_deref(), &image_disks, started)?;
         }
     }

@@ -82,6 +82,9 @@ codes! {
     ConfigurationUnsupported, "CONFIGURATION_UNSUPPORTED",
         "There are two configurations, or what the configuration partition holds is no line",
         "detach other disks with a configuration, and write the image's with `cargo xtask configure`";
+    ImageDiskAltered, "IMAGE_DISK_ALTERED",
+        "The disk of the image holds something outside of its partitions",
+        "write the image to the disk again";
     ConfigurationInvalid, "CONFIGURATION_INVALID",
         "The cluster.json of the configuration partition is not one that this version understands",
         "write the image's configuration anew with `cargo xtask configure` of this version";

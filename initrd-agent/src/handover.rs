@@ -25,7 +25,13 @@ const VAR: &str = "/sysroot/var";
 const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 const SYSTEMD: &CStr = c"/usr/lib/systemd/systemd";
 /// What the kernel would have given it, and a path.
-const ENVIRONMENT: [&CStr; 3] = [c"HOME=/", c"TERM=linux", c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"];
+const ENVIRONMENT: [&CStr; 4] = [
+    c"HOME=/",
+    c"TERM=linux",
+    c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
+    // For the condition of the units that measure phases: it reads a variable of the firmware, which the kernel does not pass on.
+    c"SYSTEMD_FORCE_MEASURE=1",
+];
 const NO_TYPE: Option<&str> = None;
 
 /// Mounts the verified root, read-only.

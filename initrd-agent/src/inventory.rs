@@ -120,12 +120,24 @@ pub fn is_disk(places: &Places, name: &str) -> bool {
         && number(&class, "size").is_some_and(|sectors| sectors > 0)
 }
 
-fn entries(places: &Places, disk: &str) -> Result<Vec<Entry>, GptError> {
+/// The used entries of a disk's partition table.
+///
+/// # Errors
+/// [`GptError`].
+pub fn entries(places: &Places, disk: &str) -> Result<Vec<Entry>, GptError> {
+    gpt::entries(&File::open(node(places, disk))?, block_size(places, disk)?)
+}
+
+/// Bytes of a disk's logical block.
+///
+/// # Errors
+/// [`GptError::Invalid`] where it is not a power of two from 512 to 65536.
+pub fn block_size(places: &Places, disk: &str) -> Result<u64, GptError> {
     let block = number(&places.classes.join(disk), "queue/logical_block_size").unwrap_or(SECTOR);
     if !block.is_power_of_two() || !(SECTOR..=65536).contains(&block) {
         return Err(GptError::Invalid("logical blocks of an unknown size"));
     }
-    gpt::entries(&File::open(node(places, disk))?, block)
+    Ok(block)
 }
 
 fn candidate(places: &Places, disk: &str, names: &[String], entry: &Entry) -> Candidate {

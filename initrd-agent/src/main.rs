@@ -25,6 +25,7 @@ mod configuration;
 mod console;
 mod discovery;
 mod failure;
+mod gaps;
 mod gpt;
 mod handover;
 mod inventory;

@@ -75,8 +75,8 @@ pub fn join(
         Purpose::Provision => (CommitResult::Formatted { header, volume }, true),
         Purpose::Unlock => (CommitResult::Opened { header, volume }, false),
     };
-    if node.commit(&released, &result, opened.generation, &stages, must)?.is_some() {
-        opened.acknowledged()?;
+    if let Some(acknowledged) = node.commit(&released, &result, opened.generation, &stages, must)? {
+        opened.acknowledged(acknowledged.ack.disk.as_deref(), &acknowledged.broker)?;
     }
     console::line(&format!("state disk is open, generation {}", opened.generation));
     node.close();

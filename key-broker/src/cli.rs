@@ -16,7 +16,7 @@ use crate::engine::AdminCommand;
 use crate::init::{self, Plan};
 use crate::passphrase::{PassphraseArgs, passphrase};
 use crate::store::{Sqlite, Store as _};
-use crate::{serve, socket, table};
+use crate::{harden, serve, socket, table};
 
 /// Release the keys of disks to nodes that have shown what they run
 #[derive(Parser)]
@@ -239,6 +239,8 @@ struct RestoreArgs {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    // Whatever a command writes is the owner's alone.
+    harden::files();
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -178,14 +178,14 @@ impl Code {
 pub struct Refusal {
     /// The code.
     pub code: Code,
-    /// What was found, for the operator. It holds no secret.
+    /// What was found, for the operator: printable and bounded. It holds no secret.
     pub found: String,
 }
 
 impl Refusal {
     /// A refusal.
     pub fn new(code: impl Into<Code>, found: impl Into<String>) -> Self {
-        Self { code: code.into(), found: found.into() }
+        Self { code: code.into(), found: attest::text::printable(&found.into()) }
     }
 }
 

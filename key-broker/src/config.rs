@@ -37,11 +37,13 @@ pub struct Policy {
     pub least_rebuilders: u64,
     /// How many boots in a row may unlock a disk without a report; the next one is held (`COMMIT_MISSING`).
     pub unreported_boots: u32,
+    /// Days that a node's certificate is good: `cairn verify-node` refuses it afterwards, until the node is restarted.
+    pub certificate_days: u32,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { least_rebuilders: 0, unreported_boots: 3 }
+        Self { least_rebuilders: 0, unreported_boots: 3, certificate_days: 90 }
     }
 }
 
@@ -51,9 +53,13 @@ impl Default for Policy {
 pub struct Limits {
     /// Connections at a time.
     pub connections: usize,
+    /// Connections of one address (IPv6: one /64) at a time.
+    pub connections_per_address: usize,
+    /// Seconds for the handshake of TLS.
+    pub handshake_seconds: u64,
     /// Requests that wait for a processor at a time; the next is told to come again.
     pub queue: usize,
-    /// Seconds for the handshake, for a head, for a body.
+    /// Seconds for a head, for a body.
     pub patience_seconds: u64,
     /// Seconds for a whole connection.
     pub connection_seconds: u64,
@@ -77,6 +83,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 2048,
+            connections_per_address: 256,
+            handshake_seconds: 5,
             queue: 256,
             patience_seconds: 20,
             connection_seconds: 120,
@@ -122,6 +130,7 @@ impl Config {
             stale_unlock: Duration::from_secs(u64::from(stale_unlock_days) * 24 * 3600),
             least_rebuilders: self.policy.least_rebuilders,
             unreported_boots: self.policy.unreported_boots,
+            certificate: Duration::from_secs(u64::from(self.policy.certificate_days) * 24 * 3600),
         }
     }
 
@@ -131,11 +140,11 @@ impl Config {
             "# Where nodes reach the broker: IP:PORT. With port 0 any free one, which is printed.\nlisten = \"{listen}\"\n\n\
              # Where /health and /metrics are served by plain HTTP, on loopback alone.\n# metrics = \"127.0.0.1:9464\"\n\n\
              # Limits and policy; these are the values that hold without these sections. least_rebuilders says how many rebuilders\n\
-             # of the trust root must have got the same image from the same sources before a release is allowed.\n# [limits]\n# connections = 2048\n# queue = 256\n\
+             # of the trust root must have got the same image from the same sources before a release is allowed.\n# [limits]\n# connections = 2048\n# connections_per_address = 256\n# handshake_seconds = 5\n# queue = 256\n\
              # patience_seconds = 20\n# connection_seconds = 120\n# challenge_seconds = 60\n# commit_seconds = 600\n\
              # hold_seconds = 5\n# requests_per_minute = 1200\n# hellos_per_minute = 60\n# strangers_per_minute = 60\n\
              # stale_unlock_days = 14\n\
-             # [policy]\n# least_rebuilders = 0\n# unreported_boots = 3\n"
+             # [policy]\n# least_rebuilders = 0\n# unreported_boots = 3\n# certificate_days = 90\n"
         )
     }
 }

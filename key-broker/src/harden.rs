@@ -9,9 +9,13 @@ use nix::unistd::geteuid;
 /// What the process may need, opening its keys above all. With less, locking would succeed now and be missed by an allocation later.
 const NEEDED: u64 = 512 << 20;
 
-/// Does it; what the system does not allow is said.
-pub fn process() {
+/// No file that this process makes is readable by others: databases, their copies, keys, folders.
+pub fn files() {
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
+}
+
+/// Does the rest; what the system does not allow is said.
+pub fn process() {
     if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0).and_then(|()| set_dumpable(false)) {
         eprintln!("key-broker: core dumps cannot be switched off: {error}");
     }

@@ -1,5 +1,6 @@
 //! The server that nodes talk to: TLS 1.3 over connections that are ours, HTTP/1.1 inside. Everything a stranger can take is bounded: connections, time, bytes, requests of an address, work that waits for a processor.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,11 +23,13 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{Config, Limits};
-use crate::engine::{Conversation, Engine, Reply};
+use crate::engine::{Conversation, Engine, Reply, network};
 
 /// Largest bodies: without logs, and with them.
 const SMALL: usize = 16 << 10;
 const LARGE: usize = 1 << 20;
+/// KiB of bodies that are read at a time, of all connections together.
+const BODIES_KIB: usize = 64 << 10;
 /// How often addresses are forgotten that have not asked for a while: to find them takes longer the more there are.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long running requests have after a signal.
@@ -41,6 +44,8 @@ struct Shared {
     /// Work that runs or waits.
     queue: Semaphore,
     addresses: DefaultKeyedRateLimiter<IpAddr>,
+    /// KiB of bodies that are being read, or wait.
+    bodies: Semaphore,
 }
 
 /// A connection's own state.
@@ -83,9 +88,11 @@ pub async fn serve(
         processors: Semaphore::new(2 * cores),
         queue: Semaphore::new(limits.queue),
         addresses: RateLimiter::keyed(quota),
+        bodies: Semaphore::new(BODIES_KIB),
         limits,
     });
     let acceptor = TlsAcceptor::from(tls);
+    let places = Places::new(shared.limits.connections_per_address);
     let mut swept = Instant::now();
     loop {
         let accepted = tokio::select! {
@@ -101,19 +108,61 @@ pub async fn serve(
             shared.addresses.retain_recent();
             swept = Instant::now();
         }
-        // Too many: whoever comes is turned away at once, and may come again.
+        // Too many, in all or of this network: whoever comes is turned away at once, and may come again.
+        let Some(place) = places.take(network(address.ip())) else { continue };
         let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
         let (shared, acceptor, stop) = (shared.clone(), acceptor.clone(), stop.clone());
         tokio::spawn(async move {
             let whole = Duration::from_secs(shared.limits.connection_seconds);
             // Whoever it was has gone, or does not speak as we do: there is nobody to tell.
             let _ = timeout(whole, converse(shared, acceptor, socket, address, stop)).await;
-            drop(permit);
+            drop((permit, place));
         });
     }
     // All permits are back when all connections have ended.
     let _ = timeout(GRACE, connections.acquire_many(most)).await;
     Ok(())
+}
+
+/// How many connections each network has.
+#[derive(Clone)]
+struct Places {
+    most: usize,
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// A connection's place; it is free again when dropped.
+struct Place {
+    places: Places,
+    network: IpAddr,
+}
+
+impl Places {
+    fn new(most: usize) -> Self {
+        Self { most, taken: Arc::default() }
+    }
+
+    fn take(&self, network: IpAddr) -> Option<Place> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(network).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Place { places: self.clone(), network })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.network);
+            }
+        }
+    }
 }
 
 async fn converse(
@@ -125,7 +174,9 @@ async fn converse(
 ) -> Result<()> {
     let patience = Duration::from_secs(shared.limits.patience_seconds);
     socket.set_nodelay(true)?;
-    let stream = timeout(patience, acceptor.accept(socket)).await??;
+    // A handshake is two messages: whoever has not sent his by then has nothing to send.
+    let handshake = Duration::from_secs(shared.limits.handshake_seconds);
+    let stream = timeout(handshake, acceptor.accept(socket)).await??;
     let exporter = stream.get_ref().1.export_keying_material([0; 32], EXPORTER, None)?;
     let peer = Arc::new(Peer { address: address.ip(), exporter, conversation: Mutex::new(None) });
     let service = service_fn(move |request| {
@@ -149,7 +200,7 @@ async fn converse(
 }
 
 async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    if shared.addresses.check_key(&peer.address).is_err() {
+    if shared.addresses.check_key(&network(peer.address)).is_err() {
         return answer(Reply { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: Some(5) });
     }
     let path = request.uri().path().to_owned();
@@ -162,7 +213,17 @@ async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incomi
         (&Method::POST, "/krp/1/hello" | "/krp/1/commit" | "/krp/1/resume") => {
             work(shared, peer, request, path, SMALL).await
         }
-        (&Method::POST, "/krp/1/evidence") => work(shared, peer, request, path, LARGE).await,
+        (&Method::POST, "/krp/1/evidence") => {
+            // A large body is read only after a hello on the same connection.
+            let has_said_hello = peer.conversation.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            if has_said_hello {
+                work(shared, peer, request, path, LARGE).await
+            } else {
+                let engine = shared.engine.clone();
+                let refused = tokio::task::spawn_blocking(move || engine.no_session());
+                answer(refused.await.unwrap_or_else(|_| Reply::unavailable()))
+            }
+        }
         _ => answer(Reply { status: 404, body: vec![], retry_after: None }),
     }
 }
@@ -177,6 +238,8 @@ async fn work(
 ) -> Response<Full<Bytes>> {
     let status = |status: u16| answer(Reply { status, body: vec![], retry_after: None });
     let patience = Duration::from_secs(shared.limits.patience_seconds);
+    let room = shared.bodies.try_acquire_many((most >> 10) as u32);
+    let Ok(_room) = room else { return answer(Reply::unavailable()) };
     let body = match timeout(patience, Limited::new(request.into_body(), most).collect()).await {
         Err(_) => return status(408),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return status(413),
@@ -190,7 +253,7 @@ async fn work(
         let now = Instant::now();
         let mut conversation = peer.conversation.lock().unwrap_or_else(PoisonError::into_inner);
         match path.as_str() {
-            "/krp/1/hello" => engine.hello(&mut conversation, peer.exporter, now, &body),
+            "/krp/1/hello" => engine.hello(&mut conversation, (peer.address, peer.exporter), now, &body),
             "/krp/1/evidence" => engine.evidence(&mut conversation, now, &body),
             "/krp/1/commit" => engine.commit(&body, now),
             _ => engine.resume(&body),
@@ -249,6 +312,8 @@ pub async fn serve_metrics(listener: TcpListener, engine: Arc<Engine>, mut stop:
 fn metrics(engine: &Engine) -> Response<Full<Bytes>> {
     let mut text = String::from("# TYPE cairn_broker_sealed gauge\n");
     text += &format!("cairn_broker_sealed {}\n", u8::from(engine.is_sealed()));
+    text += "# TYPE cairn_broker_clock_behind_seconds gauge\n# UNIT cairn_broker_clock_behind_seconds seconds\n";
+    text += &format!("cairn_broker_clock_behind_seconds {}\n", engine.clock_behind());
     text += "# TYPE cairn_broker_decisions counter\n";
     for (code, count) in engine.counts() {
         text += &format!("cairn_broker_decisions_total{{code=\"{code}\"}} {count}\n");

@@ -2,13 +2,22 @@
 
 use serde_json::Value;
 
+/// Wider columns are not filled up: one long value would push all others off the screen.
+const MAX_WIDTH: usize = 80;
+
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.chars().map(escaped).collect(),
         Value::Array(values) if values.is_empty() => "-".into(),
-        other => other.to_string(),
+        other => other.to_string().chars().map(escaped).collect(),
     }
+}
+
+/// What a terminal would obey is shown instead.
+fn escaped(character: char) -> String {
+    let is_plain = character == ' ' || character.is_ascii_graphic();
+    if is_plain { character.to_string() } else { character.escape_default().to_string() }
 }
 
 /// As text, with a final newline.
@@ -30,7 +39,7 @@ fn table(rows: &[Value]) -> String {
     let mut lines: Vec<Vec<String>> = vec![names.iter().map(|name| name.to_uppercase()).collect()];
     lines.extend(rows.iter().map(|row| names.iter().map(|name| text(&row[name.as_str()])).collect()));
     let widths: Vec<usize> = (0..names.len())
-        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0).min(MAX_WIDTH))
         .collect();
     let line = |cells: &Vec<String>| {
         let cells: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
@@ -51,5 +60,15 @@ mod tests {
         assert_eq!(shown(&rows), "NODE   SEEN\nweb-1  -\na      now\n");
         assert_eq!(shown(&json!({"code": "HOLD", "next": 1})), "code  HOLD\nnext  1\n");
         assert_eq!(shown(&json!([])), "nothing\n");
+    }
+
+    #[test]
+    fn values_of_any_length_and_content_are_shown_without_control_characters() {
+        for value in ["x".repeat(1 << 20), "\u{1b}]0;owned\u{7}\r\n\t".repeat(9000), "\u{202e}\u{fe0f}\u{0}".into()] {
+            for shown in [shown(&json!([{"found": value, "node": "a"}])), shown(&json!({"found": value}))] {
+                assert!(shown.bytes().all(|byte| byte == b'\n' || byte == b' ' || byte.is_ascii_graphic()));
+                assert!(shown.lines().count() <= 2, "a value is one line");
+            }
+        }
     }
 }

@@ -41,7 +41,7 @@ pub const TABLE: &[Attack] = &[
     attack(
         1,
         "evidence is sent again: in the connection, to another broker, after a restart",
-        &["NONCE_SPENT"],
+        &["SESSION_INVALID"],
         Wire("evidence_is_taken_once_by_all_brokers"),
     ),
     attack(
@@ -298,7 +298,7 @@ pub const TABLE: &[Attack] = &[
     attack(
         58,
         "messages out of order, or twice",
-        &["STATE", "SESSION_INVALID", "NONCE_SPENT"],
+        &["STATE", "SESSION_INVALID", "SESSION_INVALID"],
         Wire("messages_have_their_order"),
     ),
     attack(

@@ -107,6 +107,9 @@ impl Disk {
             gpt::GptConfig::new().writable(true).only_valid_headers(false).logical_block_size(LogicalBlockSize::Lb512);
         let old = config.open(self.path()).context("Failed to read the partition table")?;
         let (mut entries, guid) = (old.partitions().clone(), *old.guid());
+        // The second table is written anew behind the new partition: what is left of the old one would be in a gap.
+        let old_end = entries.values().map(|entry| (entry.last_lba + 1) * SECTOR).max().unwrap_or(start);
+        self.write_at(old_end, &vec![0; usize::try_from(start.saturating_sub(old_end))?])?;
         let index = entries.keys().max().map_or(1, |last| last + 1);
         let unique = Uuid::from_u128(0x6361_6972_6e00_4000_8000_0000_0000_0100 | u128::from(index));
         entries.insert(index, entry(type_guid, unique, start, size));

@@ -26,6 +26,7 @@ pub mod sources;
 pub mod suite;
 pub mod uki;
 pub mod usage;
+pub mod variables;
 pub mod watch;
 
 #[cfg(test)]

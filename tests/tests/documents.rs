@@ -143,7 +143,7 @@ fn every_message_keeps_to_the_schema_of_messages() {
     let sealed = Sealed { ciphertext: bytes.clone(), encapsulated: digest };
     let receipt = Receipt { checkpoint: "cairn/audit".into(), root: digest, size: 9 };
     let registers = vec![Hex(vec![0; 32]); 16];
-    let luks = DiskState::Luks { digest, uuid: "id".into() };
+    let luks = DiskState::Luks { digest, uuid: "0b5f6c6e-0000-4000-8000-000000000001".into() };
     for disk in [DiskState::Blank, DiskState::Foreign, luks] {
         keeps_to(
             &schema,
@@ -241,6 +241,13 @@ fn every_message_keeps_to_the_schema_of_messages() {
     }
     keeps_to(
         &schema,
-        &Ack { certificate: "{}".into(), commit: digest, generation: 2, receipt, schema: Ack::SCHEMA.into() },
+        &Ack {
+            certificate: Some("{}".into()),
+            commit: digest,
+            disk: Some("{}".into()),
+            generation: 2,
+            receipt,
+            schema: Ack::SCHEMA.into(),
+        },
     );
 }

@@ -17,6 +17,7 @@ use crate::interrupt;
 use crate::lock::sets;
 use crate::log_server::{self, LogServerArgs};
 use crate::machine::record::RecordArgs;
+use crate::mutants::MutantsArgs;
 use crate::neighbours::{CAIRN, PUBLISHER, hand_over};
 use crate::progress::{Progress, Style};
 use crate::rebuild::RebuildArgs;
@@ -47,6 +48,8 @@ enum Command {
     Configure(ConfigureArgs),
     /// Run every test; the last line counts them
     Test(TestArgs),
+    /// Take each check of the security core out, and require that a test fails
+    Mutants(MutantsArgs),
     /// Measure the promises in numbers against peers
     Bench(BenchArgs),
     /// One run for the benchmark of the hash tree
@@ -135,6 +138,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Configure(args) => crate::configure::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => crate::test::run(&args),
+        Command::Mutants(args) => crate::test::run_mutants(&args),
         Command::Bench(args) => crate::bench::run(&args),
         Command::VerityTree(args) => crate::bench::verity::run(&args).map(|()| ExitCode::SUCCESS),
         Command::LogServer(args) => {

@@ -20,6 +20,7 @@ pub mod lock;
 pub mod log_server;
 pub mod machine;
 pub mod mirror;
+pub mod mutants;
 pub mod neighbours;
 pub mod progress;
 pub mod rebuild;

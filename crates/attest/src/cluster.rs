@@ -98,6 +98,10 @@ pub enum Assurance {
 }
 
 impl Assurance {
+    /// All of them, least first.
+    pub const ALL: [Self; 6] =
+        [Self::Development, Self::Simulated, Self::TpmVirtual, Self::TpmDiscrete, Self::Snp, Self::Tdx];
+
     /// As documents have it.
     pub const fn name(self) -> &'static str {
         match self {

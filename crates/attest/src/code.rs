@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::text::printable;
+
 /// One code for each reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Code {
@@ -203,14 +205,14 @@ impl fmt::Display for Code {
 pub struct Refusal {
     /// The code.
     pub code: Code,
-    /// What was found, for the operator. It holds no secret.
+    /// What was found, for the operator: printable and bounded ([`printable`]). It holds no secret.
     pub found: String,
 }
 
 impl Refusal {
-    /// A refusal.
+    /// A refusal. `found` may have been written by whoever was refused.
     pub fn new(code: Code, found: impl Into<String>) -> Self {
-        Self { code, found: found.into() }
+        Self { code, found: printable(&found.into()) }
     }
 }
 

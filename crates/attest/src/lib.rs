@@ -14,6 +14,7 @@ pub mod recovery;
 pub mod runtime;
 #[cfg(feature = "snp")]
 pub mod snp;
+pub mod text;
 #[cfg(feature = "verifier")]
 pub mod tpm;
 

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::bytes::Bytes32;
+use crate::cluster::Cluster;
 use crate::hpke::{Context, PrivateKey, seal};
-use crate::message::Sealed;
+use crate::message::{self, Sealed};
 use crate::{Code, Refusal};
 
 /// A disk's share, sealed to each of the recovery keys.
@@ -79,6 +80,76 @@ impl Recovery {
     /// [`Code::Malformed`].
     pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
         canonical::read(bytes).map_err(|error| Refusal::new(Code::Malformed, error.to_string()))
+    }
+}
+
+/// What a broker says of a disk that was committed. Signed with the key of its messages, and written beside the header together with the broker's certificate, so that it can be verified when there is no broker any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskStatement {
+    /// Id of the cluster.
+    pub cluster: String,
+    /// Id of the disk.
+    pub disk: String,
+    /// How often the disk was committed, with this commit.
+    pub generation: u64,
+    /// SHA-256 of the header's whole area, without the mark of an unfinished disk and this statement.
+    pub header: Bytes32,
+    /// Name of the node.
+    pub node: String,
+    /// Its schema.
+    pub schema: String,
+    /// Its slot there.
+    pub slot: String,
+}
+
+impl Document for DiskStatement {
+    const NAME: &'static str = "disk statement";
+    const SCHEMA: &'static str = "cairn.disk/1";
+    const LARGEST: usize = 4 << 10;
+}
+
+/// A statement with the certificate of the broker that signed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedStatement {
+    /// The envelope of the broker's certificate.
+    pub certificate: String,
+    /// Its schema.
+    pub schema: String,
+    /// The envelope of the [`DiskStatement`].
+    pub statement: String,
+}
+
+impl Document for SignedStatement {
+    const NAME: &'static str = "signed disk statement";
+    const SCHEMA: &'static str = "cairn.signed-disk/1";
+    const LARGEST: usize = 16 << 10;
+}
+
+impl SignedStatement {
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// [`Code::Malformed`] where it is too long.
+    pub fn write(certificate: &[u8], statement: &str) -> Result<Vec<u8>, Refusal> {
+        let certificate = String::from_utf8_lossy(certificate).into_owned();
+        let document = Self { certificate, schema: Self::SCHEMA.to_owned(), statement: statement.to_owned() };
+        canonical::write(&document).map_err(|error| Refusal::new(Code::Malformed, error.to_string()))
+    }
+
+    /// The statement, if a broker of this cluster has signed it.
+    ///
+    /// # Errors
+    /// [`Code::Malformed`]; codes of envelopes and of brokers' certificates.
+    pub fn verify(bytes: &[u8], cluster: &Cluster) -> Result<DiskStatement, Refusal> {
+        let signed: Self = canonical::read(bytes).map_err(|error| Refusal::new(Code::Malformed, error.to_string()))?;
+        let broker = cluster.certificate(signed.certificate.as_bytes())?;
+        let (statement, _): (DiskStatement, _) = message::open(signed.statement.as_bytes(), &broker.message_key)?;
+        if statement.cluster != hex::encode(&cluster.id.0) {
+            return Err(Refusal::new(Code::Malformed, "the statement is about a disk of another cluster"));
+        }
+        Ok(statement)
     }
 }
 

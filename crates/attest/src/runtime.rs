@@ -116,7 +116,7 @@ mod verify {
     use measurements::parse::tcg_log::Log;
 
     use super::{Answer, extra_data};
-    use crate::cluster::Cluster;
+    use crate::cluster::{Assurance, Cluster};
     use crate::message::{self, NodeCertificate};
     use crate::policy::{self, CAP};
     use crate::tpm::{AttestationKey, Evidence, Quoted, check};
@@ -129,8 +129,8 @@ mod verify {
         EndorsementKey(String),
         /// It activated a credential for an endorsement key (its SHA-256) that an authority (SHA-256 of its certificate) says is one of a TPM of theirs.
         EndorsementCertificate(String, String),
-        /// A broker of the cluster has certified it for the node of this name.
-        NodeCertificate(String),
+        /// A broker of the cluster has certified one boot of this node with it.
+        NodeCertificate(Box<NodeCertificate>),
     }
 
     /// What was found.
@@ -174,6 +174,9 @@ mod verify {
             .map_err(|error| Refusal::new(Code::Malformed, format!("the firmware's log: {error}")))?;
         policy::as_predicted(&quoted, &log, expected, Point::Running, &[CAP])?;
         let (release, volume) = cap(&quoted, answer.user_space_log.as_bytes(), cluster)?;
+        if let AkTrust::NodeCertificate(certificate) = &key {
+            of_this_boot(certificate, &quoted, &release, &volume)?;
+        }
         let say = |what, found: String| Checked { what, found };
         let checked = vec![
             say("image", "every event and register of the image is as its reference says".into()),
@@ -183,6 +186,27 @@ mod verify {
             say("volume", format!("it runs on the volume {volume}")),
         ];
         Ok(Verdict { key, checked })
+    }
+
+    /// A certificate of an earlier boot says nothing about this one.
+    fn of_this_boot(
+        certificate: &NodeCertificate,
+        quoted: &Quoted,
+        release: &str,
+        volume: &str,
+    ) -> Result<(), Refusal> {
+        let refuse =
+            |what: &str| Err(Refusal::new(Code::AkUnverified, format!("the node's certificate is of another {what}")));
+        if (certificate.reset, certificate.restart) != (quoted.boot.reset, quoted.boot.restart) {
+            return refuse("boot");
+        }
+        if hex::encode(certificate.release.0) != release {
+            return refuse("release");
+        }
+        if hex::encode(certificate.volume.0) != volume {
+            return refuse("volume");
+        }
+        Ok(())
     }
 
     /// Release and volume that PCR 15 was extended with: `cluster:<id>`, `release:<digest>`, `volume:<name>`, these three and nothing else.
@@ -219,11 +243,16 @@ mod verify {
         Ok((release, volume))
     }
 
-    /// How the attestation key is known by the node's certificate, which a broker of this cluster signed.
+    /// How the attestation key is known by the node's certificate, which a broker of this cluster signed. `now` is in seconds since 1970; `name` is that of the node that is meant, if any node of the cluster will not do.
     ///
     /// # Errors
-    /// [`Code::AkUnverified`] without a certificate, or with that of another key; codes of envelopes and of brokers' certificates.
-    pub fn by_certificate(answer: &Answer, cluster: &Cluster) -> Result<AkTrust, Refusal> {
+    /// [`Code::AkUnverified`] without a certificate, or with one of another key, cluster, epoch or node, with less assurance than the cluster demands, or one that has ended; codes of envelopes and of brokers' certificates.
+    pub fn by_certificate(
+        answer: &Answer,
+        cluster: &Cluster,
+        name: Option<&str>,
+        now: u64,
+    ) -> Result<AkTrust, Refusal> {
         let refuse = |found: &str| Refusal::new(Code::AkUnverified, found);
         let (Some(node), Some(broker)) = (&answer.certificate, &answer.broker) else {
             return Err(refuse("the node has no certificate of a broker"));
@@ -234,6 +263,23 @@ mod verify {
         if certificate.ak_name.0 != key.name().as_bytes() || certificate.cluster != hex::encode(&cluster.id.0) {
             return Err(refuse("the node's certificate is of another key or another cluster"));
         }
-        Ok(AkTrust::NodeCertificate(certificate.node))
+        if certificate.epoch != broker.epoch {
+            return Err(refuse("the node's certificate is of another epoch than the broker that signed it"));
+        }
+        let assurance = Assurance::ALL.into_iter().find(|assurance| assurance.name() == certificate.assurance);
+        if assurance.is_none_or(|assurance| assurance < cluster.assurance) {
+            let found = format!(
+                "the node's evidence was worth {:?}, cluster.json demands {}",
+                certificate.assurance, cluster.assurance
+            );
+            return Err(refuse(&found));
+        }
+        if now > certificate.not_after {
+            return Err(refuse("the node's certificate has ended: restart the node"));
+        }
+        if name.is_some_and(|name| name != certificate.node) {
+            return Err(refuse(&format!("this is the node {:?}", certificate.node)));
+        }
+        Ok(AkTrust::NodeCertificate(Box::new(certificate)))
     }
 }

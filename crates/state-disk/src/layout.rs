@@ -18,6 +18,10 @@ pub const RECOVERY_LENGTH: usize = 16 << 10;
 pub const UNFINISHED: usize = 2 << 20;
 /// Its block.
 pub const UNFINISHED_LENGTH: usize = 4096;
+/// Where the broker's statement about the committed disk is ([`crate::statement`]): not covered by the header's digest, which it names.
+pub const STATEMENT: usize = 3 << 20;
+/// At most so much.
+pub const STATEMENT_LENGTH: usize = 16 << 10;
 /// A disk with less holds no state: its header's area, as much again at its end that is looked at, and a file system.
 pub const LEAST_DISK: u64 = 64 << 20;
 /// Sectors of the mapping.
@@ -87,6 +91,7 @@ mod tests {
             (KEYSLOT as usize, Profile::XtsHmac.keyslot_length() as usize),
             (RECOVERY, RECOVERY_LENGTH),
             (UNFINISHED, UNFINISHED_LENGTH),
+            (STATEMENT, STATEMENT_LENGTH),
             (HEADER, 0),
         ];
         for pair in places.windows(2) {

@@ -12,4 +12,5 @@ pub mod keys;
 pub mod layout;
 pub mod record;
 pub mod recovery;
+pub mod statement;
 pub mod unfinished;

@@ -64,6 +64,14 @@ pub struct Released {
     bank: measurements::Bank,
 }
 
+/// An acknowledgement that was checked, and the certificate of the broker that gave it.
+pub struct Acknowledged {
+    /// The acknowledgement.
+    pub ack: Ack,
+    /// The envelope of the certificate.
+    pub broker: Vec<u8>,
+}
+
 /// What waits: why, and how long at least.
 struct Wait {
     why: String,
@@ -140,14 +148,14 @@ impl<'a> Node<'a> {
         generation: u64,
         stages: &Stages,
         must: bool,
-    ) -> Result<Option<Ack>, Failure> {
+    ) -> Result<Option<Acknowledged>, Failure> {
         let mut backoff = Backoff::new();
         let commit = self.commit_message(released, result, generation, stages)?;
         for attempt in 1.. {
             match self.send_commit(&commit)? {
                 Ok((ack, broker)) => {
                     keep(&ack, &broker);
-                    return Ok(Some(ack));
+                    return Ok(Some(Acknowledged { ack, broker }));
                 }
                 Err(Wait { why, .. }) if !must && attempt >= LENIENT_TRIES => {
                     console::line(&format!(
@@ -190,7 +198,11 @@ fn seed(tpm: &mut Tpm) -> Result<Zeroizing<[u8; 32]>, Failure> {
 fn keep(ack: &Ack, broker: &[u8]) {
     let write = |name: &str, bytes: &[u8]| fs::write(format!("{FOLDER}/{name}"), bytes);
     let kept = fs::create_dir_all(FOLDER)
-        .and_then(|()| write("node-certificate.json", ack.certificate.as_bytes()))
+        .and_then(|()| {
+            ack.certificate
+                .as_ref()
+                .map_or(Ok(()), |certificate| write("node-certificate.json", certificate.as_bytes()))
+        })
         .and_then(|()| write("broker-certificate.json", broker))
         .and_then(|()| write("receipt", ack.receipt.checkpoint.as_bytes()));
     if let Err(error) = kept {

@@ -5,7 +5,7 @@
 use attest::bytes::Bytes32;
 use attest::message::DiskState;
 use state_disk::layout::{HEADER, LEAST_DISK, METADATA, SECTOR};
-use state_disk::{header, id, unfinished};
+use state_disk::{header, id, statement, unfinished};
 
 use crate::code::Code;
 use crate::failure::Failure;
@@ -18,7 +18,7 @@ const UUID: std::ops::Range<usize> = 168..208;
 /// What was found.
 #[derive(Debug)]
 pub struct Contents {
-    /// The area of the header, without the mark of an unfinished disk.
+    /// The area of the header, without the mark of an unfinished disk and the broker's statement.
     pub area: Vec<u8>,
     /// In the words of the protocol.
     pub state: DiskState,
@@ -38,6 +38,8 @@ pub fn read(disk: &impl ReadAt, bytes: u64, name: &str) -> Result<Contents, Fail
     }
     let mut area = read_area(disk, 0, name)?;
     let unfinished = unfinished::take(&mut area);
+    // Neither is part of the header's digest. What the statement says is for people without a broker.
+    let _ = statement::take(&mut area);
     let state = match (unfinished, uuid(&area)) {
         (Some(disk), _) => luks(&area, id::write(&disk)),
         (None, Some(uuid)) => luks(&area, uuid),

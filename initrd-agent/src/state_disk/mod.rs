@@ -22,10 +22,11 @@ use std::fs::{File, OpenOptions};
 
 use attest::cluster::Slot;
 use attest::message::{DiskGrant, DiskState, Purpose};
+use attest::recovery::SignedStatement;
 use state_disk::generation::{Block, Generation};
 use state_disk::keys::{self, DiskKeys};
 use state_disk::layout::Profile;
-use state_disk::{header, id};
+use state_disk::{header, id, statement};
 use zeroize::Zeroizing;
 
 use crate::code::Code;
@@ -267,11 +268,23 @@ impl Opened {
         volume::write(&self.mapping, &volume::next(&self.block, &keys.generation, id, generation)?)
     }
 
-    /// To be called once the broker has acknowledged the commit: a disk that was made now is finished.
+    /// To be called once the broker has acknowledged the commit: what it says of the disk is written beside the header, and a disk that was made now is finished.
     ///
     /// # Errors
     /// `DISK_WRITE_FAILED`.
-    pub fn acknowledged(&self) -> Result<(), Failure> {
+    pub fn acknowledged(&self, said: Option<&str>, broker: &[u8]) -> Result<(), Failure> {
+        if let Some(said) = said {
+            let document = SignedStatement::write(broker, said).ok();
+            match document.and_then(|document| statement::block(&document)) {
+                Some(block) => provision::write_statement(&mut { &self.file }, &block).map_err(|error| {
+                    let what = format!("writing the broker's statement to {}: {error}", self.disk.node.display());
+                    Failure::new(Code::DiskWriteFailed, what)
+                })?,
+                None => {
+                    console::line("the broker's statement about the disk is too long: cairn recover will not verify it")
+                }
+            }
+        }
         if self.kind == Kind::Made { erase_mark(&self.disk, &self.file) } else { Ok(()) }
     }
 }

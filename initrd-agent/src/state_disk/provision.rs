@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 
 use attest::message::{DiskGrant, DiskState};
 use state_disk::keys::DiskKeys;
-use state_disk::layout::{HEADER, Profile, UNFINISHED, UNFINISHED_LENGTH};
+use state_disk::layout::{HEADER, Profile, STATEMENT, STATEMENT_LENGTH, UNFINISHED, UNFINISHED_LENGTH};
 use state_disk::{header, id, recovery, unfinished};
 use zeroize::Zeroizing;
 
@@ -106,12 +106,23 @@ fn may_be_made(contents: &Contents, grant: &DiskGrant, id: &[u8; 16]) -> Result<
 fn write_header(disk: &mut impl Write, id: &[u8; 16], before: &[u8], after: &[u8]) -> io::Result<()> {
     disk.write(&unfinished::mark(id), UNFINISHED as u64)?;
     disk.flush()?;
+    // A statement about the disk that was here before.
+    disk.write(&[0; STATEMENT_LENGTH], STATEMENT as u64)?;
     for offset in (0..HEADER).step_by(BLOCK).filter(|offset| *offset != UNFINISHED) {
         let range = offset..offset + BLOCK;
         if before.get(range.clone()) != after.get(range.clone()) {
             disk.write(&after[range], offset as u64)?;
         }
     }
+    disk.flush()
+}
+
+/// Writes what the broker says of the disk.
+///
+/// # Errors
+/// What the device said.
+pub fn write_statement(disk: &mut impl Write, block: &[u8]) -> io::Result<()> {
+    disk.write(block, STATEMENT as u64)?;
     disk.flush()
 }
 

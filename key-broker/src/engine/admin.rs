@@ -68,9 +68,9 @@ impl Engine {
             AdminCommand::NodeShow { name } => self.look(|transaction| node_show(transaction, name)),
             AdminCommand::ReleaseList => {
                 let least = self.settings.least_rebuilders;
-                self.look(|transaction| standing::releases(transaction, least, Self::seconds()).map(Ok))
+                self.look(|transaction| standing::releases(transaction, least, self.seconds()).map(Ok))
             }
-            AdminCommand::Published => self.look(|transaction| published::shown(transaction, Self::seconds()).map(Ok)),
+            AdminCommand::Published => self.look(|transaction| published::shown(transaction, self.seconds()).map(Ok)),
             AdminCommand::DiskList => self.look(|transaction| disks(transaction).map(Ok)),
             AdminCommand::AuditTail { count } => {
                 self.look(|transaction| Ok(Ok(json!(audit::tail(transaction, *count)?))))
@@ -118,10 +118,10 @@ impl Engine {
                 self.release_allow_logged(transaction, &bundle.0, rebuilds, *allow_debug)?
             }
             AdminCommand::TrustSet { envelope } => {
-                published::trust_set(transaction, &envelope.0, self.settings.least_rebuilders, Self::seconds())?
+                published::trust_set(transaction, &envelope.0, self.settings.least_rebuilders, self.seconds())?
             }
             AdminCommand::ChannelSet { bundle } => {
-                published::channel_set(transaction, &bundle.0, self.settings.least_rebuilders, Self::seconds())?
+                published::channel_set(transaction, &bundle.0, self.settings.least_rebuilders, self.seconds())?
             }
             AdminCommand::ReleaseRevoke { id } => release_revoke(transaction, id)?,
             AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation } => {
@@ -129,10 +129,11 @@ impl Engine {
             }
             _ => Err("the command is not one of these".into()),
         };
+        self.clock.at_least(audit::latest_time(transaction)?);
         let Ok((node, what)) = done else { return Ok(done.map(|_| Value::Null)) };
         let leaf = Leaf {
             number: 0,
-            time: Self::now(),
+            time: self.now(),
             request: String::new(),
             node,
             code: Code::from(Own::Administered).name().into(),

@@ -37,6 +37,9 @@ struct Head {
     size: u64,
     roots: Vec<Bytes32>,
     checkpoint: String,
+    /// The latest time at which a leaf was appended, in seconds since 1970.
+    #[serde(default)]
+    time: u64,
 }
 
 /// Who signs, and which log it is.
@@ -45,6 +48,8 @@ pub struct Signer<'a> {
     pub origin: &'a str,
     /// The key.
     pub key: &'a Ed25519KeyPair,
+    /// Now, in seconds since 1970.
+    pub now: u64,
 }
 
 /// Appends a leaf; its number is set here. Gives the new head.
@@ -68,8 +73,27 @@ pub fn append(open: &mut dyn Transaction, mut leaf: Leaf, signer: &Signer) -> Re
     let (size, root) = (frontier.size(), frontier.root());
     let checkpoint = Checkpoint { origin: signer.origin.to_owned(), size, root }.sign(signer.key);
     let roots = frontier.roots().iter().copied().map(Bytes32).collect();
-    put(open, Table::State, HEAD, &Head { size, roots, checkpoint: checkpoint.clone() })?;
+    let time = head.time.max(signer.now);
+    put(open, Table::State, HEAD, &Head { size, roots, checkpoint: checkpoint.clone(), time })?;
     Ok(Receipt { checkpoint, root: Bytes32(root), size })
+}
+
+/// The latest time at which a leaf was appended, in seconds since 1970.
+///
+/// # Errors
+/// [`Error`].
+pub fn latest_time(open: &dyn Transaction) -> Result<u64, Error> {
+    Ok(get::<Head>(open, Table::State, HEAD)?.unwrap_or_default().time)
+}
+
+/// It is at least this late: witnesses or authorities have signed it.
+///
+/// # Errors
+/// [`Error`].
+pub fn at_least(open: &mut dyn Transaction, proved: u64) -> Result<(), Error> {
+    let head: Head = get(open, Table::State, HEAD)?.unwrap_or_default();
+    let time = head.time.max(proved);
+    put(open, Table::State, HEAD, &Head { time, ..head })
 }
 
 /// The last leaves.
@@ -135,7 +159,7 @@ mod tests {
         let store = Sqlite::open(&folder.path().join("database")).unwrap();
         let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
         let public: [u8; 32] = key.public_key().as_ref().try_into().unwrap();
-        let signer = Signer { origin: "cairn/test/audit", key: &key };
+        let signer = Signer { origin: "cairn/test/audit", key: &key, now: 7 };
         let leaf = |request: &str| Leaf {
             number: 0,
             time: "now".into(),

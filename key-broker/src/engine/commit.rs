@@ -6,6 +6,7 @@ use std::time::Instant;
 use attest::binding::Commitment;
 use attest::bytes::{Bytes32, Hex};
 use attest::message::{self, Ack, Commit, CommitResult, NodeCertificate};
+use attest::recovery::DiskStatement;
 use attest::tpm::{self, AttestationKey, Quoted};
 use measurements::canonical::Document;
 use state_disk::record::{self, Report};
@@ -141,7 +142,7 @@ impl Engine {
                 refused(Own::State.into(), "this boot has reported before, and something else")
             };
         }
-        if Self::seconds() > latch.deadline {
+        if self.seconds() > latch.deadline {
             return refused(Own::CommitLate.into(), "the time to report is over");
         }
         let key = Disk::key(&latch.node, &latch.slot);
@@ -156,7 +157,7 @@ impl Engine {
         put(transaction, Table::Disks, &key, &disk)?;
         let leaf = Leaf {
             number: 0,
-            time: Self::now(),
+            time: self.now(),
             request: format!("{}-commit", latch.request),
             node: latch.node.clone(),
             code: Code::from(code).name().to_owned(),
@@ -165,19 +166,12 @@ impl Engine {
         let receipt = audit::append(transaction, leaf, &self.signer(open))?;
         let work = |refusal: &dyn std::fmt::Display| Error::Work(format!("making an acknowledgement: {refusal}"));
         let key = AttestationKey::parse(&latch.ak.0).map_err(|refusal| work(&refusal))?;
-        let certificate = NodeCertificate {
-            ak_name: Hex(key.name().as_bytes().to_vec()),
-            assurance: latch.assurance.clone(),
-            cluster: hex::encode(&self.cluster.id.0),
-            epoch: open.certificate.epoch,
-            node: latch.node.clone(),
-            schema: NodeCertificate::SCHEMA.into(),
-        };
-        let certificate =
-            message::sign(&certificate, "broker", &open.keys.message).map_err(|refusal| work(&refusal))?;
+        let said = self.said_of(open, &latch, &disk, &commit.result, &key).map_err(|refusal| work(&refusal))?;
+        let (certificate, statement) = said.unzip();
         let ack = Ack {
-            certificate: String::from_utf8_lossy(&certificate.bytes).into_owned(),
+            certificate,
             commit: Bytes32(digest),
+            disk: statement,
             generation: disk.generation,
             receipt,
             schema: Ack::SCHEMA.into(),
@@ -188,6 +182,47 @@ impl Engine {
         fault::point("after-commit-insert");
         self.count(code.into());
         Ok(Decided::Acknowledged(sent.bytes))
+    }
+
+    /// What the broker says of a node whose disk was made or opened: the node's certificate, and the statement about its disk. Of a failed boot it says nothing.
+    fn said_of(
+        &self,
+        open: &Open,
+        latch: &Latch,
+        disk: &Disk,
+        result: &CommitResult,
+        key: &AttestationKey,
+    ) -> Result<Option<(String, String)>, attest::Refusal> {
+        let (CommitResult::Formatted { header, volume } | CommitResult::Opened { header, volume }) = result else {
+            return Ok(None);
+        };
+        let cluster = hex::encode(&self.cluster.id.0);
+        let certificate = NodeCertificate {
+            ak_name: Hex(key.name().as_bytes().to_vec()),
+            assurance: latch.assurance.clone(),
+            cluster: cluster.clone(),
+            epoch: open.certificate.epoch,
+            node: latch.node.clone(),
+            not_after: self.seconds() + self.settings.certificate.as_secs(),
+            release: latch.release,
+            reset: latch.reset,
+            restart: latch.restart,
+            schema: NodeCertificate::SCHEMA.into(),
+            volume: *volume,
+        };
+        let statement = DiskStatement {
+            cluster,
+            disk: disk.id.clone(),
+            generation: disk.generation,
+            header: *header,
+            node: latch.node.clone(),
+            schema: DiskStatement::SCHEMA.into(),
+            slot: latch.slot.clone(),
+        };
+        let text = |sent: message::Sent| String::from_utf8_lossy(&sent.bytes).into_owned();
+        let certificate = message::sign(&certificate, "broker", &open.keys.message).map(text)?;
+        let statement = message::sign(&statement, "broker", &open.keys.message).map(text)?;
+        Ok(Some((certificate, statement)))
     }
 
     /// What the report does to the disk's record.

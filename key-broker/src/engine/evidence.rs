@@ -57,20 +57,14 @@ impl Engine {
     /// Answers evidence.
     pub fn evidence(&self, conversation: &mut Option<Conversation>, now: Instant, body: &[u8]) -> Reply {
         let Some(open) = self.keys() else { return Reply::sealed() };
+        let Some(begun) = conversation.take().filter(|begun| now < begun.until) else { return self.no_session() };
         let evidence: Evidence = match message::read(body) {
             Ok((evidence, _)) => evidence,
             Err(refusal) => return self.refuse(None, &refusal.into()),
         };
-        match self.is_spent(&evidence.session.0) {
-            Ok(false) => {}
-            Ok(true) => return self.refuse(None, &Refusal::new(Own::NonceSpent, "the session was answered before")),
-            Err(error) => return self.unavailable(&error.to_string()),
+        if begun.session != evidence.session.0[..] {
+            return self.no_session();
         }
-        let begun = conversation.take();
-        let Some(begun) = begun.filter(|begun| begun.session == evidence.session.0[..] && now < begun.until) else {
-            let found = "the session is none of this connection's, or its time is over";
-            return self.refuse(None, &Refusal::new(Own::SessionInvalid, found));
-        };
         // Until its quote has been verified, nobody has shown to be this node: an endorsement key is public.
         let authentic = match self.authenticate(&begun, &evidence) {
             Ok(authentic) => authentic,
@@ -91,13 +85,13 @@ impl Engine {
         }
     }
 
-    fn is_spent(&self, session: &[u8]) -> Result<bool, Error> {
-        let mut spent = false;
-        self.store.look(&mut |transaction| {
-            spent = transaction.get(Table::Spent, session)?.is_some();
-            Ok(())
-        })?;
-        Ok(spent)
+    /// The answer to evidence that no hello of its connection came before: it is given without reading the evidence.
+    pub fn no_session(&self) -> Reply {
+        if self.is_sealed() {
+            return Reply::sealed();
+        }
+        let found = "the session is not of this connection, was answered before, or its time is over";
+        self.refuse(None, &Refusal::new(Own::SessionInvalid, found))
     }
 
     /// Which enrolled machine this is: by its endorsement key, the activation of its attestation key, and a quote of this conversation.
@@ -217,7 +211,7 @@ impl Engine {
         let request = hex::encode(&self.random::<16>().map_err(failed)?[..]);
         let leaf = Leaf {
             number: 0,
-            time: Self::now(),
+            time: self.now(),
             request: request.clone(),
             node: name.clone(),
             code: crate::code::Code::from(Own::Released).name().to_owned(),
@@ -274,7 +268,7 @@ impl Engine {
             registers: shown.quoted.registers.iter().map(|(number, value)| (*number, Hex(value.clone()))).collect(),
             release: Bytes32(sent.digest),
             reply: String::from_utf8_lossy(&sent.bytes).into_owned(),
-            deadline: Self::seconds() + self.settings.commit.as_secs(),
+            deadline: self.seconds() + self.settings.commit.as_secs(),
             acknowledged: None,
         };
         put(transaction, Table::Latches, name.as_bytes(), &latch)?;
@@ -291,7 +285,7 @@ impl Engine {
         node.epoch = node.epoch.max(latch.epoch);
         node.waiting = None;
         node.release = Some(shown.matched.release.name.clone());
-        node.seen = Some(Self::now());
+        node.seen = Some(self.now());
         put(transaction, Table::Nodes, name.as_bytes(), &node)?;
         fault::point("after-insert");
         Ok(Decided::Released(sent.bytes))

@@ -1,5 +1,6 @@
 //! M1 and M2: who a node says it is, and what its evidence must be bound to. Nothing is kept but in the connection; a stranger gets the same challenge as a node.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use attest::bytes::{Bytes32, Hex};
@@ -34,11 +35,11 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 impl Engine {
-    /// Answers a hello that came over a connection with this exporter.
+    /// Answers a hello that came from this address, over a connection with this exporter.
     pub fn hello(
         &self,
         conversation: &mut Option<Conversation>,
-        exporter: [u8; 32],
+        (address, exporter): (IpAddr, [u8; 32]),
         now: Instant,
         body: &[u8],
     ) -> Reply {
@@ -49,7 +50,7 @@ impl Engine {
             Err(refusal) => return self.refuse(None, &refusal.into()),
         };
         let ek = sha256(&hello.ek.0);
-        if !self.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner).may_say_hello(ek, now) {
+        if !self.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner).may_say_hello(address, ek, now) {
             self.count(Own::RateLimited.into());
             return Reply { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: Some(5) };
         }

@@ -1,6 +1,7 @@
-//! How often: hellos of each endorsement key, and rows of the audit log that strangers may cause. Bounded memory: what was not seen for the longest time is forgotten first.
+//! How often: hellos of each endorsement key from each address, and rows of the audit log that strangers may cause. Bounded memory: what was not seen for the longest time is forgotten first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// Keys that are remembered.
@@ -14,14 +15,28 @@ struct Bucket {
     last: Instant,
 }
 
+/// Who asks: a network, and the endorsement key that it shows. The key is public, so it alone names nobody: whoever shows that of a node from another network spends nothing of the node's.
+pub type Asker = (IpAddr, [u8; 32]);
+
+/// The network of an address: with IPv6 a host has all of its /64.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            Some(address) => address.into(),
+            None => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        },
+    }
+}
+
 /// All buckets.
 #[derive(Debug)]
 pub struct Limits {
     hellos: f64,
     strangers: f64,
-    keys: BTreeMap<[u8; 32], Bucket>,
-    /// The same keys, by when they were last seen.
-    seen: BTreeSet<(Instant, [u8; 32])>,
+    keys: BTreeMap<Asker, Bucket>,
+    /// The same, by when they were last seen.
+    seen: BTreeSet<(Instant, Asker)>,
     stranger: Option<Bucket>,
 }
 
@@ -48,8 +63,9 @@ impl Limits {
         }
     }
 
-    /// Whether this endorsement key may say hello now.
-    pub fn may_say_hello(&mut self, ek: [u8; 32], now: Instant) -> bool {
+    /// Whether this endorsement key may say hello from this address now.
+    pub fn may_say_hello(&mut self, address: IpAddr, ek: [u8; 32], now: Instant) -> bool {
+        let ek = (network(address), ek);
         if self.keys.len() >= MOST && !self.keys.contains_key(&ek) {
             let oldest = self.seen.pop_first();
             oldest.and_then(|(_, key)| self.keys.remove(&key));
@@ -73,13 +89,28 @@ impl Limits {
 mod tests {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn key_that_is_shown_from_elsewhere_spends_nothing_of_the_node() {
+        let (mut limits, now) = (Limits::new(2, 1), Instant::now());
+        let there: IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!([(); 3].map(|()| limits.may_say_hello(there, [1; 32], now)), [true, true, false]);
+        assert!(limits.may_say_hello(HERE, [1; 32], now));
+        // A host with a /64 is one host.
+        let six =
+            ["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::3", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
+        assert_eq!(six.map(|address| limits.may_say_hello(address, [1; 32], now)), [true, true, false, true]);
+        assert_eq!(network("::ffff:192.0.2.1".parse().unwrap()), there);
+    }
+
     #[test]
     fn who_asks_too_often_waits_and_others_do_not() {
         let (mut limits, now) = (Limits::new(2, 1), Instant::now());
-        let asked = [(); 3].map(|()| limits.may_say_hello([1; 32], now));
+        let asked = [(); 3].map(|()| limits.may_say_hello(HERE, [1; 32], now));
         assert_eq!(asked, [true, true, false]);
-        assert!(limits.may_say_hello([2; 32], now));
-        assert!(limits.may_say_hello([1; 32], now + MINUTE));
+        assert!(limits.may_say_hello(HERE, [2; 32], now));
+        assert!(limits.may_say_hello(HERE, [1; 32], now + MINUTE));
         assert_eq!([(); 2].map(|()| limits.stranger_may_be_written(now)), [true, false]);
     }
 
@@ -89,11 +120,11 @@ mod tests {
         for number in 0..MOST as u64 + 100 {
             let mut key = [0; 32];
             key[..8].copy_from_slice(&number.to_be_bytes());
-            assert!(limits.may_say_hello(key, now + Duration::from_millis(number)));
+            assert!(limits.may_say_hello(HERE, key, now + Duration::from_millis(number)));
         }
         assert_eq!((limits.keys.len(), limits.seen.len()), (MOST, MOST));
         let mut first = [0; 32];
         first[..8].copy_from_slice(&100_u64.to_be_bytes());
-        assert!(limits.keys.contains_key(&first), "the oldest hundred were forgotten, and no other");
+        assert!(limits.keys.contains_key(&(HERE, first)), "the oldest hundred were forgotten, and no other");
     }
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod audit;
+mod clock;
 mod commit;
 mod disks;
 mod evidence;
@@ -33,7 +34,9 @@ use crate::store::{Error as StoreError, Sqlite, Store, Table, Transaction};
 
 pub use admin::AdminCommand;
 use audit::{Leaf, Signer};
+use clock::Clock;
 use limits::Limits;
+pub use limits::network;
 use outcome::Stop;
 use records::{Node, Waiting, get, put};
 pub use standing::Figures;
@@ -53,6 +56,8 @@ pub struct Settings {
     pub stale_unlock: Duration,
     /// How many rebuilders must have made a logged release again.
     pub least_rebuilders: u64,
+    /// How long a node's certificate is good.
+    pub certificate: Duration,
     /// How many boots in a row may unlock a disk without a report, before the next one is held.
     pub unreported_boots: u32,
     /// How many refusals of strangers are written into the audit log in a minute.
@@ -67,6 +72,7 @@ impl Default for Settings {
             hold: Duration::from_secs(5),
             hellos_per_minute: 60,
             strangers_per_minute: 60,
+            certificate: Duration::from_secs(90 * 24 * 3600),
             unreported_boots: 3,
             stale_unlock: Duration::from_secs(14 * 24 * 3600),
             least_rebuilders: 0,
@@ -130,6 +136,7 @@ pub struct Engine {
     limits: Mutex<Limits>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     random: SystemRandom,
+    clock: Clock,
 }
 
 /// Every endorsement key in the index must be that of the node that it names: a key of a machine that is gone would open the disks of its successor.
@@ -152,6 +159,23 @@ fn check_keys(store: &dyn Store) -> Result<()> {
     }
 }
 
+/// The clock, which is not before the latest time in the database.
+fn clock_of(store: &dyn Store) -> Result<Clock> {
+    let mut latest = 0;
+    store.look(&mut |transaction| {
+        latest = audit::latest_time(transaction)?;
+        Ok(())
+    })?;
+    let clock = Clock::new(latest);
+    if clock.behind() > 0 {
+        eprintln!(
+            "key-broker: the host's clock is {} s behind the latest time of the audit log: time stands still until then; correct the clock",
+            clock.behind()
+        );
+    }
+    Ok(clock)
+}
+
 impl Engine {
     /// Opens the database; nothing is released before [`Engine::unseal`].
     ///
@@ -161,6 +185,7 @@ impl Engine {
         let cluster = Cluster::read(cluster_json).map_err(|refusal| anyhow!(refusal.found))?;
         let store = Sqlite::open(database).with_context(|| format!("Failed to open {}", database.display()))?;
         check_keys(&store).with_context(|| format!("cannot use the database {}", database.display()))?;
+        let clock = clock_of(&store)?;
         let origin = format!("cairn/{}/audit", hex::encode(&cluster.id.0));
         Ok(Self {
             store: Box::new(store),
@@ -173,6 +198,7 @@ impl Engine {
             compositions: Mutex::default(),
             counts: Mutex::default(),
             random: SystemRandom::new(),
+            clock,
         })
     }
 
@@ -211,7 +237,7 @@ impl Engine {
     }
 
     fn signer<'a>(&'a self, open: &'a Open) -> Signer<'a> {
-        Signer { origin: &self.origin, key: &open.keys.audit }
+        Signer { origin: &self.origin, key: &open.keys.audit, now: self.seconds() }
     }
 
     fn random<const N: usize>(&self) -> Result<Zeroizing<[u8; N]>, Stop> {
@@ -221,12 +247,18 @@ impl Engine {
         Ok(bytes)
     }
 
-    fn now() -> String {
-        jiff::Timestamp::now().round(jiff::Unit::Second).map(|time| time.to_string()).unwrap_or_default()
+    fn now(&self) -> String {
+        let seconds = i64::try_from(self.seconds()).unwrap_or(i64::MAX);
+        jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
     }
 
-    fn seconds() -> u64 {
-        jiff::Timestamp::now().as_second().unsigned_abs()
+    fn seconds(&self) -> u64 {
+        self.clock.seconds()
+    }
+
+    /// By how many seconds the host's clock is behind the latest time that the broker knows.
+    pub fn clock_behind(&self) -> u64 {
+        self.clock.behind()
     }
 
     fn count(&self, code: Code) {
@@ -279,10 +311,10 @@ impl Engine {
         }
     }
 
-    fn leaf(node: &str, request: &str, refusal: &Refusal) -> Leaf {
+    fn leaf(&self, node: &str, request: &str, refusal: &Refusal) -> Leaf {
         Leaf {
             number: 0,
-            time: Self::now(),
+            time: self.now(),
             request: request.to_owned(),
             node: node.to_owned(),
             code: refusal.code.name().to_owned(),
@@ -295,7 +327,7 @@ impl Engine {
         let may = node.is_some()
             || self.limits.lock().unwrap_or_else(PoisonError::into_inner).stranger_may_be_written(Instant::now());
         if may && let Some(open) = self.keys() {
-            let leaf = Self::leaf(node.unwrap_or_default(), &request, refusal);
+            let leaf = self.leaf(node.unwrap_or_default(), &request, refusal);
             self.store
                 .transact(&mut |transaction| audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop))?;
         }
@@ -318,7 +350,7 @@ impl Engine {
         }
         let open = self.keys().ok_or_else(|| Stop::Unavailable("the broker is sealed".into()))?;
         let request = hex::encode(&self.random::<16>()?[..]);
-        let leaf = Self::leaf(name, &request, refusal);
+        let leaf = self.leaf(name, &request, refusal);
         self.store.transact(&mut |transaction| {
             if let Some(mut node) = kept(transaction)? {
                 node.waiting = Some(Waiting { code: code.to_owned(), request: request.clone() });

@@ -15,7 +15,7 @@ use transparency::verify::{About, Current, Evidence, Known, Logged, logged, rebu
 
 use super::hello::sha256;
 use super::records::{Release, get, put};
-use super::{Engine, standing};
+use super::{Engine, audit, standing};
 use crate::code::{Own, Refusal};
 use crate::store::{Error, Table, Transaction};
 
@@ -30,6 +30,9 @@ const HEAD: &str = "log head ";
 struct KeptChannel {
     version: u64,
     bundle: String,
+    /// Its name: a broker follows one channel. None in a database of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
 }
 
 /// The newest head of a log.
@@ -95,6 +98,12 @@ pub(super) fn trust_set(
     Ok(done(format!("trust root {}: {keys} keys, {logs} logs{refused}", document.version)))
 }
 
+/// Digest of what a bundle says; the same statement may be in several bundles.
+fn digest_of_payload(bundle: &str) -> Option<[u8; 32]> {
+    let bundle: Value = serde_json::from_str(bundle).ok()?;
+    Some(sha256(bundle["dsseEnvelope"]["payload"].as_str()?.as_bytes()))
+}
+
 /// Takes a channel's state.
 pub(super) fn channel_set(
     open: &mut dyn Transaction,
@@ -103,7 +112,7 @@ pub(super) fn channel_set(
     now: u64,
 ) -> Result<Done, Error> {
     let kept: Option<KeptChannel> = get(open, Table::State, CHANNEL)?;
-    let highest = kept.map_or(0, |kept| kept.version);
+    let highest = kept.as_ref().map_or(0, |kept| kept.version);
     let verified = with_root(open, |root| {
         let state = logged::<Channel>(bundle, root, now)?;
         Ok(Current::new(state, highest, now)?)
@@ -115,9 +124,26 @@ pub(super) fn channel_set(
     if let Err(refusal) = remember(open, &current.logged().evidence)? {
         return Ok(Err(told(&refusal)));
     }
+    let evidence = &current.logged().evidence;
+    let proved = evidence.witnesses.iter().map(|(_, time)| *time).chain(evidence.time).max();
+    audit::at_least(open, proved.unwrap_or_default())?;
     let state = current.logged().statement.predicate();
     let bundle = String::from_utf8_lossy(bundle).into_owned();
-    put(open, Table::State, CHANNEL, &KeptChannel { version: state.version, bundle })?;
+    if let Some(kept) = kept {
+        if kept.name.as_ref().is_some_and(|name| *name != state.name) {
+            let name = kept.name.unwrap_or_default();
+            return Ok(Err(format!(
+                "this broker follows the channel {name:?}, and the state is of {:?}; to follow another channel, set up a broker for it",
+                state.name
+            )));
+        }
+        let is_same = |kept: &str| digest_of_payload(kept) == digest_of_payload(&bundle);
+        if kept.version == state.version && !is_same(&kept.bundle) {
+            let found = format!("version {} of the channel has two contents", state.version);
+            return Ok(Err(told(&Refusal::new(Own::LogFork, found))));
+        }
+    }
+    put(open, Table::State, CHANNEL, &KeptChannel { version: state.version, bundle, name: Some(state.name.clone()) })?;
     let refused = standing::refused_now(open, least_rebuilders, now)?;
     Ok(done(format!(
         "channel {} version {}: {} releases, least epoch {}, expires {}{refused}",
@@ -302,6 +328,6 @@ impl Engine {
         rebuilds: &[Hex],
         allow_debug: bool,
     ) -> Result<Done, Error> {
-        release_allow(open, bundle, rebuilds, self.settings.least_rebuilders, allow_debug, Self::seconds())
+        release_allow(open, bundle, rebuilds, self.settings.least_rebuilders, allow_debug, self.seconds())
     }
 }

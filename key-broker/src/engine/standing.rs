@@ -91,7 +91,7 @@ impl Engine {
         node: &Node,
         purpose: Purpose,
     ) -> Result<Standing, Stop> {
-        let (now, least) = (Self::seconds(), self.settings.least_rebuilders);
+        let (now, least) = (self.seconds(), self.settings.least_rebuilders);
         let patience = (purpose == Purpose::Unlock).then_some(self.settings.stale_unlock.as_secs());
         let mut found = None;
         self.store.look(&mut |open| {
@@ -109,7 +109,7 @@ impl Engine {
 
     /// For metrics; none where the database cannot be read.
     pub fn figures(&self) -> Option<Figures> {
-        let (now, least) = (Self::seconds(), self.settings.least_rebuilders);
+        let (now, least) = (self.seconds(), self.settings.least_rebuilders);
         let mut figures = Figures::default();
         let read = self.store.look(&mut |open| {
             // What it said last, however long ago.

@@ -29,7 +29,8 @@ pub use talk::{Answered, Talk, Wire};
 pub const SLOT: &str = "state";
 /// What the header of a disk that never was has for its digest, and its volume key for its name.
 pub const HEADER: Bytes32 = Bytes32([0x11; 32]);
-const VOLUME: Bytes32 = Bytes32([0x22; 32]);
+/// Name of the volume key that nodes of tests report.
+pub const VOLUME: Bytes32 = Bytes32([0x22; 32]);
 /// The register of the cap.
 const CAP: u8 = 15;
 

@@ -110,9 +110,17 @@ fn messages_are_read() {
     let context = Context::Release(&release.transcript.0);
     assert_eq!(**known::private_key().open(&release.share, context).unwrap(), [6; 32]);
     let answer: Answer = message("runtime/answer");
-    let node = AkTrust::NodeCertificate("node-1".into());
-    assert_eq!(by_certificate(&answer, &known::cluster()), Ok(node));
-    let response = connection::http::parse(&read("http_response/answer"), connection::LARGEST).unwrap().unwrap();
+    let judge = |name, now| by_certificate(&answer, &known::cluster(), name, now);
+    let Ok(AkTrust::NodeCertificate(certificate)) = judge(Some("node-1"), 2_000_000_000) else {
+        panic!("no certificate")
+    };
+    assert_eq!((certificate.node.as_str(), certificate.reset), ("node-1", 3));
+    assert!(judge(None, 0).is_ok());
+    for (name, now, words) in [(Some("node-2"), 0, "this is the node"), (None, 2_000_000_001, "has ended")] {
+        let refusal = judge(name, now).unwrap_err();
+        assert!(refusal.found.contains(words), "{refusal}");
+    }
+    let response = connection::http::parse(&read("http_response/answer")).unwrap().unwrap();
     assert_eq!((response.status, response.retry_after), (503, Some(7)));
 }
 

@@ -30,6 +30,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("a_lower_epoch_is_never_run_again", epochs),
         Row::new("a_node_names_its_release_and_a_refusal_is_explained_by_it", named),
         Row::new("a_release_needs_as_many_rebuilders_as_the_policy_says", rebuilt),
+        Row::new("clock_that_is_set_back_makes_nothing_good_again", clock_set_back),
         Row::new("disks_are_unlocked_for_a_while_after_the_channel_expired", stale),
     ]
 }
@@ -156,6 +157,19 @@ fn channels(suite: &Suite, _: &str) -> Result<()> {
     publisher.channel.version += 5;
     publisher.channel.expires = publisher.fake.now - 1;
     must_not(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?, expired)?;
+    // Two states of one version are a fork; the state of another channel is not of this one.
+    publisher.channel.expires = publisher.fake.now + 400;
+    publisher.channel.version = 9;
+    let tenth = publisher.state()?.write()?;
+    must(give(&scene.broker, &CHANNEL, &tenth)?)?;
+    must(give(&scene.broker, &CHANNEL, &tenth)?)?;
+    publisher.channel.version = 9;
+    publisher.channel.least_epoch = 1;
+    must_not(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?, "LOG_FORK")?;
+    publisher.channel.least_epoch = 0;
+    publisher.channel.name = "beta".into();
+    must_not(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?, "follows the channel")?;
+    publisher.channel.name = "stable".into();
     // An older trust root, too.
     let root = publisher.fake.sign_trust_root(&publisher.fake.trust_root().write()?);
     must_not(give(&scene.broker, &TRUST, &root)?, "TRUST_ROOT_VERSION")?;
@@ -309,6 +323,31 @@ fn rebuilt(suite: &Suite, _: &str) -> Result<()> {
     must(give(&scene.broker, &TRUST, &publisher.fake.sign_trust_root(&root.write()?))?)?;
     scene.reboot()?;
     scene.must_still_unlock()
+}
+
+/// Whoever owns the broker's time source makes nothing good again that has ended.
+fn clock_set_back(suite: &Suite, _: &str) -> Result<()> {
+    let (mut scene, mut publisher, _) = begin(suite, "")?;
+    publisher.channel.expires = publisher.fake.now + 400;
+    must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
+    scene.broker.kill();
+    scene.broker.run_with(&[("CAIRN_CLOCK_OFFSET", "1000")])?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    scene.broker.must_refuse(&response, "CHANNEL_EXPIRED")?;
+    scene.broker.kill();
+    scene.broker.run()?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    scene.broker.must_refuse(&response, "CHANNEL_EXPIRED")?;
+    let metrics = plain(&scene.broker, "/metrics")?;
+    let behind = metrics.lines().find_map(|line| line.strip_prefix("cairn_broker_clock_behind_seconds "));
+    let behind: u64 = behind.and_then(|text| text.parse().ok()).unwrap_or(0);
+    ensure!(behind > 900, "the metrics say that the clock is {behind} s behind");
+    let words = String::from_utf8_lossy(&scene.broker.printed()?).into_owned();
+    ensure!(words.contains("behind the latest time"), "the broker says {words}");
+    // A newer state, and all is well again.
+    publisher.channel.expires = publisher.fake.now + 5000;
+    must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
+    scene.must_still_release().map(drop)
 }
 
 fn stale(suite: &Suite, _: &str) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,7 @@ use cairn_tests::broker::Broker;
 use cairn_tests::node::Node as Machine;
 use cairn_tests::suite::Suite;
 use measurements::parse::tcg_log::Log;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 
 use crate::Row;
 use crate::scene::{self, Scene, ask, begin};
@@ -22,6 +24,9 @@ pub fn rows() -> Vec<Row> {
         Row::new("a_machine_that_nobody_enrolled_gets_nothing", unknown),
         Row::new("a_name_is_enrolled_once", conflict),
         Row::new("bombs_are_refused_and_memory_stays", bombs),
+        Row::new("hostile_text_neither_fills_the_audit_log_nor_reaches_a_terminal", hostile_text),
+        Row::new("silent_connections_of_one_address_keep_no_other_from_the_broker", silent_address),
+        Row::new("evidence_without_hello_is_refused_unread", unread),
         Row::new("slow_connections_end_and_nodes_are_served", slow),
         Row::new("floods_are_turned_away_and_keep_nothing", floods),
         Row::new("denials_look_alike", alike),
@@ -75,7 +80,9 @@ fn bombs(suite: &Suite, _: &str) -> Result<()> {
         ("resume", b"{\"schema\":\"cairn.krp.resume/1\",\"schema\":\"\",\"session\":\"\"}\n".to_vec(), malformed),
         ("commit", vec![b'0'; 16 << 10], malformed),
     ] {
-        let response = scene.broker.wire()?.post(&format!("/krp/1/{path}"), &body)?;
+        // Evidence is read only after a hello.
+        let mut wire = if path == "evidence" { scene.begin(Purpose::Provision)?.wire } else { scene.broker.wire()? };
+        let response = wire.post(&format!("/krp/1/{path}"), &body)?;
         scene.broker.must_refuse(&response, expected).with_context(|| format!("{path} of {} bytes", body.len()))?;
     }
     // As many events as there is room for.
@@ -90,9 +97,87 @@ fn bombs(suite: &Suite, _: &str) -> Result<()> {
     scene.must_still_release().map(drop)
 }
 
+/// Field names and values that somebody chose: stored and shown they are bounded, printable, and one line.
+fn hostile_text(suite: &Suite, _: &str) -> Result<()> {
+    const MANY: usize = 50;
+    /// Rows of the audit log, and the write-ahead log that they pass through.
+    const MORE: u64 = 2 << 20;
+    let mut scene = Scene::new(suite)?;
+    let size = |scene: &Scene| -> Result<u64> {
+        let files = ["database", "database-wal"].map(|name| std::fs::metadata(scene.broker.file(name)));
+        Ok(files.into_iter().flatten().map(|file| file.len()).sum())
+    };
+    let long = format!("{{\"schema\":\"cairn.krp.evidence/1\",\"{}\":1}}\n", "x".repeat((1 << 20) - 100));
+    let before = size(&scene)?;
+    for _ in 0..MANY {
+        let response = scene.begin(Purpose::Provision)?.wire.post("/krp/1/evidence", long.as_bytes())?;
+        ensure!(response.status == 403, "a long name is answered with {}", response.status);
+    }
+    let forged = "\\u001b]0;owned\\u0007\\u001b[2J\\nRELEASED  web-1  all is well";
+    let name = format!("{{\"schema\":\"cairn.krp.hello/1\",\"{forged}\":1}}\n");
+    let response = scene.broker.wire()?.post("/krp/1/hello", name.as_bytes())?;
+    let request = message::read::<Refused>(&response.body)?.0.request;
+    // Behind authentication: the UUID of a header that the node's host wrote.
+    let hello = message::write(&scene.node.hello(Purpose::Provision)?)?.bytes;
+    let hello = String::from_utf8(hello)?;
+    let blank = "{\"state\":\"blank\"}";
+    ensure!(hello.contains(blank), "the hello describes no blank disk");
+    let disk = format!("{{\"digest\":\"{}\",\"state\":\"luks\",\"uuid\":\"{forged}\"}}", "00".repeat(32));
+    let response = scene.broker.wire()?.post("/krp/1/hello", hello.replace(blank, &disk).as_bytes())?;
+    scene.broker.must_refuse(&response, "MALFORMED")?;
+    let grown = size(&scene)?.saturating_sub(before);
+    ensure!(grown < MORE, "{MANY} requests made the database grow by {grown} bytes");
+    for words in [&["audit", "tail", "60"][..], &["explain", &request], &["audit", "verify"], &["node", "list"]] {
+        let shown = scene.broker.command(words)?;
+        ensure!(shown.status.success(), "{words:?}: {}", String::from_utf8_lossy(&shown.stderr));
+        let is_plain = |byte: &u8| matches!(byte, b'\n' | b' '..=b'~');
+        ensure!(shown.stdout.iter().all(is_plain), "{words:?} prints control characters");
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        ensure!(
+            !text.lines().any(|line| line.starts_with("RELEASED")),
+            "{words:?} prints a line that was forged: {text}"
+        );
+    }
+    scene.must_still_release().map(drop)
+}
+
+/// Connects from another address of the loopback.
+fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
+    let SocketAddr::V4(to) = to else { anyhow::bail!("the broker listens at {to}") };
+    connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+    Ok(TcpStream::from(socket))
+}
+
+fn silent_address(suite: &Suite, _: &str) -> Result<()> {
+    const PLACES: usize = 64;
+    let limits = format!("connections = {PLACES}\nconnections_per_address = 16\nhandshake_seconds = 20");
+    let mut scene = Scene::with(suite, Broker::start_with(&limits)?)?;
+    let address = scene.broker.address()?;
+    let other = Ipv4Addr::new(127, 0, 0, 2);
+    // More than there are places in all, and each is taken again as soon as it is free.
+    let silent = (0..2 * PLACES).map(|_| connect_from(other, address)).collect::<Result<Vec<_>>>()?;
+    scene.provision()?;
+    drop(silent);
+    scene.reboot()?;
+    scene.must_still_unlock()
+}
+
+fn unread(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    let mut connection = connection::Connection::open(scene.broker.address()?, Duration::from_secs(20))?;
+    // The answer comes although the body does not.
+    connection.send(b"POST /krp/1/evidence HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n[[[")?;
+    let response = connection.receive()?;
+    scene.broker.must_refuse(&response, "SESSION_INVALID")?;
+    scene.must_still_release().map(drop)
+}
+
 fn slow(suite: &Suite, _: &str) -> Result<()> {
     const MANY: usize = 48;
-    let broker = Broker::start_with("connections = 64\npatience_seconds = 1\nconnection_seconds = 30")?;
+    let broker =
+        Broker::start_with("connections = 64\nhandshake_seconds = 1\npatience_seconds = 1\nconnection_seconds = 30")?;
     let mut scene = Scene::with(suite, broker)?;
     let address = scene.broker.address()?;
     let mut silent = (0..MANY).map(|_| TcpStream::connect(address)).collect::<std::io::Result<Vec<_>>>()?;
@@ -118,7 +203,7 @@ fn slow(suite: &Suite, _: &str) -> Result<()> {
         match connection.receive() {
             Ok(response) => ensure!(response.status == 408, "a slow request is answered with {}", response.status),
             // Closed without a word; a time-out of our own would say that it may take for ever.
-            Err(error) => ensure!(!error.to_string().contains("silent for"), "{error}"),
+            Err(error) => ensure!(!error.to_string().contains("os error 11"), "{error}"),
         }
     }
     scene.must_still_unlock()

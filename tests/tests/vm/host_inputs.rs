@@ -1,14 +1,17 @@
 //! What the host offers a machine beside its disk (docs/host-inputs.md names these rows): none of it takes effect, or exactly the named registers move.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use cairn_tests::disk::{Disk, HOME, SWAP, VAR};
 use cairn_tests::registers;
 use cairn_tests::settled::{baseline, moved, settled};
 use cairn_tests::suite::Suite;
 use cairn_tests::uki;
-use cairn_tests::watch::Watched;
-use xtask::vm::Machine;
+use cairn_tests::variables::{self, LOADER, SYSTEMD};
+use cairn_tests::watch::{Verdict, Watched};
 use xtask::vm::shell::Shell;
+use xtask::vm::{Ending, Machine};
 
 use crate::Row;
 
@@ -42,6 +45,8 @@ pub fn rows() -> Vec<Row> {
         Row::new("an_smbios_command_line_moves_pcr_12", smbios_command_line),
         Row::new("swap_home_and_var_on_another_disk_are_left_alone", partitions_on_another_disk),
         Row::new("swap_home_and_var_on_the_image_disk_move_pcr_5", partitions_on_the_image_disk),
+        Row::new("efi_variables_reach_neither_kernel_nor_systemd", efi_variables),
+        Row::new("systemd_options_take_effect_where_efi_variables_are_on", efi_variables_control),
         Row::new("debug_shows_that_nothing_of_the_host_was_taken", look_around),
     ]
 }
@@ -95,6 +100,51 @@ fn control(suite: &Suite, row: &str, extra: Vec<String>) -> Result<()> {
     watched.must_run()?;
     ensure!(watched.vm.console().text().contains(MARKER), "{MARKER} does not appear{}", watched.last_lines());
     Ok(())
+}
+
+/// What systemd 257 and its tools would read: words for the command line, a machine id, a seed, times, and what a boot loader and a stub say of themselves.
+fn with_efi_variables(suite: &Suite, disks: &[&Disk], folder: &Path) -> Result<Machine> {
+    let loader = |name: &'static str, text: &'static str| (name, LOADER, text);
+    let firmware = variables::firmware(
+        folder,
+        &[
+            (
+                "SystemdOptions",
+                SYSTEMD,
+                "systemd.unit=rescue.target systemd.setenv=LD_PRELOAD=/dev/vda systemd.machine_id=11111111111111111111111111111111 systemd.hostname=pwned",
+            ),
+            loader("LoaderSystemToken", "a token that somebody chose"),
+            loader("LoaderTimeInitUSec", "1"),
+            loader("LoaderTimeExecUSec", "2"),
+            loader("LoaderConfigTimeoutOneShot", "7"),
+            loader("LoaderEntryOneShot", "pwned.efi"),
+            loader("LoaderEntryDefault", "pwned.efi"),
+            loader("LoaderDevicePartUUID", "11111111-2222-3333-4444-555555555555"),
+        ],
+    )?;
+    Ok(Machine { firmware: Some(firmware), ..with(suite, disks, vec![]) })
+}
+
+fn efi_variables(suite: &Suite, row: &str) -> Result<()> {
+    let folder = tempfile::tempdir().context("Failed to make a folder")?;
+    must_move_only(suite, row, &with_efi_variables(suite, &[], folder.path())?, &[])
+}
+
+/// The same variables, and a kernel that passes them on: systemd goes where they say.
+fn efi_variables_control(suite: &Suite, row: &str) -> Result<()> {
+    const NO_VARIABLES: &str = "efi=noruntime";
+    let command_line = &suite.image.document.command_line;
+    ensure!(command_line.contains(NO_VARIABLES), "the command line lacks {NO_VARIABLES}: {command_line}");
+    let command_line = command_line.replace(NO_VARIABLES, "");
+    let uki = uki::with_command_line(&suite.sandbox, &suite.image.read("efi")?, &command_line)?;
+    let disk = Disk::copy_of(&suite.image)?;
+    disk.put_on_esp(&suite.image, &[(UKI, &uki)])?;
+    let folder = tempfile::tempdir().context("Failed to make a folder")?;
+    let mut watched = Watched::start(suite, row, &with_efi_variables(suite, &[&disk], folder.path())?)?;
+    match watched.verdict()? {
+        Verdict::Ended(Ending::Failed { code, .. }) if code == "SYSTEM_RESCUE" => Ok(()),
+        other => anyhow::bail!("systemd took nothing from the variables: {other:?}{}", watched.last_lines()),
+    }
 }
 
 /// The stub packs them into an archive for the initrd, which the kernel measures too (PCR 9, and 10 which follows it); our initrd passes nothing on.

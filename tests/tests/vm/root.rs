@@ -22,7 +22,10 @@ enum End {
 
 type Change = fn(&Suite, &Disk) -> Result<()>;
 
-const ROWS: [(&str, End, Change); 10] = [
+const ROWS: [(&str, End, Change); 11] = [
+    ("boot_code_on_the_image_disk_is_refused", End::Code("IMAGE_DISK_ALTERED"), |_, disk| {
+        disk.write_at(0, &[0x90; 440])
+    }),
     ("a_flipped_byte_in_the_first_data_block", End::Code("ROOT_VERIFY_FAILED"), |suite, disk| {
         disk.flip(data(suite)? + 1100)
     }),

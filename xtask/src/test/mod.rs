@@ -5,10 +5,11 @@
 
 mod tally;
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -18,6 +19,7 @@ use crate::build::tools::Tools;
 use crate::build::{self, BuildArgs, PRODUCTION};
 use crate::checkout::Checkout;
 use crate::host;
+use crate::mutants::{self, MutantsArgs};
 use crate::neighbours::PROGRAMS_VARIABLE;
 use crate::progress::{Progress, Style};
 use crate::sandbox::LAUNCHER_VARIABLE;
@@ -75,6 +77,8 @@ enum Suite {
     Log,
     /// The key broker
     Broker,
+    /// Checks that are taken out, which a test must notice
+    Mutants,
     /// Virtual machines
     Vm,
 }
@@ -96,6 +100,17 @@ impl TestArgs {
             only => only.contains(&suite),
         }
     }
+}
+
+/// `cargo xtask mutants`, on the images and programs of the last test run.
+pub fn run_mutants(args: &MutantsArgs) -> Result<ExitCode> {
+    host::require(host::TO_TEST)?;
+    let session = Session::begin(None)?;
+    let programs = session.checkout.target().join("test-programs");
+    let tools = session.build_root()?;
+    let is_set_up = programs.is_dir() && session.checkout.target().join("test-images").is_dir();
+    let environment = is_set_up.then(|| mutants::Environment { variables: session.variables(&tools), programs });
+    mutants::run(args, environment.as_ref())
 }
 
 /// Runs the tests.
@@ -140,7 +155,8 @@ impl Session {
             self.agent(tools, tally)?;
         }
         let suites: Vec<Suite> = Suite::END_TO_END.into_iter().filter(|suite| args.has(*suite)).collect();
-        if suites.is_empty() {
+        let mutants = args.has(Suite::Mutants) && self.filter.is_none();
+        if suites.is_empty() && !mutants {
             return Ok(());
         }
         let linted =
@@ -157,12 +173,7 @@ impl Session {
             let name = suite.name();
             let mut command =
                 self.cargo(&["test", "--package", "cairn-tests", "--features", "end-to-end", "--test", &name]);
-            command
-                .env(LAUNCHER_VARIABLE, &self.xtask)
-                .env("CAIRN_BUILD_ROOT", &tools.tree)
-                .env("CAIRN_IMAGE_DIR", images.join(VARIANTS[0]))
-                .env("CAIRN_DEBUG_IMAGE_DIR", images.join(VARIANTS[1]))
-                .env(PROGRAMS_VARIABLE, &programs);
+            command.envs(self.variables(tools)).env(PROGRAMS_VARIABLE, &programs);
             if args.with_rekor_v1 || args.full {
                 command.env(WITH_REKOR_V1, "1");
             }
@@ -171,7 +182,34 @@ impl Session {
             }
             self.suite(&name, command, tally)?;
         }
+        if mutants {
+            self.mutants(args, tools, programs, tally)?;
+        }
         Ok(())
+    }
+
+    /// What the suites of `cairn-tests` read.
+    fn variables(&self, tools: &Tools) -> Vec<(String, OsString)> {
+        let images = self.checkout.target().join("test-images");
+        vec![
+            (LAUNCHER_VARIABLE.into(), self.xtask.clone().into()),
+            ("CAIRN_BUILD_ROOT".into(), tools.tree.clone().into()),
+            ("CAIRN_IMAGE_DIR".into(), images.join(VARIANTS[0]).into()),
+            ("CAIRN_DEBUG_IMAGE_DIR".into(), images.join(VARIANTS[1]).into()),
+        ]
+    }
+
+    /// Each mutant is a test.
+    fn mutants(&self, args: &TestArgs, tools: &Tools, programs: PathBuf, tally: &mut Tally) -> Result<()> {
+        println!("\n== mutants");
+        let environment = mutants::Environment { variables: self.variables(tools), programs };
+        mutants::each(&MutantsArgs::all(!args.full), Some(&environment), &mut |name, result, seconds| {
+            let name = format!("mutant_{name}");
+            match result {
+                Ok(()) => tally.pass(&name, Duration::from_secs_f64(seconds)),
+                Err(error) => tally.fail(&name, &error),
+            }
+        })
     }
 
     /// The programs that the tests start, in a folder where nothing else replaces them: the broker has its fault points.

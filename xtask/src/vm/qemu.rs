@@ -26,10 +26,11 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
-    /// KVM where it works. That `/dev/kvm` can be opened does not say so: inside some clouds' machines it fails at the first CPU.
+    /// KVM where it works. That `/dev/kvm` can be opened does not say so: inside some clouds' machines it fails at the first CPU, or, on a processor without VMX and SVM, at the first instructions of the firmware.
     pub fn detect(sandbox: &Sandbox) -> Self {
         let openable = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
-        if openable && kvm_works(sandbox).unwrap_or(false) { Self::Kvm } else { Self::Emulation }
+        let processor = std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| has_virtualisation(&text));
+        if openable && processor && kvm_works(sandbox).unwrap_or(false) { Self::Kvm } else { Self::Emulation }
     }
 
     fn arguments(self) -> [&'static str; 4] {
@@ -39,6 +40,12 @@ impl Accelerator {
             Self::Kvm => ["-machine", "q35,accel=kvm", "-cpu", "host"],
         }
     }
+}
+
+/// Whether the processor has VMX or SVM, by the flags in `/proc/cpuinfo`.
+fn has_virtualisation(text: &str) -> bool {
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags"));
+    flags.is_some_and(|flags| flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm")))
 }
 
 /// Makes one CPU and quits.
@@ -130,6 +137,18 @@ mod tests {
         let line = arguments(&machine).join(" ");
         assert_eq!(line.matches("snapshot=on").count(), 2, "{line}");
         assert!(line.contains("-nodefaults") && line.contains("-no-reboot") && !line.contains("-netdev"), "{line}");
+    }
+
+    #[test]
+    fn kvm_needs_a_processor_with_vmx_or_svm() {
+        for (text, expected) in [
+            ("processor\t: 0\nflags\t\t: fpu vme svm\n", true),
+            ("flags\t\t: fpu vmx\n", true),
+            ("flags\t\t: fpu vme hypervisor\nvmx flags\t: x\n", false),
+            ("", false),
+        ] {
+            assert_eq!(has_virtualisation(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -105,8 +105,8 @@ documents! {
     Refused, "refusal", "cairn.krp.refused/1", SMALL;
     Resume, "resumption", "cairn.krp.resume/1", SMALL;
     Commit, "commit", "cairn.krp.commit/1", SMALL;
-    Ack, "acknowledgement", "cairn.krp.ack/1", SMALL;
-    NodeCertificate, "node certificate", "cairn.node-certificate/1", SMALL;
+    Ack, "acknowledgement", "cairn.krp.ack/2", SMALL;
+    NodeCertificate, "node certificate", "cairn.node-certificate/2", SMALL;
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
     fn hello() -> Hello {
         Hello {
             ak: Hex(vec![1, 2]),
-            disk: DiskState::Luks { uuid: "0b5f6c6e".into(), digest: Bytes32([3; 32]) },
+            disk: DiskState::Luks { uuid: "0b5f6c6e-0000-4000-8000-000000000001".into(), digest: Bytes32([3; 32]) },
             ek: Hex(vec![4]),
             hpke_key: Bytes32([5; 32]),
             nonce: Bytes32([6; 32]),

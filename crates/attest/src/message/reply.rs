@@ -93,10 +93,14 @@ pub struct Refused {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ack {
-    /// The node's certificate: an envelope with a [`NodeCertificate`], as a string.
-    pub certificate: String,
+    /// The node's certificate: an envelope with a [`NodeCertificate`], as a string. Only for a disk that was made or opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     /// SHA-256 of the commit.
     pub commit: Bytes32,
+    /// What the broker says of the disk, which is written beside its header: an envelope with a [`crate::recovery::DiskStatement`], as a string. Only for a disk that was made or opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
     /// How often the disk was committed, with this one.
     pub generation: u64,
     /// Head of the broker's audit log, with this commit in it.
@@ -105,7 +109,7 @@ pub struct Ack {
     pub schema: String,
 }
 
-/// What a broker says of a node that has shown what it is and closed its boot. Signed.
+/// What a broker says of one boot of a node that has shown what it is, closed its boot and opened its disk. Signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeCertificate {
@@ -119,6 +123,16 @@ pub struct NodeCertificate {
     pub epoch: u64,
     /// Name of the node.
     pub node: String,
+    /// When it ends, in seconds since 1970.
+    pub not_after: u64,
+    /// SHA-256 of the payload of the release, as in PCR 15.
+    pub release: Bytes32,
+    /// How often the TPM had been reset.
+    pub reset: u32,
+    /// How often it had been restarted since.
+    pub restart: u32,
     /// Its schema.
     pub schema: String,
+    /// Name of the volume key, as in PCR 15.
+    pub volume: Bytes32,
 }

@@ -1,6 +1,7 @@
 //! What a node sends, and the challenge that it answers.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::bytes::{Bytes32, Hex, at_most};
 
@@ -33,11 +34,21 @@ pub enum DiskState {
     Foreign,
     /// A header of LUKS2: what it says is not believed, only compared.
     Luks {
-        /// Its UUID.
+        /// Its UUID, in lower case.
+        #[serde(deserialize_with = "uuid")]
         uuid: String,
         /// SHA-256 of its whole area.
         digest: Bytes32,
     },
+}
+
+/// A UUID as headers of ours have it, and no other text: whoever writes headers would else write into the operator's log.
+fn uuid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match state_disk::id::parse(&text) {
+        Some(_) => Ok(text),
+        None => Err(D::Error::custom("the UUID of the disk is not one in lower case")),
+    }
 }
 
 /// M1, from the node: who it is, what it wants, and the key of this boot that a secret may be sealed to.

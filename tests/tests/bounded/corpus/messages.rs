@@ -145,7 +145,12 @@ fn certificate() -> NodeCertificate {
         cluster: "07".repeat(16),
         epoch: 2,
         node: "node-1".into(),
+        not_after: 2_000_000_000,
+        release: DIGEST,
+        reset: 3,
+        restart: 1,
         schema: NodeCertificate::SCHEMA.into(),
+        volume: DIGEST,
     }
 }
 
@@ -156,8 +161,9 @@ pub fn signed_certificate() -> String {
 
 fn ack() -> Ack {
     Ack {
-        certificate: signed_certificate(),
+        certificate: Some(signed_certificate()),
         commit: DIGEST,
+        disk: Some("{}".into()),
         generation: 8,
         receipt: receipt(),
         schema: Ack::SCHEMA.into(),

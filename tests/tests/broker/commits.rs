@@ -1,0 +1,216 @@
+//! The report and its second quote, one thing changed at a time; and what an operator changes between the verification of evidence and its release.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use attest::bytes::Bytes32;
+use attest::message::{CommitResult, Purpose};
+use cairn_tests::attester::{HEADER, Released, VOLUME};
+use cairn_tests::broker::Broker;
+use cairn_tests::suite::Suite;
+use measurements::Bank;
+
+use crate::Row;
+use crate::scene::{self, Scene, ask, commit, release, report};
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("report_of_a_boot_that_was_not_closed_is_refused", not_closed),
+        Row::new("report_with_a_register_that_has_moved_is_refused", moved),
+        Row::new("report_of_another_boot_is_refused", another_boot),
+        Row::new("report_after_its_deadline_is_refused", late),
+        Row::new("report_with_another_generation_is_refused", another_generation),
+        Row::new("report_on_another_release_is_refused", another_release),
+        Row::new("failed_report_gets_no_certificate", failed),
+        Row::new("node_that_is_changed_during_verification_gets_nothing", changed_meanwhile),
+    ]
+}
+
+fn opened() -> CommitResult {
+    CommitResult::Opened { header: HEADER, volume: VOLUME }
+}
+
+/// What the node's boot says in PCR 15, in this order.
+fn words(scene: &Scene, released: &Released) -> Result<[String; 3]> {
+    Ok([
+        format!("cluster:{}", hex::encode(&scene.broker.cluster_document()?.id.0)),
+        format!("release:{}", hex::encode(released.digest)),
+        format!("volume:{}", hex::encode(VOLUME.0)),
+    ])
+}
+
+/// Sends this report, which must be refused with this code.
+fn must_refuse(scene: &mut Scene, released: &Released, result: CommitResult, code: &str) -> Result<()> {
+    let commit = scene.node.commit(released, result, released.release.disk.generation + 1)?;
+    let response = scene.broker.wire()?.say("/krp/1/commit", &commit)?;
+    scene.broker.must_refuse(&response, code)
+}
+
+/// The same node, boot and report, with nothing changed.
+fn must_still_commit(scene: &mut Scene) -> Result<()> {
+    scene.reboot()?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    commit(&scene.broker, &mut scene.node, &released, Purpose::Unlock).map(drop)
+}
+
+/// PCR 15 must have cluster, release and volume, in this order, and nothing else.
+fn not_closed(suite: &Suite, _: &str) -> Result<()> {
+    type Change = fn(&mut Vec<String>);
+    const CHANGES: [(&str, Change); 7] = [
+        ("nothing", |words| words.clear()),
+        ("no cluster", |words| drop(words.remove(0))),
+        ("no release", |words| drop(words.remove(1))),
+        ("no volume", |words| drop(words.remove(2))),
+        ("another release", |words| words[1] = format!("release:{}", "00".repeat(32))),
+        ("another order", |words| words.swap(0, 1)),
+        ("something behind", |words| words.push("failed:X".into())),
+    ];
+    let mut scene = Scene::known(suite)?;
+    for (what, change) in CHANGES {
+        let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+        let mut said = words(&scene, &released)?.to_vec();
+        change(&mut said);
+        said.iter().try_for_each(|word| scene.node.say(word))?;
+        must_refuse(&mut scene, &released, opened(), "CAP_MISMATCH").context(what)?;
+        must_still_commit(&mut scene)?;
+        scene.reboot()?;
+    }
+    // The volume of the message is the one that was measured.
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    words(&scene, &released)?.iter().try_for_each(|word| scene.node.say(word))?;
+    let other = CommitResult::Opened { header: HEADER, volume: Bytes32([9; 32]) };
+    must_refuse(&mut scene, &released, other, "CAP_MISMATCH")?;
+    must_still_commit(&mut scene)
+}
+
+fn moved(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    for register in [0, 8, 12, 14] {
+        let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+        let digests: Vec<_> = Bank::ALL.into_iter().map(|bank| (bank, bank.digest(b"something else runs"))).collect();
+        attester_extend(&mut scene, register, &digests)?;
+        words(&scene, &released)?.iter().try_for_each(|word| scene.node.say(word))?;
+        must_refuse(&mut scene, &released, opened(), "CAP_MISMATCH").with_context(|| format!("PCR {register}"))?;
+        must_still_commit(&mut scene)?;
+        scene.reboot()?;
+    }
+    Ok(())
+}
+
+fn attester_extend(scene: &mut Scene, register: u8, digests: &[(Bank, Vec<u8>)]) -> Result<()> {
+    cairn_tests::attester::AttesterTpm::extend(&mut scene.node.tpm, register, digests)
+}
+
+/// The boot is closed as it must be, and it is the next one.
+fn another_boot(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    scene.reboot()?;
+    words(&scene, &released)?.iter().try_for_each(|word| scene.node.say(word))?;
+    must_refuse(&mut scene, &released, opened(), "STATE")?;
+    must_still_commit(&mut scene)
+}
+
+fn late(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::with(suite, Broker::start_with("commit_seconds = 1")?)?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    let commit = report(&scene.broker, &mut scene.node, &released, Purpose::Provision)?;
+    // Seconds are whole ones.
+    thread::sleep(Duration::from_millis(2500));
+    let response = scene.broker.wire()?.say("/krp/1/commit", &commit)?;
+    scene.broker.must_refuse(&response, "COMMIT_LATE")?;
+    scene.reboot()?;
+    scene.provision().map(drop)
+}
+
+fn another_generation(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    words(&scene, &released)?.iter().try_for_each(|word| scene.node.say(word))?;
+    let right = released.release.disk.generation + 1;
+    for generation in [0, right - 1, right + 1, u64::from(u32::MAX)] {
+        let commit = scene.node.commit(&released, opened(), generation)?;
+        let response = scene.broker.wire()?.say("/krp/1/commit", &commit)?;
+        scene.broker.must_refuse(&response, "GENERATION").with_context(|| generation.to_string())?;
+    }
+    let commit = scene.node.commit(&released, opened(), right)?;
+    scene.broker.wire()?.must_acknowledge(&commit).map(drop)
+}
+
+fn another_release(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let mut released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    let digest = released.digest;
+    released.digest[0] ^= 1;
+    words(&scene, &released)?.iter().try_for_each(|word| scene.node.say(word))?;
+    must_refuse(&mut scene, &released, opened(), "STATE")?;
+    scene.reboot()?;
+    let again = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    ensure!(again.digest != digest, "two releases are one");
+    commit(&scene.broker, &mut scene.node, &again, Purpose::Unlock).map(drop)
+}
+
+/// The broker vouches for what was opened, and for nothing else.
+fn failed(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    let commit = scene.node.commit(&released, CommitResult::Failed { code: "DISK_OPEN_FAILED".into() }, 0)?;
+    let ack = scene.broker.wire()?.must_acknowledge(&commit)?;
+    ensure!(ack.certificate.is_none() && ack.disk.is_none(), "a failed boot is certified");
+    scene.reboot()?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    let ack = scene::commit(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
+    ensure!(ack.certificate.is_some() && ack.disk.is_some(), "a boot that opened its disk is not certified");
+    Ok(())
+}
+
+/// Evidence is held between its verification and the transaction; the operator changes something; then it goes on.
+fn changed_meanwhile(suite: &Suite, _: &str) -> Result<()> {
+    let machine = cairn_tests::node::Node::machine_reference()?.display().to_string();
+    let other = "07".repeat(32);
+    let nothing: &[&[&str]] = &[];
+    let retired: &[&[&str]] = &[&["node", "retire", "one"]];
+    let enrolled: &[&[&str]] =
+        &[&["node", "retire", "one"], &["node", "enrol", "one", "--ek", &other, "--machine", &machine]];
+    let revoked: &[&[&str]] = &[&["release", "revoke", ""]];
+    for (changes, code) in [
+        (retired, "NODE_RETIRED"),
+        (enrolled, "EK_UNTRUSTED"),
+        (revoked, "RELEASE_NONE_ALLOWED"),
+        (nothing, "RELEASED"),
+    ] {
+        let mut scene = Scene::new(suite)?;
+        let until = scene.broker.file("until");
+        scene.broker.kill();
+        scene.broker.run_with(&[("CAIRN_HOLD", "after-verify"), ("CAIRN_HOLD_UNTIL", &until.display().to_string())])?;
+        let (broker, node) = (&scene.broker, &mut scene.node);
+        let response = thread::scope(|scope| {
+            let asked = scope.spawn(|| ask(broker, node, Purpose::Provision).map(|(_, response)| response));
+            let change = || -> Result<()> {
+                for _ in 0..300 {
+                    if until.with_extension("reached").exists() {
+                        break;
+                    }
+                    thread::sleep(Duration::from_millis(50));
+                }
+                ensure!(until.with_extension("reached").exists(), "the evidence was not verified");
+                for words in changes {
+                    let id = broker.admin(&["release", "list"])?[0]["release"].as_str().unwrap_or_default().to_owned();
+                    let words: Vec<&str> =
+                        words.iter().map(|word| if word.is_empty() { id.as_str() } else { word }).collect();
+                    broker.admin(&words)?;
+                }
+                Ok(())
+            };
+            let changed = change();
+            // Whatever went wrong, the broker goes on.
+            std::fs::write(&until, "")?;
+            changed?;
+            asked.join().ok().context("a thread panicked")?
+        })?;
+        let found = broker.judged(&response)?;
+        ensure!(found == code, "{changes:?}: {found}, not {code}");
+    }
+    Ok(())
+}
