@@ -170,8 +170,8 @@ codes! {
         "A broker of the cluster has refused this machine",
         "ask the broker why: `key-broker explain REQUEST`; a machine that is not enrolled is enrolled by its ek";
     ReleaseInvalid, "RELEASE_INVALID",
-        "What a broker of the cluster said is not signed, not for this machine, or not for this boot",
-        "boot again; if it happens again, somebody stands between node and broker, or they are of versions that do not belong together";
+        "A broker of the cluster signed, for this conversation, what contradicts the request or cluster.json",
+        "use broker and image of versions that belong together, and compare cluster.json of the node with that of the broker";
     CommitRefused, "COMMIT_REFUSED",
         "A broker of the cluster has refused the report of what became of its release",
         "ask the broker why: `key-broker explain REQUEST`";

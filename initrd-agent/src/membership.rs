@@ -6,6 +6,7 @@ use std::time::Duration;
 use attest::bytes::Bytes32;
 use attest::cluster::{Cluster, Hints};
 use attest::message::{CommitResult, Purpose};
+use attester::Acknowledged;
 
 use crate::attestation::{Node, Released, Stages};
 use crate::boot_document::BootDocument;
@@ -71,12 +72,18 @@ pub fn join(
 
     console::state("commit");
     let (header, volume) = (Bytes32(opened.header), Bytes32(opened.volume));
-    let (result, must) = match released.purpose {
-        Purpose::Provision => (CommitResult::Formatted { header, volume }, true),
-        Purpose::Unlock => (CommitResult::Opened { header, volume }, false),
+    let acknowledged = match released.purpose {
+        Purpose::Provision => {
+            let result = CommitResult::Formatted { header, volume };
+            Some(node.must_commit(&released, &result, opened.generation, &stages)?)
+        }
+        Purpose::Unlock => {
+            let result = CommitResult::Opened { header, volume };
+            node.try_commit(&released, &result, opened.generation, &stages)?
+        }
     };
-    if let Some(acknowledged) = node.commit(&released, &result, opened.generation, &stages, must)? {
-        opened.acknowledged(acknowledged.ack.disk.as_deref(), &acknowledged.broker)?;
+    if let Some(Acknowledged { ack, broker }) = acknowledged {
+        opened.acknowledged(ack.disk.as_deref(), &broker)?;
     }
     console::line(&format!("state disk is open, generation {}", opened.generation));
     node.close();
@@ -97,7 +104,7 @@ fn open(node: &mut Node, found: Found, released: &Released) -> Result<Opened, Fa
 /// Tells the broker why the disk is not open, if it listens; the boot ends in any case.
 fn report(node: &mut Node, released: &Released, failure: &Failure, stages: &Stages) {
     let result = CommitResult::Failed { code: failure.code().name().to_owned() };
-    if let Err(other) = node.commit(released, &result, 0, stages, false) {
+    if let Err(other) = node.try_commit(released, &result, 0, stages) {
         console::line(&format!("the broker could not be told: {other}"));
     }
 }

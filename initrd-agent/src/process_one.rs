@@ -20,12 +20,17 @@ pub fn behave() {
     }
 }
 
-/// From here on there are secrets in memory: none of it is ever written to a disk, neither as swap nor as a core dump.
+/// From here on there are secrets in memory: none of it is ever written to a disk, neither as swap nor as a core dump. Each of these is a second lock: the initrd activates no swap, and has nothing that a core dump could be written to.
+/// So the boot goes on where the kernel refuses one of them, and the console has the line; docs/threat-model.md says so.
 pub fn keep_secrets() {
     let locked = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
-    let kept = locked.and_then(|()| setrlimit(Resource::RLIMIT_CORE, 0, 0)).and_then(|()| set_dumpable(false));
-    if let Err(error) = kept {
-        console::line(&format!("memory cannot be locked: {error}"));
+    let refused = [
+        ("lock memory", locked),
+        ("disable core dumps", setrlimit(Resource::RLIMIT_CORE, 0, 0)),
+        ("disable tracing", set_dumpable(false)),
+    ];
+    for (what, error) in refused.into_iter().filter_map(|(what, done)| done.err().map(|error| (what, error))) {
+        console::line(&format!("cannot {what}: {error} (no swap is active in the initrd)"));
     }
 }
 

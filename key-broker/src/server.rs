@@ -219,8 +219,10 @@ async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incomi
             if has_said_hello {
                 work(shared, peer, request, path, LARGE).await
             } else {
-                let engine = shared.engine.clone();
-                let refused = tokio::task::spawn_blocking(move || engine.no_session());
+                // The refusal answers an empty request, because this one was not read: no node ends its boot for it.
+                let (engine, peer) = (shared.engine.clone(), peer.clone());
+                let refused =
+                    tokio::task::spawn_blocking(move || engine.bind(engine.no_session(), &[], &peer.exporter));
                 answer(refused.await.unwrap_or_else(|_| Reply::unavailable()))
             }
         }
@@ -252,12 +254,13 @@ async fn work(
     let decided = tokio::task::spawn_blocking(move || {
         let now = Instant::now();
         let mut conversation = peer.conversation.lock().unwrap_or_else(PoisonError::into_inner);
-        match path.as_str() {
+        let answer = match path.as_str() {
             "/krp/1/hello" => engine.hello(&mut conversation, (peer.address, peer.exporter), now, &body),
             "/krp/1/evidence" => engine.evidence(&mut conversation, now, &body),
             "/krp/1/commit" => engine.commit(&body, now),
             _ => engine.resume(&body),
-        }
+        };
+        engine.bind(answer, &body, &peer.exporter)
     });
     answer(decided.await.unwrap_or_else(|_| Reply::unavailable()))
 }

@@ -3,6 +3,7 @@
 //! It gives away nothing that is not measured or public, and takes nothing but a nonce or a credential. Its TLS key is made when it starts and is never stored.
 
 mod node;
+mod places;
 mod readiness;
 mod request;
 mod server;

@@ -41,9 +41,15 @@ pub enum Error {
     Log(&'static str, std::io::Error),
 }
 
-/// The TPM of this node.
+/// The TPM of this node, and its keys. They are created once: a TPM needs seconds for the endorsement key.
+struct Tpm {
+    context: Context,
+    keys: Option<Keys>,
+}
+
+/// This node.
 pub struct Node {
-    tpm: Mutex<Context>,
+    tpm: Mutex<Tpm>,
     bank: Bank,
     /// Of the endorsement key: it stays the same, and each reading would leave something behind in the context.
     ek_certificate: Option<Vec<u8>>,
@@ -58,7 +64,8 @@ impl Node {
         let mut context = Context::new(TctiNameConf::Device(DeviceConfig::from_str(DEVICE)?))?;
         let bank = bank(&mut context)?;
         let ek_certificate = node_tpm::endorsement_certificate(&mut context);
-        Ok(Self { tpm: Mutex::new(context), bank, ek_certificate })
+        let keys = Some(Keys::make(&mut context)?);
+        Ok(Self { tpm: Mutex::new(Tpm { context, keys }), bank, ek_certificate })
     }
 
     /// Answers a question that came in over a connection with this TLS key.
@@ -66,15 +73,11 @@ impl Node {
     /// # Errors
     /// [`Error`].
     pub fn answer(&self, question: &Question, tls_key: &[u8; 32]) -> Result<Answer, Error> {
-        let (keys, quote) = {
-            let mut context = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
-            let keys = Keys::make(&mut context)?;
+        let (keys, quote) = self.with_keys(|context, keys| {
             let extra_data = runtime::extra_data(&question.nonce.0, tls_key, &name(keys.attestation_key()));
-            let quote = keys.quote(&mut context, self.bank, &extra_data);
-            let areas = (keys.attestation_key().to_vec(), keys.endorsement_key().to_vec());
-            keys.flush(&mut context);
-            (areas, quote?)
-        };
+            let quote = keys.quote(context, self.bank, &extra_data)?;
+            Ok(((keys.attestation_key().to_vec(), keys.endorsement_key().to_vec()), quote))
+        })?;
         Ok(Answer {
             ak: Hex(keys.0),
             bank: self.bank,
@@ -96,12 +99,29 @@ impl Node {
     /// # Errors
     /// [`Error`]: among others, the credential is for another TPM.
     pub fn activate(&self, activate: &Activate, tls_key: &[u8; 32]) -> Result<Activated, Error> {
-        let mut context = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys = Keys::make(&mut context)?;
-        let secret = keys.activate(&mut context, &activate.credential.blob.0, &activate.credential.seed.0);
-        keys.flush(&mut context);
-        let proof = Bytes32(runtime::activation(&secret?, tls_key));
+        let credential = &activate.credential;
+        let secret = self.with_keys(|context, keys| keys.activate(context, &credential.blob.0, &credential.seed.0))?;
+        let proof = Bytes32(runtime::activation(&secret, tls_key));
         Ok(Activated { proof, schema: Activated::SCHEMA.into() })
+    }
+
+    /// Runs a command with the keys. After a failure they are created again: a TPM that was reset has lost them.
+    fn with_keys<T>(
+        &self,
+        run: impl FnOnce(&mut Context, &Keys) -> Result<T, node_tpm::Error>,
+    ) -> Result<T, node_tpm::Error> {
+        let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
+        let Tpm { context, keys } = &mut *tpm;
+        let current = match keys.take() {
+            Some(current) => current,
+            None => Keys::make(context)?,
+        };
+        let done = run(context, &current);
+        match &done {
+            Ok(_) => *keys = Some(current),
+            Err(_) => current.flush(context),
+        }
+        done
     }
 }
 

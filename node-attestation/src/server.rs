@@ -4,23 +4,22 @@ use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use attest::message;
+use connection::TimedSocket;
 use measurements::canonical::Document;
 use ring::digest::{SHA256, digest};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::node::Node;
+use crate::places::Places;
 use crate::request::{self, Request};
 
-/// Connections at a time; the next is closed at once.
-const MOST: usize = 8;
-/// For each read and write, and for a whole connection.
-const PATIENCE: Duration = Duration::from_secs(10);
-const WHOLE: Duration = Duration::from_secs(60);
+/// For each read and write, and for a whole connection: two questions, each of which waits for the TPM.
+const PATIENCE: Duration = Duration::from_secs(5);
+const WHOLE: Duration = Duration::from_secs(20);
 
 /// A TLS key, and how to speak with it.
 pub struct Server {
@@ -28,7 +27,7 @@ pub struct Server {
     tls_key: [u8; 32],
 }
 
-type Stream = StreamOwned<ServerConnection, TcpStream>;
+type Stream = StreamOwned<ServerConnection, TimedSocket>;
 
 impl Server {
     /// Makes a key.
@@ -51,22 +50,19 @@ impl Server {
     /// # Errors
     /// The listener's.
     pub fn serve(&self, listener: &TcpListener, node: &Arc<Node>) -> Result<Infallible, Box<dyn std::error::Error>> {
-        let open = Arc::new(AtomicUsize::new(0));
+        let places = Places::default();
         loop {
-            let Ok((socket, _)) = listener.accept() else {
+            let Ok((socket, address)) = listener.accept() else {
                 // Too many open files, or a connection that is gone again: neither is for ever.
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
             };
-            if open.fetch_add(1, Ordering::SeqCst) >= MOST {
-                open.fetch_sub(1, Ordering::SeqCst);
-                continue;
-            }
-            let (config, tls_key, node, open) = (self.config.clone(), self.tls_key, node.clone(), open.clone());
+            let Some(place) = places.take(address.ip()) else { continue };
+            let (config, tls_key, node) = (self.config.clone(), self.tls_key, node.clone());
             std::thread::spawn(move || {
                 // Whoever asked has gone, or does not speak as we do: there is nobody to tell.
                 let _ = converse(config, socket, &tls_key, &node);
-                open.fetch_sub(1, Ordering::SeqCst);
+                drop(place);
             });
         }
     }
@@ -78,12 +74,10 @@ fn converse(
     tls_key: &[u8; 32],
     node: &Node,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let begun = Instant::now();
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    let socket = TimedSocket::new(socket, PATIENCE, Instant::now() + WHOLE)?;
     let mut stream = StreamOwned::new(ServerConnection::new(config)?, socket);
-    while begun.elapsed() < WHOLE {
-        match next(&mut stream, begun)? {
+    loop {
+        match next(&mut stream)? {
             Some(Ok(request)) => {
                 let (status, body) = respond(&request, tls_key, node);
                 send(&mut stream, status, &body)?;
@@ -100,13 +94,12 @@ fn converse(
 }
 
 /// The next request, the status that it has instead, or nothing at the end of the connection.
-fn next(stream: &mut Stream, begun: Instant) -> std::io::Result<Option<Result<Request, u16>>> {
+fn next(stream: &mut Stream) -> std::io::Result<Option<Result<Request, u16>>> {
     let (mut received, mut piece) = (Vec::new(), [0; 2048]);
     loop {
         match request::parse(&received) {
             Ok(Some(request)) => return Ok(Some(Ok(request))),
             Err(status) => return Ok(Some(Err(status))),
-            Ok(None) if begun.elapsed() > WHOLE => return Ok(None),
             Ok(None) => {}
         }
         match stream.read(&mut piece)? {

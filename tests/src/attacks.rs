@@ -271,9 +271,9 @@ pub const TABLE: &[Attack] = &[
     ),
     attack(
         52,
-        "a release of another signer, of an earlier boot, for another conversation, with a flipped bit",
-        &["RELEASE_INVALID"],
-        Machine("a_release_that_is_not_of_this_conversation_ends_the_boot"),
+        "a release with a flipped bit; refusals and messages of another signer, conversation or connection",
+        &["RELEASE_INVALID", "COMMITTED"],
+        Machine("lies_without_a_signature_delay_a_boot_and_signed_ones_end_it"),
     ),
     attack(
         53,

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use attest::cluster::Cluster;
 use attest::message::{self, Hold, Refused};
 use connection::Response;
+use measurements::canonical::Document;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -252,12 +253,19 @@ impl Broker {
         self.process()?.memory()
     }
 
+    /// A decision that it signed.
+    pub fn decision<D: Document>(&self, response: &Response) -> Result<D> {
+        let certificate = std::fs::read(self.file("certificate.json")).context("Failed to read certificate.json")?;
+        let certificate = self.cluster_document()?.certificate(&certificate)?;
+        Ok(message::open(&response.body, &certificate.message_key)?.0)
+    }
+
     /// How it judged: `RELEASED`, the code behind a refusal or a hold, or the status.
     pub fn judged(&self, response: &Response) -> Result<String> {
         match response.status {
             200 => Ok("RELEASED".into()),
-            202 => self.code(&message::read::<Hold>(&response.body)?.0.request),
-            403 => self.code(&message::read::<Refused>(&response.body)?.0.request),
+            202 => self.code(&self.decision::<Hold>(response)?.request),
+            403 => self.code(&self.decision::<Refused>(response)?.request),
             status => Ok(status.to_string()),
         }
     }

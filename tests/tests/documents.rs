@@ -216,8 +216,11 @@ fn every_message_keeps_to_the_schema_of_messages() {
             },
         );
     }
-    keeps_to(&schema, &Hold { request: "0".repeat(32), retry_after: 5, schema: Hold::SCHEMA.into() });
-    keeps_to(&schema, &Refused { request: "0".repeat(32), schema: Refused::SCHEMA.into() });
+    keeps_to(
+        &schema,
+        &Hold { answers: Bytes32([1; 32]), request: "0".repeat(32), retry_after: 5, schema: Hold::SCHEMA.into() },
+    );
+    keeps_to(&schema, &Refused { answers: Bytes32([1; 32]), request: "0".repeat(32), schema: Refused::SCHEMA.into() });
     keeps_to(&schema, &Resume { schema: Resume::SCHEMA.into(), session: session.clone() });
     for result in [
         CommitResult::Formatted { header: digest, volume: digest },

@@ -108,6 +108,12 @@ pub fn activation(credential: &[u8], transcript: &Transcript) -> [u8; 32] {
     tag
 }
 
+/// Digest of the request that a refusal or a hold answers, on the connection with this exporter: a decision for another request, or on another connection (which a man-in-the-middle with a stolen TLS key would have), has another digest.
+pub fn answered(request: &[u8], exporter: &[u8; 32]) -> [u8; 32] {
+    let request = Sha256::digest(request);
+    Sha256::new().chain_update(b"krp1-d").chain_update(request).chain_update(exporter).finalize().into()
+}
+
 /// The exporter of the TLS connection that carries a conversation (RFC 8446, section 7.5): label, and the context is empty. 32 bytes.
 pub const EXPORTER: &[u8] = b"EXPORTER-krp1";
 
@@ -172,6 +178,13 @@ pub(crate) mod tests {
             assert!(all[index + 1..].iter().all(|other| one.extra_data() != other.extra_data()));
             assert_ne!(one.extra_data(), binding().extra_data());
         }
+    }
+
+    #[test]
+    fn a_decision_answers_one_request_on_one_connection() {
+        let all = [answered(b"one", &[1; 32]), answered(b"other", &[1; 32]), answered(b"one", &[2; 32])];
+        assert!(all[0] != all[1] && all[0] != all[2] && all[1] != all[2]);
+        assert_eq!(all[0], answered(b"one", &[1; 32]));
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl fmt::Display for Assurance {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hints {
-    /// Addresses of brokers, `IP:PORT`, tried in order.
+    /// Addresses of brokers, `IP:PORT`. A node begins at a random one, and goes on to the next after each wait.
     #[serde(deserialize_with = "at_most::<MOST_BROKERS, _, _>")]
     pub brokers: Vec<String>,
     /// Static addresses; without them the network is asked (DHCPv4).

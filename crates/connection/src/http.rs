@@ -17,11 +17,11 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-/// The answer, or nothing while it is not whole.
+/// The answer with a body of at most `most` bytes, or nothing while it is not whole.
 ///
 /// # Errors
 /// Why it is none that is understood.
-pub fn parse(bytes: &[u8]) -> Result<Option<Response>, &'static str> {
+pub fn parse(bytes: &[u8], most: usize) -> Result<Option<Response>, &'static str> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut head = httparse::Response::new(&mut headers);
     let length = match head.parse(bytes) {
@@ -46,7 +46,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Response>, &'static str> {
         }
     }
     let content = content.ok_or("it has no length")?;
-    if content > LARGEST {
+    if content > most.min(LARGEST) {
         return Err("it is too long");
     }
     let body = &bytes[length..];
@@ -68,10 +68,17 @@ mod tests {
     #[test]
     fn an_answer_is_whole_or_not_there_yet() {
         let response = Response { status: 503, retry_after: Some(7), body: b"abc".to_vec() };
-        assert_eq!(parse(GOOD), Ok(Some(response)));
+        assert_eq!(parse(GOOD, LARGEST), Ok(Some(response)));
         for length in 0..GOOD.len() {
-            assert_eq!(parse(&GOOD[..length]), Ok(None), "{length} bytes");
+            assert_eq!(parse(&GOOD[..length], LARGEST), Ok(None), "{length} bytes");
         }
+    }
+
+    #[test]
+    fn a_body_above_the_limit_is_refused_before_it_is_read() {
+        let head = &GOOD[..GOOD.len() - 3];
+        assert_eq!(parse(head, 3), Ok(None));
+        assert_eq!(parse(head, 2), Err("it is too long"));
     }
 
     #[test]
@@ -88,7 +95,7 @@ mod tests {
             ([&b"HTTP/1.1 200 OK\r\n"[..], &b"A: b\r\n".repeat(MOST_HEADERS + 1)].concat(), "no HTTP"),
             ([&b"HTTP/1.1 200 OK\r\nA: "[..], &[b'b'; HEAD]].concat(), "8 KiB"),
         ] {
-            let found = parse(&bytes).unwrap_err();
+            let found = parse(&bytes, LARGEST).unwrap_err();
             assert!(found.contains(reason), "{found}, not {reason}");
         }
     }

@@ -1,18 +1,25 @@
 //! A connection to somebody whose key is judged by us and by no certificate authority: TLS 1.3, and HTTP/1.1 inside it, over a connection that we own, so that evidence can be bound to it.
 //!
 //! Whoever connects gets the SHA-256 of the other side's public key, which proved itself in the handshake, and the exporter of the connection; what that key may be is for the caller to say. Answers are bounded, and have a length.
+//!
+//! Time is bounded twice: each read and write by `patience`, and a whole exchange by [`EXCHANGE`] times as much, so that a peer that sends a byte now and then holds nobody.
 
+mod deadline;
 pub mod http;
 mod tls;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use attest::binding::EXPORTER;
 use rustls::{ClientConnection, StreamOwned};
 
+pub use deadline::TimedSocket;
 pub use http::{LARGEST, Response};
+
+/// An exchange may take this many times the patience: connect, handshake and first answer together, then each request with its answer.
+pub const EXCHANGE: u32 = 3;
 
 /// Why there is no answer. All of these may pass.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +61,19 @@ pub enum Error {
 /// An open connection.
 pub struct Connection {
     address: SocketAddr,
-    stream: StreamOwned<ClientConnection, TcpStream>,
+    stream: StreamOwned<ClientConnection, TimedSocket>,
     tls_key: [u8; 32],
     exporter: [u8; 32],
+    /// Length of an exchange.
+    exchange: Duration,
+    /// Whether a request was answered on it: the first one shares the deadline of the handshake.
+    is_used: bool,
+    /// Longest body of an answer, in bytes.
+    most: usize,
 }
 
 impl Connection {
-    /// Connects, and completes the handshake. `patience` is for each read and write.
+    /// Connects, and completes the handshake. `patience` is for each read and write; [`EXCHANGE`] times as long is for all of it with the first answer.
     ///
     /// # Errors
     /// [`Error`].
@@ -68,10 +81,8 @@ impl Connection {
         let connect = |source| Error::Connect { address, source };
         let broken = |source| Error::Broken { address, source };
         let tls = |reason: String| Error::Tls { address, reason };
-        let socket = TcpStream::connect_timeout(&address, patience).map_err(connect)?;
-        socket.set_read_timeout(Some(patience)).map_err(connect)?;
-        socket.set_write_timeout(Some(patience)).map_err(connect)?;
-        socket.set_nodelay(true).map_err(connect)?;
+        let exchange = patience * EXCHANGE;
+        let socket = TimedSocket::connect(address, patience, Instant::now() + exchange).map_err(connect)?;
         let client = tls::client(address).map_err(|error| tls(error.to_string()))?;
         let mut stream = StreamOwned::new(client, socket);
         while stream.conn.is_handshaking() {
@@ -80,7 +91,13 @@ impl Connection {
         let tls_key = tls::peer_key(&stream.conn).map_err(|error| tls(error.to_string()))?;
         let exporter =
             stream.conn.export_keying_material([0; 32], EXPORTER, None).map_err(|error| tls(error.to_string()))?;
-        Ok(Self { address, stream, tls_key, exporter })
+        Ok(Self { address, stream, tls_key, exporter, exchange, is_used: false, most: LARGEST })
+    }
+
+    /// Bounds the body of an answer, in bytes, where [`LARGEST`] is too much.
+    #[must_use]
+    pub fn with_limit(self, most: usize) -> Self {
+        Self { most, ..self }
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo of the other side.
@@ -111,6 +128,10 @@ impl Connection {
 
     fn request(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Response, Error> {
         let address = self.address;
+        if self.is_used {
+            self.stream.sock.set_deadline(Instant::now() + self.exchange);
+        }
+        self.is_used = true;
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
@@ -144,7 +165,7 @@ impl Connection {
         let mut received = Vec::new();
         let mut piece = [0; 4096];
         loop {
-            let parsed = http::parse(&received).map_err(|reason| Error::Answer { address, reason })?;
+            let parsed = http::parse(&received, self.most).map_err(|reason| Error::Answer { address, reason })?;
             if let Some(response) = parsed {
                 return Ok(response);
             }

@@ -94,16 +94,17 @@ pub(crate) fn salted(context: &mut Context, ek: KeyHandle) -> Result<AuthSession
 /// The endorsement key is used by its policy: who proves the hierarchy's authorization, which is empty (TPM2_PolicySecret).
 pub(crate) fn activate(
     context: &mut Context,
-    Keys { ak, ek, salted, .. }: &Keys,
+    Keys { ak, ek, .. }: &Keys,
+    salted: AuthSession,
     blob: &[u8],
     seed: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     const WHAT: &str = "activating a credential";
     let (blob, seed) = (IdObject::try_from(blob), EncryptedSecret::try_from(seed));
     let (blob, seed) = (blob.map_err(failed(WHAT))?, seed.map_err(failed(WHAT))?);
-    let session = policy(context).map_err(failed(WHAT))?;
-    let handle = SessionHandle::from(session);
-    let sessions = (Some(*salted), Some(session), None);
+    let proved = policy(context).map_err(failed(WHAT))?;
+    let handle = SessionHandle::from(proved);
+    let sessions = (Some(salted), Some(proved), None);
     let activate = |context: &mut Context| context.activate_credential(*ak, *ek, blob, seed);
     let activated = context.execute_with_sessions(sessions, activate);
     end_session(context, handle);

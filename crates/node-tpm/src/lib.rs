@@ -44,12 +44,12 @@ pub struct Quote {
     pub registers: BTreeMap<u8, Vec<u8>>,
 }
 
-/// The two keys of a TPM, and a session that is salted to the first. They are flushed when [`Keys::flush`] is called; a TPM's resource manager does it when the connection ends.
+/// The two keys of a TPM. They are flushed when [`Keys::flush`] is called; a TPM's resource manager does it when the connection ends. Each quote and each activation has a session of its own, so that keys may be kept for as long as the
+/// system runs: a session that is kept falls behind the TPM's count of saved sessions, which then starts no other (TCG TPM 2.0 Library, Part 1, section 30.5).
 #[derive(Debug)]
 pub struct Keys {
     ek: KeyHandle,
     ak: KeyHandle,
-    salted: AuthSession,
     ek_area: Vec<u8>,
     ak_area: Vec<u8>,
 }
@@ -62,8 +62,7 @@ impl Keys {
     pub fn make(context: &mut Context) -> Result<Self, Error> {
         let (ek, ek_area) = keys::endorsement(context)?;
         let (ak, ak_area) = keys::attestation(context)?;
-        let salted = keys::salted(context, ek)?;
-        Ok(Self { ek, ak, salted, ek_area, ak_area })
+        Ok(Self { ek, ak, ek_area, ak_area })
     }
 
     /// The endorsement key's public area (TPMT_PUBLIC).
@@ -81,7 +80,7 @@ impl Keys {
     /// # Errors
     /// [`Error`].
     pub fn quote(&self, context: &mut Context, bank: Bank, extra_data: &[u8; 32]) -> Result<Quote, Error> {
-        quote::quote(context, self, bank, extra_data)
+        self.in_session(context, |context, session| quote::quote(context, self, session, bank, extra_data))
     }
 
     /// Activates a credential that was made for these two keys: `blob` is a TPM2B_ID_OBJECT and `seed` a TPM2B_ENCRYPTED_SECRET, both without their lengths.
@@ -89,12 +88,23 @@ impl Keys {
     /// # Errors
     /// [`Error`]: among others, the credential was made for other keys.
     pub fn activate(&self, context: &mut Context, blob: &[u8], seed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        keys::activate(context, self, blob, seed)
+        self.in_session(context, |context, session| keys::activate(context, self, session, blob, seed))
     }
 
-    /// Takes both keys out of the TPM, and ends the session.
+    /// Runs a command in a session that is salted to the endorsement key, and ends the session.
+    fn in_session<T>(
+        &self,
+        context: &mut Context,
+        run: impl FnOnce(&mut Context, AuthSession) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let session = keys::salted(context, self.ek)?;
+        let done = run(context, session);
+        end_session(context, session.into());
+        done
+    }
+
+    /// Takes both keys out of the TPM.
     pub fn flush(self, context: &mut Context) {
-        end_session(context, self.salted.into());
         for key in [self.ek, self.ak] {
             flush(context, key.into());
         }

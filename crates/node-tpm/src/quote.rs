@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use measurements::Bank;
 use tss_esapi::Context;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{AttestInfo, Data, PcrSelectionList, PcrSelectionListBuilder, PcrSlot, SignatureScheme};
 use tss_esapi::traits::Marshall;
 
@@ -33,13 +34,19 @@ const AT_A_TIME: usize = 8;
 /// Registers that go on moving are not attested.
 const TRIES: usize = 5;
 
-pub(crate) fn quote(context: &mut Context, keys: &Keys, bank: Bank, extra_data: &[u8; 32]) -> Result<Quote, Error> {
+pub(crate) fn quote(
+    context: &mut Context,
+    keys: &Keys,
+    session: AuthSession,
+    bank: Bank,
+    extra_data: &[u8; 32],
+) -> Result<Quote, Error> {
     const WHAT: &str = "quoting";
     for _ in 0..TRIES {
         let data = Data::try_from(extra_data.as_slice()).map_err(failed(WHAT))?;
         let selection = selection(bank, &SLOTS).map_err(failed(WHAT))?;
         let (attest, signature) = context
-            .execute_with_session(Some(keys.salted), |context| {
+            .execute_with_session(Some(session), |context| {
                 context.quote(keys.ak, data, SignatureScheme::Null, selection)
             })
             .map_err(failed(WHAT))?;

@@ -59,3 +59,21 @@ impl Stages {
         &self.ends
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_that_is_missing_or_too_long_is_rejected() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let code = || read(path.to_str().unwrap()).map(|bytes| bytes.len() as u64).map_err(|failure| failure.code());
+        assert_eq!(code(), Err(Code::EventLogUnreadable));
+        let file = File::create(&path).unwrap();
+        file.set_len(LARGEST).unwrap();
+        assert_eq!(code(), Ok(LARGEST));
+        file.set_len(LARGEST + 1).unwrap();
+        assert_eq!(code(), Err(Code::EventLogUnreadable));
+    }
+}

@@ -37,12 +37,17 @@ pub fn make(device: &str, bytes: u64) -> Result<(), Failure> {
 /// # Errors
 /// `FILESYSTEM_DAMAGED`.
 pub fn check(device: &str) -> Result<(), Failure> {
-    match run("e2fsck", &["-p", device]) {
-        Ok((0, _)) => Ok(()),
-        Ok((code, text)) if code & !CORRECTED == 0 => {
-            console::line(&format!("the file system of the state disk was repaired: {text}"));
-            Ok(())
-        }
+    if let Some(text) = repaired(run("e2fsck", &["-p", device]))? {
+        console::line(&format!("the file system of the state disk was repaired: {text}"));
+    }
+    Ok(())
+}
+
+/// What e2fsck printed about its repairs; nothing where there was nothing to repair.
+fn repaired(result: std::io::Result<(i32, String)>) -> Result<Option<String>, Failure> {
+    match result {
+        Ok((0, _)) => Ok(None),
+        Ok((code, text)) if code & !CORRECTED == 0 => Ok(Some(text)),
         other => Err(failure(Code::FilesystemDamaged, "checking the file system of the state disk", other)),
     }
 }
@@ -91,4 +96,24 @@ fn failure(code: Code, what: &str, result: std::io::Result<(i32, String)>) -> Fa
         Err(error) => error.to_string(),
     };
     Failure::new(code, format!("{what}: {found}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filesystem_that_e2fsck_did_not_repair_ends_the_boot() {
+        let judged = |code: i32| repaired(Ok((code, "words".into()))).map_err(|failure| failure.code());
+        assert_eq!(judged(0), Ok(None));
+        for corrected in 1..=3 {
+            assert_eq!(judged(corrected), Ok(Some("words".into())));
+        }
+        // Errors left uncorrected, operational error, usage, canceled, library error; a signal (e2fsck(8)).
+        for code in [4, 5, 8, 16, 32, 128, -1] {
+            assert_eq!(judged(code), Err(Code::FilesystemDamaged), "{code}");
+        }
+        let missing = repaired(Err(std::io::ErrorKind::NotFound.into()));
+        assert_eq!(missing.map_err(|failure| failure.code()), Err(Code::FilesystemDamaged));
+    }
 }

@@ -12,6 +12,7 @@
 mod contents;
 mod device;
 mod filesystem;
+mod grant;
 mod luks;
 mod machine_id;
 mod provision;
@@ -146,14 +147,7 @@ pub fn open(
     share: &Zeroizing<[u8; 32]>,
     receipt_root: &[u8; 32],
 ) -> Result<Opened, Failure> {
-    let invalid = |what: &str| Failure::new(Code::GrantInvalid, format!("the grant for disk {}: {what}", grant.id));
-    let id = id::parse(&grant.id).ok_or_else(|| invalid("its id is no UUID in lower case"))?;
-    if grant.slot != found.slot {
-        return Err(invalid("it is for another slot"));
-    }
-    if grant.generation == u64::MAX || (purpose == Purpose::Provision && grant.generation != 0) {
-        return Err(invalid("its generation cannot be"));
-    }
+    let id = grant::check(grant, &found.slot, purpose)?;
     let granted = Granted { id, keys: keys::derive(share, &id), generation: grant.generation, head: *receipt_root };
     match purpose {
         Purpose::Provision => make(found, grant, granted),

@@ -13,7 +13,7 @@ use state_disk::record::{self, Report};
 
 use super::audit::{self, Leaf};
 use super::records::{Disk, Latch, get, put};
-use super::{Engine, Open, Reply};
+use super::{Answer, Engine, Open, Reply};
 use crate::code::{Code, Own, Refusal};
 use crate::fault;
 use crate::store::{Error, Table, Transaction};
@@ -39,8 +39,8 @@ enum Decided {
 
 impl Engine {
     /// Answers a commit.
-    pub fn commit(&self, body: &[u8], _now: Instant) -> Reply {
-        let Some(open) = self.keys() else { return Reply::sealed() };
+    pub fn commit(&self, body: &[u8], _now: Instant) -> Answer {
+        let Some(open) = self.keys() else { return Reply::sealed().into() };
         let (commit, digest): (Commit, _) = match message::read(body) {
             Ok(read) => read,
             Err(refusal) => return self.refuse(None, &refusal.into()),
@@ -70,7 +70,7 @@ impl Engine {
         match (written, decided) {
             (Ok(()), Some(Decided::Acknowledged(body))) => {
                 fault::point("after-commit-transaction");
-                Reply { status: 200, body, retry_after: None }
+                Reply { status: 200, body, retry_after: None }.into()
             }
             (Err(Error::Work(_)), Some(Decided::Refused(refusal))) => self.refuse(Some(&name), &refusal),
             (Err(error), _) => self.unavailable(&error.to_string()),

@@ -19,7 +19,7 @@ use super::outcome::Stop;
 use super::policy::Matched;
 use super::records::{Disk, Latch, Node, boot_of, get, put};
 use super::standing::Standing;
-use super::{Conversation, Engine, Open, Reply};
+use super::{Answer, Conversation, Engine, Open, Reply};
 use crate::code::{Own, Refusal};
 use crate::fault;
 use crate::store::{Error, Table, Transaction};
@@ -55,8 +55,8 @@ pub(super) enum Decided {
 
 impl Engine {
     /// Answers evidence.
-    pub fn evidence(&self, conversation: &mut Option<Conversation>, now: Instant, body: &[u8]) -> Reply {
-        let Some(open) = self.keys() else { return Reply::sealed() };
+    pub fn evidence(&self, conversation: &mut Option<Conversation>, now: Instant, body: &[u8]) -> Answer {
+        let Some(open) = self.keys() else { return Reply::sealed().into() };
         let Some(begun) = conversation.take().filter(|begun| now < begun.until) else { return self.no_session() };
         let evidence: Evidence = match message::read(body) {
             Ok((evidence, _)) => evidence,
@@ -79,16 +79,16 @@ impl Engine {
             Ok(reply) => {
                 fault::point("after-transaction");
                 self.count(Own::Released.into());
-                Reply { status: 200, body: reply, retry_after: None }
+                Reply { status: 200, body: reply, retry_after: None }.into()
             }
             Err(stop) => self.stopped(Some(&name), &stop),
         }
     }
 
     /// The answer to evidence that no hello of its connection came before: it is given without reading the evidence.
-    pub fn no_session(&self) -> Reply {
+    pub fn no_session(&self) -> Answer {
         if self.is_sealed() {
-            return Reply::sealed();
+            return Reply::sealed().into();
         }
         let found = "the session is not of this connection, was answered before, or its time is over";
         self.refuse(None, &Refusal::new(Own::SessionInvalid, found))
@@ -324,9 +324,9 @@ impl Engine {
     }
 
     /// Sends the stored reply of a session again, byte for byte.
-    pub fn resume(&self, body: &[u8]) -> Reply {
+    pub fn resume(&self, body: &[u8]) -> Answer {
         if self.is_sealed() {
-            return Reply::sealed();
+            return Reply::sealed().into();
         }
         let resume: Resume = match message::read(body) {
             Ok((resume, _)) => resume,
@@ -340,7 +340,7 @@ impl Engine {
             Ok(())
         });
         match (read, reply) {
-            (Ok(()), Some(body)) => Reply { status: 200, body, retry_after: None },
+            (Ok(()), Some(body)) => Reply { status: 200, body, retry_after: None }.into(),
             (Ok(()), None) => self.refuse(None, &Refusal::new(Own::SessionInvalid, "the session has no stored reply")),
             (Err(error), _) => self.unavailable(&error.to_string()),
         }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::outcome::Stop;
 use super::records::{Node, get};
-use super::{Conversation, Engine, Open, Reply};
+use super::{Answer, Conversation, Engine, Open, Reply};
 use crate::code::Own;
 use crate::store::Table;
 
@@ -42,9 +42,9 @@ impl Engine {
         (address, exporter): (IpAddr, [u8; 32]),
         now: Instant,
         body: &[u8],
-    ) -> Reply {
+    ) -> Answer {
         *conversation = None;
-        let Some(open) = self.keys() else { return Reply::sealed() };
+        let Some(open) = self.keys() else { return Reply::sealed().into() };
         let (hello, hello_digest): (Hello, _) = match message::read(body) {
             Ok(read) => read,
             Err(refusal) => return self.refuse(None, &refusal.into()),
@@ -52,12 +52,12 @@ impl Engine {
         let ek = sha256(&hello.ek.0);
         if !self.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner).may_say_hello(address, ek, now) {
             self.count(Own::RateLimited.into());
-            return Reply { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: Some(5) };
+            return Reply { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: Some(5) }.into();
         }
         match self.challenge(&open, &hello, hello_digest, exporter, now) {
             Ok((reply, begun)) => {
                 *conversation = Some(begun);
-                reply
+                reply.into()
             }
             Err(stop) => self.stopped(None, &stop),
         }

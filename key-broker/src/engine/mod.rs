@@ -4,6 +4,7 @@ mod admin;
 mod audit;
 mod clock;
 mod commit;
+mod decision;
 mod disks;
 mod evidence;
 mod hello;
@@ -22,8 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use attest::cluster::{BrokerCertificate, Cluster};
-use attest::message::{Hello, Hold, Refused};
-use measurements::canonical::Document;
+use attest::message::Hello;
 use measurements::compose::{Composition, Configuration};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
@@ -35,6 +35,7 @@ use crate::store::{Error as StoreError, Sqlite, Store, Table, Transaction};
 pub use admin::AdminCommand;
 use audit::{Leaf, Signer};
 use clock::Clock;
+pub use decision::Answer;
 use limits::Limits;
 pub use limits::network;
 use outcome::Stop;
@@ -271,7 +272,7 @@ impl Engine {
     }
 
     /// The answer of whatever ended without a release. `node` is the one that proved to be it.
-    fn stopped(&self, node: Option<&str>, stop: &Stop) -> Reply {
+    fn stopped(&self, node: Option<&str>, stop: &Stop) -> Answer {
         match (stop, node) {
             (Stop::Refused(refusal), _) => self.refuse(node, refusal),
             (Stop::Held(refusal), Some(name)) => self.hold(name, refusal),
@@ -281,31 +282,30 @@ impl Engine {
     }
 
     /// Nothing was decided: whoever asks may ask again.
-    fn unavailable(&self, cause: &str) -> Reply {
+    fn unavailable(&self, cause: &str) -> Answer {
         eprintln!("key-broker: cannot decide: {cause}");
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry("UNAVAILABLE").or_default() += 1;
-        Reply::unavailable()
+        Reply::unavailable().into()
     }
 
     /// A refusal: written into the audit log, as often as strangers may, and the same to whoever asks. A refusal of a node that cannot be written is none: a decision that ends a boot is in the log.
-    fn refuse(&self, node: Option<&str>, refusal: &Refusal) -> Reply {
+    fn refuse(&self, node: Option<&str>, refusal: &Refusal) -> Answer {
         match self.record(node, refusal) {
             Ok(request) => {
                 self.count(refusal.code);
-                Reply::document(403, &Refused { request, schema: Refused::SCHEMA.into() }, None)
+                Answer::Refused { request }
             }
             Err(stop) => self.stopped(None, &stop),
         }
     }
 
     /// A hold: written into the audit log when its reason changes, and not each time that the node asks.
-    fn hold(&self, node: &str, refusal: &Refusal) -> Reply {
+    fn hold(&self, node: &str, refusal: &Refusal) -> Answer {
         match self.record_hold(node, refusal) {
             Ok(request) => {
                 self.count(refusal.code);
                 let retry_after = u32::try_from(self.settings.hold.as_secs()).unwrap_or(u32::MAX);
-                let hold = Hold { request, retry_after, schema: Hold::SCHEMA.into() };
-                Reply::document(202, &hold, Some(retry_after))
+                Answer::Held { request, retry_after }
             }
             Err(stop) => self.stopped(None, &stop),
         }
@@ -377,12 +377,5 @@ impl Reply {
     /// Nothing can be said before the broker is unsealed.
     pub fn sealed() -> Self {
         Self { status: 503, body: b"{\"state\":\"sealed\"}\n".to_vec(), retry_after: Some(5) }
-    }
-
-    fn document<D: Document>(status: u16, document: &D, retry_after: Option<u32>) -> Self {
-        match attest::message::write(document) {
-            Ok(sent) => Self { status, body: sent.bytes, retry_after },
-            Err(_) => Self::unavailable(),
-        }
     }
 }

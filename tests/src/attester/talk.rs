@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use attest::binding::Transcript;
+use attest::binding::{Transcript, answered};
 use attest::bytes::Bytes32;
 use attest::cluster::Cluster;
-use attest::message::{self, Ack, Challenge, Commit, Evidence, Hello, Resume};
+use attest::message::{self, Ack, Challenge, Commit, Evidence, Hello, Hold, Refused, Resume};
 use connection::{Connection, Response};
 use measurements::canonical::Document;
 
@@ -45,9 +45,18 @@ impl Wire {
         Ok(Self { connection, message_key: certificate.message_key })
     }
 
-    /// Sends bytes.
+    /// Sends bytes. A refusal or a hold must be signed, for this request on this connection.
     pub fn post(&mut self, path: &str, body: &[u8]) -> Result<Response> {
-        Ok(self.connection.post(path, body)?)
+        let response = self.connection.post(path, body)?;
+        let answers = match response.status {
+            202 => message::open::<Hold>(&response.body, &self.message_key).context("the hold")?.0.answers,
+            403 => message::open::<Refused>(&response.body, &self.message_key).context("the refusal")?.0.answers,
+            _ => return Ok(response),
+        };
+        // Evidence without a hello is refused unread.
+        let expected = [body, &[]].map(|request| answered(request, self.connection.exporter()));
+        ensure!(expected.contains(&answers.0), "a decision of another request or connection");
+        Ok(response)
     }
 
     /// Sends a message.

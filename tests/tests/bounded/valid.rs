@@ -120,7 +120,7 @@ fn messages_are_read() {
         let refusal = judge(name, now).unwrap_err();
         assert!(refusal.found.contains(words), "{refusal}");
     }
-    let response = connection::http::parse(&read("http_response/answer")).unwrap().unwrap();
+    let response = connection::http::parse(&read("http_response/answer"), connection::LARGEST).unwrap().unwrap();
     assert_eq!((response.status, response.retry_after), (503, Some(7)));
 }
 

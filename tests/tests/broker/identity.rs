@@ -113,7 +113,7 @@ fn held_once(suite: &Suite, _: &str) -> Result<()> {
     for _ in 0..4 {
         let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
         scene.broker.must_refuse(&response, "NODE_HELD")?;
-        bodies.push(response.body);
+        bodies.push(scene.broker.decision::<attest::message::Hold>(&response)?.request);
     }
     ensure!(leaves(&scene)? == before + 1, "each question of a held node is a row");
     ensure!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "the request changes while the reason does not");

@@ -86,7 +86,7 @@ fn must_notice(scene: &mut Scene, code: &str, words: &str, change: impl FnOnce(&
     scene.node.reboot(&boot)?;
     let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
     scene.broker.must_refuse(&response, code)?;
-    let (refused, _) = attest::message::read::<attest::message::Refused>(&response.body)?;
+    let refused: attest::message::Refused = scene.broker.decision(&response)?;
     let explained = scene.broker.admin(&["explain", &refused.request])?;
     let found = explained["found"].to_string();
     ensure!(found.contains(words), "the operator is told: {found}");

@@ -249,7 +249,7 @@ fn named(suite: &Suite, _: &str) -> Result<()> {
         let mut talk = scene::begin(&scene.broker, &scene.node, Purpose::Provision)?;
         let evidence = attest::message::Evidence { release, ..scene.node.evidence(&talk)? };
         let response = talk.show(&evidence)?;
-        let (refused, _) = attest::message::read::<attest::message::Refused>(&response.body)?;
+        let refused: attest::message::Refused = scene.broker.decision(&response)?;
         let told = scene.broker.admin(&["explain", &refused.request])?;
         let text = |field: &str| told[field].as_str().unwrap_or_default().to_owned();
         Ok((text("code"), text("found")))

@@ -116,7 +116,7 @@ fn hostile_text(suite: &Suite, _: &str) -> Result<()> {
     let forged = "\\u001b]0;owned\\u0007\\u001b[2J\\nRELEASED  web-1  all is well";
     let name = format!("{{\"schema\":\"cairn.krp.hello/1\",\"{forged}\":1}}\n");
     let response = scene.broker.wire()?.post("/krp/1/hello", name.as_bytes())?;
-    let request = message::read::<Refused>(&response.body)?.0.request;
+    let request = scene.broker.decision::<Refused>(&response)?.request;
     // Behind authentication: the UUID of a header that the node's host wrote.
     let hello = message::write(&scene.node.hello(Purpose::Provision)?)?.bytes;
     let hello = String::from_utf8(hello)?;
@@ -203,7 +203,7 @@ fn slow(suite: &Suite, _: &str) -> Result<()> {
         match connection.receive() {
             Ok(response) => ensure!(response.status == 408, "a slow request is answered with {}", response.status),
             // Closed without a word; a time-out of our own would say that it may take for ever.
-            Err(error) => ensure!(!error.to_string().contains("os error 11"), "{error}"),
+            Err(error) => ensure!(!error.to_string().contains("silent for"), "{error}"),
         }
     }
     scene.must_still_unlock()
@@ -263,8 +263,8 @@ fn floods(suite: &Suite, _: &str) -> Result<()> {
 }
 
 /// What a stranger sees of a denial.
-fn shape(response: &connection::Response) -> Result<(u16, usize, Option<u32>)> {
-    let (refused, _) = message::read::<Refused>(&response.body)?;
+fn shape(broker: &Broker, response: &connection::Response) -> Result<(u16, usize, Option<u32>)> {
+    let refused: Refused = broker.decision(response)?;
     ensure!(refused.request.len() == 32, "the request is {:?}", refused.request);
     Ok((response.status, response.body.len(), response.retry_after))
 }
@@ -274,7 +274,7 @@ fn alike(suite: &Suite, _: &str) -> Result<()> {
     let mut shapes = BTreeSet::new();
     let mut stranger = scene.stranger()?;
     let (_, response) = ask(&scene.broker, &mut stranger, Purpose::Provision)?;
-    shapes.insert(shape(&response)?);
+    shapes.insert(shape(&scene.broker, &response)?);
     // A known node: with a changed register, a changed log, another's disk, and retired.
     for change in [
         (|evidence| evidence.registers[0].0[0] ^= 1) as fn(&mut attest::message::Evidence),
@@ -285,14 +285,14 @@ fn alike(suite: &Suite, _: &str) -> Result<()> {
         let mut talk = scene.begin(Purpose::Provision)?;
         let mut evidence = scene.node.evidence(&talk)?;
         change(&mut evidence);
-        shapes.insert(shape(&talk.show(&evidence)?)?);
+        shapes.insert(shape(&scene.broker, &talk.show(&evidence)?)?);
     }
     scene.broker.admin(&["node", "retire", "one"])?;
     let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
-    shapes.insert(shape(&response)?);
+    shapes.insert(shape(&scene.broker, &response)?);
     let mut wire = scene.broker.wire()?;
-    shapes.insert(shape(&wire.post("/krp/1/hello", b"{}\n")?)?);
-    shapes.insert(shape(&wire.resume(&Hex(vec![1; 16]))?)?);
+    shapes.insert(shape(&scene.broker, &wire.post("/krp/1/hello", b"{}\n")?)?);
+    shapes.insert(shape(&scene.broker, &wire.resume(&Hex(vec![1; 16]))?)?);
     ensure!(shapes.len() == 1, "denials differ: {shapes:?}");
     ensure!(shapes.iter().all(|(status, ..)| status.to_string() == code(65)), "{shapes:?}");
     // Challenges, too: a stranger's is as long as that of a node whose key is not known yet.

@@ -22,13 +22,15 @@ const CARGO_HOME: &str = "/tmp/cargo";
 const TOOLCHAIN: &str = "/tmp/toolchain";
 
 /// What of a checkout they are made of.
-const INPUTS: [&str; 11] = [
+const INPUTS: [&str; 13] = [
     "Cargo.toml",
     "Cargo.lock",
     "clippy.toml",
     ".cargo",
     "crates/attest",
+    "crates/attester",
     "crates/connection",
+    "crates/envelope",
     "crates/node-tpm",
     "crates/state-disk",
     "initrd-agent",

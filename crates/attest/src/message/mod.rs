@@ -101,8 +101,8 @@ documents! {
     Challenge, "challenge", "cairn.krp.challenge/1", SMALL;
     Evidence, "evidence", "cairn.krp.evidence/1", LARGE;
     Release, "release", "cairn.krp.release/1", SMALL;
-    Hold, "hold", "cairn.krp.hold/1", SMALL;
-    Refused, "refusal", "cairn.krp.refused/1", SMALL;
+    Hold, "hold", "cairn.krp.hold/2", SMALL;
+    Refused, "refusal", "cairn.krp.refused/2", SMALL;
     Resume, "resumption", "cairn.krp.resume/1", SMALL;
     Commit, "commit", "cairn.krp.commit/1", SMALL;
     Ack, "acknowledgement", "cairn.krp.ack/2", SMALL;

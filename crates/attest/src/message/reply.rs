@@ -67,10 +67,12 @@ pub struct Receipt {
     pub size: u64,
 }
 
-/// The evidence is good, and a person must decide: the node waits and begins again.
+/// Signed by the broker: the evidence is good, operator approval is required. The node waits and begins again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hold {
+    /// The request that this answers ([`crate::binding::answered`]).
+    pub answers: Bytes32,
     /// What the operator asks for.
     pub request: String,
     /// Seconds to wait.
@@ -79,10 +81,12 @@ pub struct Hold {
     pub schema: String,
 }
 
-/// Nothing is released. All refusals look alike.
+/// Signed by the broker: nothing is released. All refusals have the same size and fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Refused {
+    /// The request that this answers ([`crate::binding::answered`]).
+    pub answers: Bytes32,
     /// What the operator asks for: 32 hexadecimal digits.
     pub request: String,
     /// Its schema.

@@ -182,8 +182,16 @@ fn replies() -> Vec<File> {
         file("krp_reply", "challenge-to-a-known-key", canonical(&Challenge { credential: None, ..challenge() })),
         file("krp_reply", "release", good.clone()),
         file("krp_reply", "release-with-thirty-headers", canonical(&many)),
-        file("krp_reply", "hold", canonical(&Hold { request: "1".into(), retry_after: 60, schema: hold })),
-        file("krp_reply", "refusal", canonical(&Refused { request: "1".into(), schema: refused })),
+        file(
+            "krp_reply",
+            "hold",
+            canonical(&Hold { answers: Bytes32([1; 32]), request: "1".into(), retry_after: 60, schema: hold }),
+        ),
+        file(
+            "krp_reply",
+            "refusal",
+            canonical(&Refused { answers: Bytes32([1; 32]), request: "1".into(), schema: refused }),
+        ),
         file("krp_reply", "acknowledgement", canonical(&ack())),
         file("krp_reply", "node-certificate", canonical(&certificate())),
         file("krp_reply", "share-sealed-to-the-point-zero", with(&point, &zeros)),
