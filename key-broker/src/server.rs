@@ -248,6 +248,8 @@ async fn work(
         Ok(Err(_)) => return status(400),
         Ok(Ok(body)) => body.to_bytes(),
     };
+    // Evidence is in time when it has arrived in time: the wait for a processor or for the store is not the node's.
+    let arrived = Instant::now();
     let Ok(_place) = shared.queue.try_acquire() else { return answer(Reply::unavailable()) };
     let Ok(_processor) = shared.processors.acquire().await else { return answer(Reply::unavailable()) };
     let (engine, peer) = (shared.engine.clone(), peer.clone());
@@ -256,7 +258,7 @@ async fn work(
         let mut conversation = peer.conversation.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = match path.as_str() {
             "/krp/1/hello" => engine.hello(&mut conversation, (peer.address, peer.exporter), now, &body),
-            "/krp/1/evidence" => engine.evidence(&mut conversation, now, &body),
+            "/krp/1/evidence" => engine.evidence(&mut conversation, arrived, &body),
             "/krp/1/commit" => engine.commit(&body, now),
             _ => engine.resume(&body),
         };

@@ -148,13 +148,23 @@ fn release_that_was_lost_is_requested_again_before_a_new_one() {
 #[test]
 fn after_each_wait_another_broker_is_asked() {
     let identity = Identity::new().unwrap();
-    let failing = LyingBroker::start(&identity, &[Lie::Status(503); 50], Then::Honest).unwrap();
+    let failing = LyingBroker::start(&identity, &[Lie::Status(500); 50], Then::Honest).unwrap();
     let healthy = LyingBroker::start(&identity, &[], Then::Honest).unwrap();
     let (acknowledged, machine) = boot(&identity, &[failing.address(), healthy.address()], PATIENCE);
     assert!(acknowledged.is_ok());
     assert_eq!(machine.pauses, 1);
     let expected = ["/krp/1/resume", "/krp/1/hello", "/krp/1/evidence", "/krp/1/commit"];
     assert_eq!(healthy.requests(), expected, "a broker without a stored reply gets a new hello at once");
+}
+
+#[test]
+fn release_that_one_broker_signed_is_accepted_from_another() {
+    let identity = Identity::new().unwrap();
+    let lost = LyingBroker::start(&identity, &[Lie::Closed; 50], Then::Honest).unwrap();
+    let other = LyingBroker::start(&identity, &[], Then::Honest).unwrap();
+    let (acknowledged, machine) = boot(&identity, &[lost.address(), other.address()], PATIENCE);
+    assert!(acknowledged.is_ok(), "{:?}", acknowledged.err());
+    assert_eq!((machine.pauses, other.requests()), (1, vec!["/krp/1/resume".to_owned(), "/krp/1/commit".to_owned()]));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The liar's messages: those of a broker, with the lie of the connection in them.
 
-use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use attest::binding::{Transcript, answered};
@@ -18,7 +19,7 @@ use measurements::canonical::{self, Document};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
-use super::{Identity, Lie, new_key};
+use super::{Identity, Lie, Log, Stored, new_key};
 use crate::attester::{SLOT, random};
 
 const DISK: &str = "0b5f6c6e-0a00-4000-8000-00000000000f";
@@ -32,10 +33,8 @@ pub(super) struct Liar {
     lie: Option<Lie>,
     hello: Option<(Hello, [u8; 32])>,
     challenge: [u8; 32],
-    /// Releases by their sessions.
-    stored: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Entries of the audit log.
-    size: u64,
+    stored: Stored,
+    log: Log,
 }
 
 struct Certificates {
@@ -49,7 +48,7 @@ type Answer = (u16, Vec<u8>);
 
 impl Liar {
     pub(super) fn new(identity: &Identity, tls_key: [u8; 32]) -> Result<Self> {
-        let Identity { cluster, root } = identity;
+        let Identity { cluster, root, stored, log } = identity;
         let (key, other) = (new_key()?, new_key()?);
         let certificate = |root: &Ed25519KeyPair, tls_key: [u8; 32], epoch: u64| -> Result<Vec<u8>> {
             let certificate = BrokerCertificate {
@@ -69,8 +68,8 @@ impl Liar {
             foreign: certificate(&other, tls_key, epoch)?,
             lower: certificate(root, tls_key, epoch.saturating_sub(1))?,
         };
-        let (cluster, stored) = (cluster.clone(), BTreeMap::new());
-        Ok(Self { cluster, key, other, certificates, lie: None, hello: None, challenge: [0; 32], stored, size: 1 })
+        let (cluster, stored, log) = (cluster.clone(), stored.clone(), log.clone());
+        Ok(Self { cluster, key, other, certificates, lie: None, hello: None, challenge: [0; 32], stored, log })
     }
 
     /// A new connection.
@@ -153,8 +152,9 @@ impl Liar {
         let (evidence, _): (Evidence, _) = message::read(body)?;
         // It is stored as a broker does it, before the lie is told: of a release that was lost.
         let release = self.release(exporter)?;
-        if matches!(self.lie, None | Some(Lie::Status(_) | Lie::Closed)) {
-            self.stored.insert(evidence.session.0, release.clone());
+        if matches!(self.lie, None | Some(Lie::Status(408 | 503) | Lie::Closed)) {
+            let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            stored.insert(evidence.session.0, release.clone());
         }
         Ok(self.no_release(body, exporter)?.unwrap_or((200, release)))
     }
@@ -164,7 +164,8 @@ impl Liar {
         if let Some(answer) = self.no_release(body, exporter)? {
             return Ok(answer);
         }
-        match self.stored.get(&resume.session.0) {
+        let stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        match stored.get(&resume.session.0) {
             Some(release) => Ok((200, release.clone())),
             None => Ok((403, message::sign(&refused(body, exporter), "broker", &self.key)?.bytes)),
         }
@@ -179,7 +180,6 @@ impl Liar {
             Purpose::Provision => Some(self.recovery()?),
             Purpose::Unlock => None,
         };
-        self.size += 1;
         let mut release = Release {
             assurance: self.cluster.assurance.name().into(),
             commit_within: 600,
@@ -191,7 +191,7 @@ impl Liar {
                 recovery,
                 slot: SLOT.into(),
             },
-            receipt: self.receipt(self.size),
+            receipt: self.receipt(self.append()),
             request: "0".repeat(32),
             schema: Release::SCHEMA.into(),
             share,
@@ -225,6 +225,11 @@ impl Liar {
         Ok(Recovery::seal(DISK, &[3; 32], &keys, || Zeroizing::new(seed))?)
     }
 
+    /// The size of the log with one more entry.
+    fn append(&self) -> u64 {
+        self.log.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
     fn receipt(&self, size: u64) -> Receipt {
         let origin = format!("cairn/{}/audit", hex::encode(&self.cluster.id.0));
         let root = Bytes32([8; 32]);
@@ -241,8 +246,7 @@ impl Liar {
             }
             _ => {}
         }
-        self.size += 1;
-        let size = if self.lie == Some(Lie::ShrunkLog) { 1 } else { self.size };
+        let size = if self.lie == Some(Lie::ShrunkLog) { 1 } else { self.append() };
         let ack = Ack {
             certificate: None,
             disk: None,

@@ -4,10 +4,10 @@
 mod lie;
 mod messages;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,14 +32,21 @@ pub struct Identity {
     /// Its document.
     pub cluster: Cluster,
     root: Ed25519KeyPair,
+    stored: Stored,
+    log: Log,
 }
+
+/// Releases by their sessions, which all brokers of a cluster have.
+type Stored = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
+/// Entries of the audit log, which all brokers of a cluster have.
+type Log = Arc<AtomicU64>;
 
 impl Identity {
     /// That of a broker, whose root key is in its folder.
     pub fn of(broker: &Broker) -> Result<Self> {
         let root = std::fs::read_to_string(broker.file("offline/root.key")).context("Failed to read the root key")?;
         let root = Ed25519KeyPair::from_pkcs8(&hex::decode(root.trim())?).map_err(|error| anyhow!("{error}"))?;
-        Ok(Self { cluster: broker.cluster_document()?, root })
+        Ok(Self { cluster: broker.cluster_document()?, root, stored: Stored::default(), log: Log::default() })
     }
 
     /// A new one, of epoch 2, that requires a TPM.
@@ -55,7 +62,7 @@ impl Identity {
             schema: Cluster::SCHEMA.into(),
             slots: vec![Slot { device: Device::OnlyOther, layout: None, mount: "/var".into(), name: SLOT.into() }],
         };
-        Ok(Self { cluster, root })
+        Ok(Self { cluster, root, stored: Stored::default(), log: Log::default() })
     }
 }
 
