@@ -15,12 +15,14 @@ struct ApiFilesystem {
 }
 
 const QUIET: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
-const RUN: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+/// Nothing is executed out of them: neither a device, which the host fills, nor what a service has written.
+const DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
+const RUN: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 const ALL: [ApiFilesystem; 5] = [
     ApiFilesystem { kind: "proc", target: "/proc", flags: QUIET, options: None },
     ApiFilesystem { kind: "sysfs", target: "/sys", flags: QUIET, options: None },
-    ApiFilesystem { kind: "devtmpfs", target: "/dev", flags: MsFlags::MS_NOSUID, options: Some("mode=0755") },
+    ApiFilesystem { kind: "devtmpfs", target: "/dev", flags: DEVICES, options: Some("mode=0755") },
     ApiFilesystem { kind: "tmpfs", target: "/run", flags: RUN, options: Some("mode=0755") },
     ApiFilesystem { kind: "securityfs", target: "/sys/kernel/security", flags: QUIET, options: None },
 ];

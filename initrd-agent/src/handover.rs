@@ -50,7 +50,7 @@ pub fn mount_root(root: &VerifiedRoot) -> Result<(), Failure> {
 /// # Errors
 /// `VAR_MOUNT_FAILED`.
 pub fn mount_volatile_var() -> Result<(), Failure> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("tmpfs"), VAR, Some("tmpfs"), flags, Some("mode=0755"))
         .map_err(|error| Failure::new(Code::VarMountFailed, format!("mounting a tmpfs on {VAR}: {error}")))
 }

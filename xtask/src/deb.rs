@@ -67,8 +67,11 @@ fn unpack_tar(reader: Box<dyn Read + '_>, folder: &Path) -> Result<()> {
         let mode = entry.header().mode()? & 0o7777;
         match entry.header().entry_type() {
             tar::EntryType::Directory => {
-                if !target.is_dir() {
-                    fs::create_dir(&target)?;
+                // A link that an earlier entry made is not a folder: what is behind it may be anywhere.
+                match fs::symlink_metadata(&target) {
+                    Ok(data) if data.is_dir() => {}
+                    Ok(_) => bail!("entry {} is a folder, and was a file or link before", name.display()),
+                    Err(_) => fs::create_dir(&target)?,
                 }
                 fs::set_permissions(&target, fs::Permissions::from_mode(mode | 0o700))?;
             }
@@ -195,6 +198,24 @@ mod tests {
             let error = format!("{:#}", unpack(deb(members).path(), &root).unwrap_err());
             assert!(error.contains("leaves the"), "{error}");
         }
+    }
+
+    /// A folder entry whose place is a link: its mode would be set on whatever the link names.
+    #[test]
+    fn folder_entry_over_a_link_is_refused_and_changes_nothing_outside() {
+        use tar::EntryType as Kind;
+        let outside = tempfile::tempdir().unwrap();
+        fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let target = outside.path().display().to_string();
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let package = deb(&[("./out", Kind::Symlink, &target, b""), ("./out/", Kind::Directory, "", b"")]);
+        let error = format!("{:#}", unpack(package.path(), &root).unwrap_err());
+        assert!(error.contains("was a file or link before"), "{error}");
+        assert_eq!(fs::metadata(outside.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        // A folder twice is one folder.
+        let package = deb(&[("./a/", Kind::Directory, "", b""), ("./a/", Kind::Directory, "", b"")]);
+        unpack(package.path(), &root).unwrap();
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn client() -> Result<Client> {
 }
 
 /// The proxy that the host's apt uses, where the environment names none.
-fn apt_proxy() -> Option<String> {
+pub(crate) fn apt_proxy() -> Option<String> {
     let in_environment = ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
     if in_environment.iter().any(|name| std::env::var_os(name).is_some()) {
         return None;

@@ -57,7 +57,8 @@ fn repaired(result: std::io::Result<(i32, String)>) -> Result<Option<String>, Fa
 /// # Errors
 /// `STATE_MOUNT_FAILED`.
 pub fn mount_var(device: &str) -> Result<(), Failure> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    // What is kept there is data: nothing of it is executed. Container file systems are mounts of their own.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some(device), VAR, Some("ext4"), flags, Some("errors=remount-ro"))
         .map_err(|error| Failure::new(Code::StateMountFailed, format!("mounting {device} on {VAR}: {error}")))
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use cairn_image::modules;
+
 use super::stage::{Key, Made, Stages};
 use crate::deb;
 use crate::lock::Package;
@@ -55,6 +57,28 @@ pub fn make(stages: &Stages, build_root: &Made, tools: &Path, package: &Package,
     })?;
     let release = only_name(&made.join("tree/usr/lib/modules"))?;
     Ok(Kernel { made, release })
+}
+
+/// The modules that a root has: those that are named, and what they depend on, with an index of their own.
+pub fn subset(stages: &Stages, build_root: &Made, tools: &Path, kernel: &Kernel, wanted: &[String]) -> Result<Made> {
+    let key = Key::new("modules", 1)
+        .digest("kernel", &kernel.made.key)
+        .digest("build-root", &build_root.key)
+        .text("wanted", &wanted.join(" "));
+    stages.run("modules", key, |output| {
+        let from = kernel.modules();
+        let to = output.join("tree/usr/lib/modules").join(&kernel.release);
+        let lists = ["modules.builtin", "modules.builtin.modinfo", "modules.order"].map(PathBuf::from);
+        for relative in modules::resolve(&from, wanted)?.into_iter().chain(lists) {
+            let target = to.join(&relative);
+            let folder = target.parent().context("a module without a folder")?;
+            fs::create_dir_all(folder).with_context(|| format!("Failed to make {}", folder.display()))?;
+            fs::copy(from.join(&relative), &target)
+                .with_context(|| format!("Failed to copy {}", relative.display()))?;
+        }
+        symlink("usr/lib", output.join("tree/lib")).context("Failed to link lib to usr/lib")?;
+        depmod(tools, output, &kernel.release)
+    })
 }
 
 fn depmod(tools: &Path, output: &Path, release: &str) -> Result<()> {

@@ -7,12 +7,14 @@
 //!
 //! Each stage is cached by the digest of its inputs ([`stage`]). The agent compiles while the root is made.
 
+pub mod activation;
 pub mod agent;
 pub mod build_root;
 pub mod document;
 pub mod image;
 pub mod initrd;
 pub mod kernel;
+pub mod lean;
 pub mod mkosi;
 pub mod outputs;
 pub mod package_tree;
@@ -182,6 +184,9 @@ pub fn build(inputs: &Inputs, stages: &Stages, out: &std::path::Path) -> Result<
     let agent = agent.map_err(|_| anyhow::anyhow!("The thread that compiles the agent panicked"))?;
     let (kernel, packages) = packages?;
     let agent = agent?;
+    let own = inputs.profile.iter().flat_map(|profile| &profile.config.modules);
+    let wanted: Vec<String> = inputs.image.root.modules.iter().chain(own).cloned().collect();
+    let modules = kernel::subset(stages, &tools.made, &tools.tree, &kernel, &wanted)?;
     let root = root_tree::make(
         stages,
         &root_tree::Inputs {
@@ -192,6 +197,7 @@ pub fn build(inputs: &Inputs, stages: &Stages, out: &std::path::Path) -> Result<
             tools: &tools.tree,
             packages: &packages,
             kernel: &kernel,
+            modules: &modules,
             agent: &agent,
             os_release: &inputs.os_release(),
             source_date: inputs.source_date,

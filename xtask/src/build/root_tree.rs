@@ -11,8 +11,10 @@ use anyhow::{Context, Result, ensure};
 use cairn_image::ids::ReleaseSeed;
 use cairn_image::tree::{Entry, Kind, Tree};
 
+use super::activation::Activation;
 use super::agent;
 use super::kernel::Kernel;
+use super::lean;
 use super::stage::{Key, Made, Stages};
 use super::ways_in;
 use crate::checkout::Checkout;
@@ -40,6 +42,8 @@ pub struct Inputs<'a> {
     pub packages: &'a Made,
     /// The kernel.
     pub kernel: &'a Kernel,
+    /// Stage of the kernel modules that the root has.
+    pub modules: &'a Made,
     /// Stage of the agent, with the service beside it.
     pub agent: &'a Made,
     /// os-release of the image.
@@ -57,10 +61,11 @@ pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
     let mut key = Key::new("root", 1)
         .digest("build-root", &inputs.build_root.key)
         .digest("packages", &inputs.packages.key)
-        .digest("kernel", &inputs.kernel.made.key)
+        .digest("modules", &inputs.modules.key)
         .path("service", &inputs.agent.join(agent::SERVICE))?
         .path("os/root", &inputs.checkout.join("os/root"))?
         .path("os/tree.toml", &inputs.checkout.join("os/tree.toml"))?
+        .path("os/activation.toml", &inputs.checkout.join("os/activation.toml"))?
         .text("os-release", inputs.os_release)
         .text("source date", &inputs.source_date.to_string())
         .text("uuid", &uuid)
@@ -82,6 +87,11 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
     for pattern in &config.drop {
         tree.remove(pattern);
     }
+    let plain = ProfileConfig::default();
+    let profile = inputs.profile.map_or(&plain, |profile| &profile.config);
+    if !profile.full {
+        lean::make(&mut tree, &config.lean, profile);
+    }
     for folder in &config.empty {
         tree.empty(folder);
     }
@@ -89,7 +99,7 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
     for folder in ["usr/lib/modules", &modules] {
         tree.insert(folder, Entry::directory(0o755))?;
     }
-    tree.overlay(&inputs.kernel.modules(), &modules)?;
+    tree.overlay(&inputs.modules.join("tree").join(&modules), &modules)?;
     tree.overlay(&inputs.checkout.join("os/root"), "")?;
     if let Some(profile) = inputs.profile {
         let own = profile.folder.join("root");
@@ -107,8 +117,11 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
         tree.set_mode(&path, mode)?;
     }
     tree.set_owners(&config.owner_table()?)?;
-    let plain = ProfileConfig::default();
-    ways_in::check(&tree, &config.allow, inputs.profile.map_or(&plain, |profile| &profile.config))?;
+    ways_in::check(&tree, &config.allow, profile)?;
+    if !profile.full {
+        lean::check(&tree, &config.lean)?;
+    }
+    Activation::read(&inputs.checkout.join("os/activation.toml"))?.check(&tree, &profile.activation)?;
     Ok(tree)
 }
 

@@ -71,6 +71,8 @@ pub struct Initrd {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Root {
+    /// Kernel modules, with what they depend on; the root has no others.
+    pub modules: Vec<String>,
     /// `-z` of mkfs.erofs.
     pub compression: String,
     /// `-C` of mkfs.erofs, bytes.

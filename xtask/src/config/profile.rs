@@ -1,6 +1,7 @@
 //! `os/profiles/<name>/`: variants of the image. A profile is a folder with `profile.toml`, and where it needs them
 //! `mkosi.conf` (more packages) and `root/` (files laid over those of `os/root`).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +28,18 @@ pub struct ProfileConfig {
     /// More units that may be enabled.
     #[serde(default)]
     pub units: Vec<String>,
+    /// Keep everything that the packages bring: all programs, scripts and the shell.
+    #[serde(default)]
+    pub full: bool,
+    /// More programs that are kept.
+    #[serde(default)]
+    pub programs: Vec<String>,
+    /// More kernel modules in the root.
+    #[serde(default)]
+    pub modules: Vec<String>,
+    /// More of what os/activation.toml lists.
+    #[serde(default)]
+    pub activation: BTreeSet<String>,
 }
 
 /// A profile that was found.

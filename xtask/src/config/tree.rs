@@ -20,8 +20,22 @@ pub struct TreeConfig {
     pub modes: BTreeMap<String, String>,
     /// `uid:gid` of every path that root does not own.
     pub owners: BTreeMap<String, String>,
+    /// What an image has that is not for people to log in.
+    pub lean: Lean,
     /// What may be in the finished tree.
     pub allow: Allow,
+}
+
+/// What is left of the packages' programs where nobody logs in.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lean {
+    /// Names in /usr/bin and /usr/sbin that stay; all others go.
+    pub programs: Vec<String>,
+    /// More paths that are removed.
+    pub drop: Vec<String>,
+    /// Names that no path of the root may have.
+    pub denied: Vec<String>,
 }
 
 /// The allow-lists of the check for ways in.
@@ -46,7 +60,14 @@ impl TreeConfig {
     /// Reads and checks the file.
     pub fn read(path: &Path) -> Result<Self> {
         let config: Self = read_toml(path)?;
-        for name in config.drop.iter().chain(&config.empty).chain(config.modes.keys()).chain(config.owners.keys()) {
+        for name in config
+            .drop
+            .iter()
+            .chain(&config.lean.drop)
+            .chain(&config.empty)
+            .chain(config.modes.keys())
+            .chain(config.owners.keys())
+        {
             ensure!(
                 !name.starts_with('/') && !name.ends_with('/'),
                 "{}: {name:?}: write it without slashes around",

@@ -94,6 +94,14 @@ impl Apt {
         let folder = self.folder.display();
         let mut text = String::new();
         for (key, value) in [
+            // Files of the host's /etc/apt are read after this one: they would decide.
+            ("Dir::Etc::Main", "/dev/null".into()),
+            ("Dir::Etc::Parts", "/dev/null".into()),
+            ("Acquire::AllowInsecureRepositories", "false".into()),
+            ("Acquire::AllowWeakRepositories", "false".into()),
+            ("Acquire::AllowDowngradeToInsecureRepositories", "false".into()),
+            ("APT::Get::AllowUnauthenticated", "false".into()),
+            ("Acquire::Check-Valid-Until", "true".into()),
             ("Dir::Etc::SourceList", format!("{folder}/sources.list")),
             ("Dir::Etc::SourceParts", format!("{folder}/preferences.d")),
             ("Dir::Etc::Preferences", format!("{folder}/preferences")),
@@ -114,6 +122,10 @@ impl Apt {
             ("pkgCacheGen::ForceEssential", ",".into()),
         ] {
             text += &format!("{key} \"{value}\";\n");
+        }
+        // All that is kept of the host's own settings.
+        if let Some(proxy) = crate::fetch::apt_proxy() {
+            text += &format!("Acquire::http::Proxy \"{proxy}\";\nAcquire::https::Proxy \"{proxy}\";\n");
         }
         text + "#clear APT::Architectures;\nAPT::Architectures { \"amd64\"; };\n#clear DPkg::Pre-Install-Pkgs;\n"
     }
@@ -208,6 +220,33 @@ fn parse_uri(line: &str) -> Option<Chosen> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Files of the host's /etc/apt are read after the file of APT_CONFIG, and would win.
+    #[test]
+    fn settings_of_the_host_do_not_weaken_the_private_apt() {
+        let folder = tempfile::tempdir().unwrap();
+        let apt = Apt { folder: folder.path().to_owned(), sources: vec![] };
+        let parts = folder.path().join("parts");
+        fs::create_dir(&parts).unwrap();
+        let evil = "Acquire::AllowInsecureRepositories \"true\";\nAPT::Update::Pre-Invoke { \"evil\"; };\n";
+        fs::write(parts.join("99evil"), evil).unwrap();
+        let dump = |text: &str| {
+            let file = folder.path().join("apt.conf");
+            fs::write(&file, text).unwrap();
+            let output = Command::new("apt-config").arg("dump").env("APT_CONFIG", &file).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let ours = apt.configuration();
+        let insecure = |dump: &str| dump.contains("Acquire::AllowInsecureRepositories \"true\"");
+        let found = dump(&ours);
+        assert!(!insecure(&found) && found.contains("Acquire::AllowInsecureRepositories \"false\""), "{found}");
+        let lower = found.to_lowercase();
+        assert!(lower.contains("dir::etc::parts \"/dev/null\"") && lower.contains("dir::etc::main \"/dev/null\""));
+        assert!(!found.contains("Pre-Invoke::"), "a hook of the host would run: {found}");
+        // Read, the same file decides.
+        let read = ours.replace("Dir::Etc::Parts \"/dev/null\"", &format!("Dir::Etc::Parts \"{}\"", parts.display()));
+        assert!(insecure(&dump(&read)), "the control");
+    }
 
     #[test]
     fn a_line_of_print_uris_gives_address_and_file_name() {
