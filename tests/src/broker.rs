@@ -53,9 +53,18 @@ impl Broker {
 
     /// The same, for evidence of at least this assurance.
     pub fn of_assurance(assurance: &str, limits: &str) -> Result<Self> {
+        Self::made(&["--assurance", assurance], limits)
+    }
+
+    /// One whose nodes protect the sectors of their disks so.
+    pub fn with_layout(layout: &str) -> Result<Self> {
+        Self::made(&["--assurance", "development", "--disk-layout", layout], "")
+    }
+
+    fn made(more: &[&str], limits: &str) -> Result<Self> {
         let broker = Self::in_a_folder()?;
         let mut init = Command::new(&broker.program);
-        init.arg("init").arg(broker.place()).args(["--assurance", assurance, "--listen", "127.0.0.1:0"]);
+        init.arg("init").arg(broker.place()).args(more).args(["--listen", "127.0.0.1:0"]);
         init.arg("--passphrase-file").arg(broker.passphrase());
         succeed(&mut init)?;
         let toml = broker.file("broker.toml");

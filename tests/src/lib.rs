@@ -50,9 +50,15 @@ mod tests {
     /// Functions of unit tests beside the code.
     fn unit_tests() -> String {
         let mut code = String::new();
-        for folder in
-            ["crates", "key-broker/src", "initrd-agent/src", "node-attestation/src", "tests/tests", "tests/src"]
-        {
+        for folder in [
+            "crates",
+            "key-broker/src",
+            "initrd-agent/src",
+            "node-attestation/src",
+            "tests/tests",
+            "tests/src",
+            "cairn/src",
+        ] {
             rust_sources(&checkout().join(folder), &mut code);
         }
         code

@@ -1,5 +1,6 @@
 //! Boots images in virtual machines, and attacks them. Run by `cargo xtask test`; one row is `cargo xtask test -- ROW`.
 
+mod authenticated;
 mod boots;
 mod changes;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         changes::rows(),
         nodes::rows(),
         state_disks::rows(),
+        authenticated::rows(),
         hostile::rows(),
         releases::rows(),
         secrets::rows(),
