@@ -146,7 +146,7 @@ codes! {
         "The state disk has no whole generation block",
         "keep the disk for an investigation: it was damaged or changed; its data can be opened by recovery (cairn recover)";
     DiskRollback, "DISK_ROLLBACK",
-        "The state disk is older than the broker knows it: somebody put back a copy",
+        "The state disk, or the file system on it, is older than the broker knows it: a copy was put back",
         "attach the newest copy of the disk; a person decides what an older one is worth";
     BrokerBehind, "BROKER_BEHIND",
         "The broker knows less of the state disk than the disk itself: somebody put back an older database",

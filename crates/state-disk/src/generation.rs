@@ -3,6 +3,8 @@
 //! It is the last [`GENERATION`](crate::layout::GENERATION) bytes of the mapping and holds two copies, which are written in turn: whatever a power cut leaves of the one, the other is whole. Each has an HMAC under
 //! a key that only this disk's share gives. Rollback is noticed only across generations; the number is no count of boots.
 //!
+//! Sectors are encrypted each for itself, so the block alone would vouch for nothing but itself. The superblock carries a tag of the same generation ([`crate::filesystem::tag`]): an older file system with a newer block is noticed ([`accepted_tags`]).
+//!
 //! # Where it is, and what happens when a disk grows
 //!
 //! The file system is made [`GENERATION`](crate::layout::GENERATION) bytes smaller than the mapping, so the block is both the last of the mapping and the first behind the file system. The mapping is as large as the disk, so after the
@@ -17,7 +19,9 @@ use crate::layout::GENERATION;
 const BLOCK: usize = GENERATION as usize;
 /// One copy; sectors of a disk are smaller, so that a torn write leaves the other copy alone.
 const COPY: usize = BLOCK / 2;
-const MAGIC: &[u8; 8] = b"CAIRNGEN";
+const MAGIC: &[u8; 8] = b"CAIRNGE2";
+/// Of a copy from before file systems had a tag: its file system has none. It is read, never written.
+const MAGIC_WITHOUT_TAG: &[u8; 8] = b"CAIRNGEN";
 /// Magic, disk id, generation, head, HMAC.
 const DISK: usize = 8;
 const NUMBER: usize = 24;
@@ -67,6 +71,11 @@ pub fn judge(disk: u64, broker: u64) -> Verdict {
         Some(0 | 1) => Verdict::GoesOn,
         Some(_) => Verdict::BrokerBehind,
     }
+}
+
+/// The generations whose tag the file system may have, by the numbers of disk and broker: the tag is written before the block, so a power cut between them leaves the next one.
+pub const fn accepted_tags(disk: u64, broker: u64) -> [u64; 2] {
+    [disk, broker.saturating_add(1)]
 }
 
 /// Where the block may be, in a mapping with a file system of so many bytes: at the end, and behind the file system. None where there is no place for it, which is so when the disk has become smaller.
@@ -121,6 +130,12 @@ impl Block {
         self.newest(key, disk).map(|(_, generation)| generation).ok_or(Error::NoCopy)
     }
 
+    /// Whether the file system must have a tag: not where the newest whole copy is from before there were tags.
+    pub fn requires_tag(&self, key: &hmac::Key, disk: &[u8; 16]) -> bool {
+        let newest = self.newest(key, disk).and_then(|(index, _)| self.0.chunks(COPY).nth(index));
+        newest.is_none_or(|copy| !copy.starts_with(MAGIC_WITHOUT_TAG))
+    }
+
     /// The block with the next generation in place of the older copy.
     ///
     /// # Errors
@@ -153,7 +168,8 @@ fn copy(key: &hmac::Key, disk: &[u8; 16], generation: Generation) -> Vec<u8> {
 
 fn parse(key: &hmac::Key, disk: &[u8; 16], copy: &[u8]) -> Option<Generation> {
     hmac::verify(key, copy.get(..SIGNED)?, copy.get(SIGNED..END)?).ok()?;
-    if !copy.starts_with(MAGIC) || copy.get(DISK..NUMBER)? != disk {
+    let is_magic = copy.starts_with(MAGIC) || copy.starts_with(MAGIC_WITHOUT_TAG);
+    if !is_magic || copy.get(DISK..NUMBER)? != disk {
         return None;
     }
     let number = u64::from_be_bytes(copy.get(NUMBER..HEAD)?.try_into().ok()?);
@@ -215,6 +231,24 @@ mod tests {
     }
 
     #[test]
+    fn copy_from_before_tags_requires_none_until_the_next_is_written() {
+        let mut bytes = vec![0; BLOCK];
+        for copy in bytes.chunks_mut(COPY) {
+            copy[..SIGNED].copy_from_slice(&super::copy(&key(1), &DISK, generation(7))[..SIGNED]);
+            copy[..super::DISK].copy_from_slice(MAGIC_WITHOUT_TAG);
+            let tag = hmac::sign(&key(1), &copy[..SIGNED]);
+            copy[SIGNED..END].copy_from_slice(tag.as_ref());
+        }
+        let old = Block::from_bytes(bytes).unwrap();
+        assert_eq!(old.generation(&key(1), &DISK), Ok(generation(7)));
+        assert!(!old.requires_tag(&key(1), &DISK));
+        let next = old.with_next(&key(1), &DISK, generation(8)).unwrap();
+        assert!(next.requires_tag(&key(1), &DISK));
+        assert!(Block::new(&key(1), &DISK, generation(0)).requires_tag(&key(1), &DISK));
+        assert!(next.requires_tag(&key(2), &DISK), "a block without a whole copy requires one, too");
+    }
+
+    #[test]
     fn a_grown_disk_has_two_places_and_a_smaller_one_none() {
         const MIB: u64 = 1 << 20;
         for (mapping, filesystem, expected) in [
@@ -245,6 +279,14 @@ mod tests {
         }
         assert_eq!(Block::newest_of(vec![garbage], &key(1), &DISK), Err(Error::NoCopy));
         assert_eq!(Block::newest_of(vec![], &key(1), &DISK), Err(Error::NoCopy));
+    }
+
+    #[test]
+    fn tags_of_the_block_s_generation_and_of_the_next_are_accepted() {
+        for (disk, broker, accepted) in [(5, 5, [5, 6]), (6, 5, [6, 6]), (0, 0, [0, 1])] {
+            assert_eq!(judge(disk, broker), Verdict::GoesOn);
+            assert_eq!(accepted_tags(disk, broker), accepted, "{disk} {broker}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a disk's share gives: the passphrase of its keyslot, and the key of its generation block (HKDF with SHA-256, RFC 5869; the salt is the disk's id). And the name of a volume key, which PCR 15 is extended with.
+//! What a disk's share gives: the passphrase of its keyslot, and the keys of its generation block and of the tag in its file system (HKDF with SHA-256, RFC 5869; the salt is the disk's id). And the name of a volume key, which PCR 15 is extended with.
 
 use ring::{hkdf, hmac};
 use zeroize::Zeroizing;
@@ -9,6 +9,8 @@ pub struct DiskKeys {
     pub passphrase: Zeroizing<[u8; 64]>,
     /// Of the generation block.
     pub generation: hmac::Key,
+    /// Of the file system's tag ([`crate::filesystem::tag`]).
+    pub filesystem: hmac::Key,
 }
 
 /// Derives the keys of the disk with this id from its share.
@@ -16,9 +18,12 @@ pub fn derive(share: &[u8; 32], disk: &[u8; 16]) -> DiskKeys {
     let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, disk).extract(share);
     let mut passphrase = Zeroizing::new([0; 64]);
     let mut generation = Zeroizing::new([0; 32]);
+    let mut filesystem = Zeroizing::new([0; 32]);
     expand(&secret, b"cairn state disk 1: passphrase", &mut passphrase[..]);
     expand(&secret, b"cairn state disk 1: generation", &mut generation[..]);
-    DiskKeys { passphrase, generation: hmac::Key::new(hmac::HMAC_SHA256, &generation[..]) }
+    expand(&secret, b"cairn state disk 1: file system", &mut filesystem[..]);
+    let key = |bytes: &[u8; 32]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
+    DiskKeys { passphrase, generation: key(&generation), filesystem: key(&filesystem) }
 }
 
 /// Names a volume key without giving it away: HMAC-SHA-256 of the disk's id under it.
@@ -59,6 +64,7 @@ mod tests {
         let tag = |keys: &DiskKeys| hmac::sign(&keys.generation, b"").as_ref().to_vec();
         assert_ne!(tag(&one), tag(&other_disk));
         assert_eq!(tag(&one), tag(&derive(&[1; 32], &[1; 16])));
+        assert_ne!(tag(&one), hmac::sign(&one.filesystem, b"").as_ref(), "each use has its own key");
         assert_ne!(volume(b"key", &[1; 16]), volume(b"key", &[2; 16]));
         assert_ne!(volume(b"key", &[1; 16]), volume(b"another", &[1; 16]));
     }

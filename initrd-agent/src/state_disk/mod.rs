@@ -6,8 +6,8 @@
 //! before anything of its file system is used. Whatever is wrong ends the boot with a code, and leaves the disk alone.
 //!
 //! The order: [`find`], a conversation about [`Found::state`] for one of [`Found::purposes`], [`open`],
-//! [`Opened::mount`] and [`Opened::advance`] in either order, the commit, and after the broker's acknowledgement
-//! [`Opened::acknowledged`]. All of it on the main thread: libcryptsetup takes no other.
+//! [`Opened::mount`], which writes the generation's tag into the file system, then [`Opened::advance`], the commit, and
+//! after the broker's acknowledgement [`Opened::acknowledged`]. All of it on the main thread: libcryptsetup takes no other.
 
 mod contents;
 mod device;
@@ -185,7 +185,7 @@ fn unlock(found: Found, grant: &DiskGrant, granted: Granted) -> Result<Opened, F
     let Granted { id, generation: number, .. } = granted;
     let device = volume::open(&mapping)
         .map_err(|error| Failure::new(Code::DiskOpenFailed, format!("opening {}: {error}", mapping.node)))?;
-    let Volume { block, grown } = volume::judge(&device, mapping.bytes, &granted.keys.generation, &id, number)?;
+    let Volume { block, grown } = volume::judge(&device, mapping.bytes, &granted.keys, &id, number)?;
     if grown {
         // At the new end before anything changes the file system, behind which it stands now.
         volume::write(&mapping, &block)?;
@@ -235,16 +235,18 @@ fn erase_mark(disk: &Disk, file: &File) -> Result<(), Failure> {
 }
 
 impl Opened {
-    /// Repairs the file system, mounts it as the running system's `/var`, grows it to its disk, and gives the system its
-    /// machine id.
+    /// Repairs the file system, gives it the tag of this boot's generation, mounts it as the running system's `/var`,
+    /// grows it to its disk, and gives the system its machine id.
     ///
     /// # Errors
-    /// `FILESYSTEM_DAMAGED`, `STATE_MOUNT_FAILED`.
+    /// `FILESYSTEM_DAMAGED`, `DISK_WRITE_FAILED`, `STATE_MOUNT_FAILED`.
     pub fn mount(&self) -> Result<(), Failure> {
         let device = &self.mapping.node;
         if self.kind != Kind::Made {
             filesystem::check(device)?;
         }
+        // Behind the journal's replay, which may write the superblock; before the mount, whose journal keeps the tag.
+        volume::tag(&self.mapping, &self.granted.keys, &self.granted.id, self.generation)?;
         filesystem::mount_var(device)?;
         if self.kind == Kind::Grown {
             filesystem::grow(device, volume::filesystem_bytes(self.mapping.bytes));
@@ -252,7 +254,8 @@ impl Opened {
         machine_id::bind(&self.granted.id)
     }
 
-    /// Writes the generation block of this boot. Done twice, it changes nothing more.
+    /// Writes the generation block of this boot, whose tag the file system must have by now. Done twice, it changes
+    /// nothing more.
     ///
     /// # Errors
     /// `DISK_WRITE_FAILED`, `GENERATION_INVALID`.

@@ -68,10 +68,24 @@ fn changed_disks(suite: &Suite, row: &str) -> Result<()> {
     node.must_fail(suite, row, "DISK_ROLLBACK")?;
     let state = broker.disk("one", "state")?;
     ensure!(state == "quarantine", "after a rollback the disk is {state}");
+
+    // The same, with the newest generation block: sectors are encrypted each for itself.
+    let block = last_block(&newest)?;
+    write(&node.disk(), &block.1, block.0)?;
+    broker.admin(&["disk", "grant", "one"])?;
+    node.must_fail(suite, row, "DISK_ROLLBACK").context("the newest generation block on the older disk")?;
     broker.admin(&["disk", "grant", "one"])?;
     node.put_back(&newest)?;
     node.must_run(suite, row)?;
     generation(&broker, "one", 3)
+}
+
+/// Offset and content of a disk's last block, which is its generation block.
+fn last_block(disk: &Path) -> Result<(u64, Vec<u8>)> {
+    let mut block = vec![0; state_disk::layout::GENERATION as usize];
+    let at = fs::metadata(disk)?.len() - state_disk::layout::GENERATION;
+    File::open(disk)?.read_exact_at(&mut block, at).context("Failed to read the generation block")?;
+    Ok((at, block))
 }
 
 /// The documented limit: a generation is a boot, and within it an older copy is a disk like any other.
