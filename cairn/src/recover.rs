@@ -85,14 +85,29 @@ fn checked(area: &mut [u8], cluster: &Cluster) -> Result<DiskStatement> {
     if unfinished::take(area).is_some() {
         bail!("the disk was never finished: nothing was written to it that a broker has acknowledged");
     }
-    let statement = statement::take(area).context(
-        "the disk holds no statement of a broker: it is not a state disk, or it was never committed; open it with its broker, or a restored one",
-    )?;
-    let said = SignedStatement::verify(&statement, cluster).map_err(|refusal| {
-        anyhow!("the statement about the disk is not of a broker of this cluster: {}", refusal.found)
-    })?;
+    let said = newest(&statement::take(area), cluster)?;
     header::check(area, &said.header.0, &said.disk).map_err(|error| anyhow!("the header: {error}"))?;
     Ok(said)
+}
+
+/// The newest statement of a broker: there are two where a power cut came while the second copy was written.
+fn newest(copies: &[Vec<u8>], cluster: &Cluster) -> Result<DiskStatement> {
+    let mut newest: Option<DiskStatement> = None;
+    let mut refused = None;
+    for copy in copies {
+        match SignedStatement::verify(copy, cluster) {
+            Ok(said) if newest.as_ref().is_none_or(|newest| said.generation > newest.generation) => newest = Some(said),
+            Ok(_) => {}
+            Err(refusal) => refused = Some(refusal.found),
+        }
+    }
+    match (newest, refused) {
+        (Some(said), _) => Ok(said),
+        (None, Some(found)) => bail!("the statement about the disk is not of a broker of this cluster: {found}"),
+        (None, None) => bail!(
+            "the disk holds no statement of a broker: it is not a state disk, or it was never committed; open it with its broker, or a restored one"
+        ),
+    }
 }
 
 /// Writes a new file that only its owner reads.
@@ -123,7 +138,7 @@ mod tests {
     use envelope::Envelope;
     use measurements::canonical::{self, Document};
     use ring::signature::{Ed25519KeyPair, KeyPair as _};
-    use state_disk::layout::{STATEMENT, STATEMENT_LENGTH};
+    use state_disk::layout::STATEMENT;
 
     use super::*;
 
@@ -190,7 +205,9 @@ mod tests {
         let said = message::sign(&said, "broker", &broker).unwrap();
         let certificate = serde_json::to_vec(&certificate).unwrap();
         let document = SignedStatement::write(&certificate, &String::from_utf8(said.bytes).unwrap()).unwrap();
-        area[STATEMENT..STATEMENT + STATEMENT_LENGTH].copy_from_slice(&statement::block(&document).unwrap());
+        for (at, copy) in statement::copies(&document).unwrap() {
+            area[at..at + copy.len()].copy_from_slice(&copy);
+        }
         area
     }
 
@@ -217,6 +234,9 @@ mod tests {
         let mut marked = with_statement(good.clone(), 3, DISK, digest);
         marked[state_disk::layout::UNFINISHED..][..4096].copy_from_slice(&unfinished::mark(&[1; 16]));
         write("unfinished", &marked);
+        let mut torn = with_statement(good.clone(), 3, DISK, digest);
+        torn[STATEMENT..STATEMENT + 512].fill(0);
+        write("torn", &torn);
         let text = vec![0; HEADER];
         let weak = with_statement(text.clone(), 3, DISK, header::digest(&text));
         write("signed zeros", &weak);
@@ -251,6 +271,7 @@ mod tests {
             assert!(error.contains(words), "{disk}: {error}");
             assert!(!at("x").exists() && !at("x.header").exists(), "{disk}");
         }
+        assert!(recover("torn", "1", "torn passphrase").is_ok(), "one copy of the statement is whole");
         let words = recover("good", "1", "passphrase").unwrap();
         assert!(words.contains("cryptsetup open --header"), "{words}");
         let id = id::parse(DISK).unwrap();

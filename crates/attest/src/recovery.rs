@@ -124,7 +124,8 @@ pub struct SignedStatement {
 impl Document for SignedStatement {
     const NAME: &'static str = "signed disk statement";
     const SCHEMA: &'static str = "cairn.signed-disk/1";
-    const LARGEST: usize = 16 << 10;
+    /// A copy's place on the disk.
+    const LARGEST: usize = 8 << 10;
 }
 
 impl SignedStatement {

@@ -20,7 +20,7 @@ pub const UNFINISHED: usize = 2 << 20;
 pub const UNFINISHED_LENGTH: usize = 4096;
 /// Where the broker's statement about the committed disk is ([`crate::statement`]): not covered by the header's digest, which it names.
 pub const STATEMENT: usize = 3 << 20;
-/// At most so much.
+/// Both copies of it.
 pub const STATEMENT_LENGTH: usize = 16 << 10;
 /// A disk with less holds no state: its header's area, as much again at its end that is looked at, and a file system.
 pub const LEAST_DISK: u64 = 64 << 20;

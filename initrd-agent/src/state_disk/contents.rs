@@ -38,12 +38,14 @@ pub fn read(disk: &impl ReadAt, bytes: u64, name: &str) -> Result<Contents, Fail
     }
     let mut area = read_area(disk, 0, name)?;
     let unfinished = unfinished::take(&mut area);
+    // What is not zero is not blank, even where it is part of no digest.
+    let is_blank = is_zero(&area);
     // Neither is part of the header's digest. What the statement says is for people without a broker.
     let _ = statement::take(&mut area);
     let state = match (unfinished, uuid(&area)) {
         (Some(disk), _) => luks(&area, id::write(&disk)),
         (None, Some(uuid)) => luks(&area, uuid),
-        (None, None) if is_zero(&area) && is_zero(&read_area(disk, bytes - HEADER as u64, name)?) => DiskState::Blank,
+        (None, None) if is_blank && is_zero(&read_area(disk, bytes - HEADER as u64, name)?) => DiskState::Blank,
         (None, None) => DiskState::Foreign,
     };
     Ok(Contents { area, state, unfinished })
@@ -80,7 +82,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    use state_disk::layout::{RECOVERY, UNFINISHED};
+    use state_disk::layout::{RECOVERY, STATEMENT, UNFINISHED};
 
     const DISK: &str = "0b5f6c6e-0a00-4000-8000-00000000000f";
 
@@ -106,6 +108,8 @@ mod tests {
             (HEADER - 1, DiskState::Foreign),
             (last + 1 - HEADER, DiskState::Foreign),
             (last, DiskState::Foreign),
+            (STATEMENT, DiskState::Foreign),
+            (STATEMENT + 5, DiskState::Foreign),
         ] {
             assert_eq!(state(&disk(&[(at, b"x")])), expected, "{at}");
         }

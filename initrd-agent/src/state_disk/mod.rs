@@ -272,8 +272,8 @@ impl Opened {
     pub fn acknowledged(&self, said: Option<&str>, broker: &[u8]) -> Result<(), Failure> {
         if let Some(said) = said {
             let document = SignedStatement::write(broker, said).ok();
-            match document.and_then(|document| statement::block(&document)) {
-                Some(block) => provision::write_statement(&mut { &self.file }, &block).map_err(|error| {
+            match document.and_then(|document| statement::copies(&document)) {
+                Some(copies) => provision::write_statement(&mut { &self.file }, &copies).map_err(|error| {
                     let what = format!("writing the broker's statement to {}: {error}", self.disk.node.display());
                     Failure::new(Code::DiskWriteFailed, what)
                 })?,

@@ -121,9 +121,12 @@ fn write_header(disk: &mut impl Write, id: &[u8; 16], before: &[u8], after: &[u8
 ///
 /// # Errors
 /// What the device said.
-pub fn write_statement(disk: &mut impl Write, block: &[u8]) -> io::Result<()> {
-    disk.write(block, STATEMENT as u64)?;
-    disk.flush()
+pub fn write_statement(disk: &mut impl Write, copies: &[(usize, Vec<u8>)]) -> io::Result<()> {
+    for (offset, copy) in copies {
+        disk.write(copy, *offset as u64)?;
+        disk.flush()?;
+    }
+    Ok(())
 }
 
 /// Takes the mark from the disk.
@@ -246,6 +249,26 @@ mod tests {
                 erase_mark(&mut again).unwrap();
                 let contents = read(&again.disk);
                 assert!(contents.unfinished.is_none() && contents.area == area, "{sectors}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_power_cut_while_the_statement_is_written_changes_no_digest_and_leaves_a_statement() {
+        let mut disk = vec![7; LEAST_DISK as usize];
+        disk[STATEMENT..STATEMENT + STATEMENT_LENGTH].fill(0);
+        let digest = header::digest(&read(&disk).area);
+        let old = state_disk::statement::copies(&[b'a'; 1500]).unwrap();
+        let new = state_disk::statement::copies(&[b'b'; 1700]).unwrap();
+        let mut whole = Cut { disk, cached: vec![], last_first: false, sectors: usize::MAX };
+        write_statement(&mut whole, &old).unwrap();
+        for last_first in [false, true] {
+            for sectors in 0..STATEMENT_LENGTH / 512 {
+                let mut cut = Cut { disk: whole.disk.clone(), cached: vec![], last_first, sectors };
+                assert!(write_statement(&mut cut, &new).is_err());
+                assert_eq!(header::digest(&read(&cut.disk).area), digest, "{sectors}");
+                let found = state_disk::statement::take(&mut cut.disk);
+                assert!(found.iter().any(|found| [1500, 1700].contains(&found.len())), "{sectors}");
             }
         }
     }

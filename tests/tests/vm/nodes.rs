@@ -123,16 +123,29 @@ fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16, autho
     Ok(())
 }
 
-/// The recovery key, and stock cryptsetup.
+/// The recovery key, and stock cryptsetup with the header that was verified. A disk with another header gets no passphrase.
 fn opens_without_its_broker(suite: &Suite, broker: &Broker, node: &Node) -> Result<()> {
-    let passphrase = broker.file("state.key");
-    let mut recover = Command::new(cairn_tests::environment::program("cairn")?);
-    recover.arg("recover").arg("--disk").arg(node.disk()).arg("--key").arg(broker.file("offline/recovery.key"));
-    output_of(recover.arg("--passphrase-file").arg(&passphrase))?;
-    let sandbox =
-        suite.sandbox.clone().bind_read_only(&node.disk(), "/tmp/disk").bind_read_only(&passphrase, "/tmp/key");
+    let cairn = cairn_tests::environment::program("cairn")?;
+    let [passphrase, header] = ["state.key", "state.header"].map(|name| broker.file(name));
+    let recover = |disk: &Path| {
+        let mut recover = Command::new(&cairn);
+        recover.arg("recover").arg("--disk").arg(disk).arg("--cluster").arg(broker.file("cluster.json"));
+        recover.arg("--key").arg(broker.file("offline/recovery.key"));
+        recover.arg("--passphrase-file").arg(&passphrase).arg("--header-file").arg(&header);
+        recover
+    };
+    let changed = node.copy_disk("changed.raw")?;
+    let file = File::options().read(true).write(true).open(&changed)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 40_000)?;
+    file.write_all_at(&[byte[0] ^ 1], 40_000)?;
+    let refused = recover(&changed).output().context("Failed to start cairn")?;
+    ensure!(!refused.status.success() && !passphrase.exists(), "a changed header is recovered: {refused:?}");
+    output_of(&mut recover(&node.disk()))?;
+    let sandbox = suite.sandbox.clone().bind_read_only(&node.disk(), "/tmp/disk");
+    let sandbox = sandbox.bind_read_only(&passphrase, "/tmp/key").bind_read_only(&header, "/tmp/header");
     let mut open = sandbox.command("cryptsetup");
-    open.args(["open", "--test-passphrase", "--key-file", "/tmp/key", "/tmp/disk"]);
+    open.args(["open", "--test-passphrase", "--header", "/tmp/header", "--key-file", "/tmp/key", "/tmp/disk"]);
     output_of(&mut open).map(drop)
 }
 
