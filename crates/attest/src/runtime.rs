@@ -284,7 +284,8 @@ mod verify {
     }
 }
 
-#[cfg(all(test, feature = "verifier"))]
+#[cfg(feature = "verifier")]
+#[cfg(test)]
 mod tests {
     use measurements::Bank;
     use measurements::canonical;

@@ -153,7 +153,11 @@ impl Engine {
             Ok(done) => done,
             Err(refusal) => return Ok(Decided::Refused(refusal)),
         };
-        disk.unreported = 0;
+        // A failed boot has reported, and the disk's generation stands where it stood: boots that never reported before it stay counted.
+        disk.unreported = match commit.result {
+            CommitResult::Failed { .. } => disk.unreported.saturating_sub(1),
+            CommitResult::Formatted { .. } | CommitResult::Opened { .. } => 0,
+        };
         put(transaction, Table::Disks, &key, &disk)?;
         let leaf = Leaf {
             number: 0,

@@ -1,7 +1,7 @@
 //! Which machine a node is, and which boot: names that change hands, keys that change, TPMs that are cleared, boots that never report.
 
 use anyhow::{Result, ensure};
-use attest::message::Purpose;
+use attest::message::{CommitResult, Purpose};
 use cairn_tests::attester::hpke_key;
 use cairn_tests::suite::Suite;
 use xtask::vm::tpm_commands::SigningKey;
@@ -15,6 +15,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("second_attestation_key_of_one_boot_gets_no_second_share", second_key),
         Row::new("cleared_tpm_is_held_until_approval", cleared),
         Row::new("boots_that_never_report_are_held", unreported),
+        Row::new("failed_report_does_not_reset_the_count_of_unreported_boots", failures),
         Row::new("held_node_adds_one_row_to_the_audit_log", held_once),
         Row::new("database_that_gives_a_key_to_another_node_is_refused", changed_index),
     ]
@@ -97,6 +98,34 @@ fn unreported(suite: &Suite, _: &str) -> Result<()> {
         crate::scene::commit(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
         scene.reboot()?;
     }
+    scene.must_still_unlock()
+}
+
+/// A failure that is reported raises no generation, so it excuses no boot but its own.
+fn failures(suite: &Suite, _: &str) -> Result<()> {
+    const ALLOWED: usize = 3;
+    let fail = |scene: &mut Scene| -> Result<()> {
+        let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+        let result = CommitResult::Failed { code: "DISK_OPEN_FAILED".into() };
+        let commit = scene.node.commit(&released, result, 0)?;
+        scene.broker.wire()?.must_acknowledge(&commit)?;
+        scene.reboot()
+    };
+    let mut scene = Scene::known(suite)?;
+    // Failures alone are reports: there is no end.
+    for _ in 0..=ALLOWED {
+        fail(&mut scene)?;
+    }
+    for number in 0..ALLOWED {
+        scene.must_still_unlock()?;
+        scene.reboot()?;
+        if number + 1 < ALLOWED {
+            fail(&mut scene)?;
+        }
+    }
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    scene.broker.must_refuse(&response, "COMMIT_MISSING")?;
+    scene.broker.admin(&["node", "approve", "one"])?;
     scene.must_still_unlock()
 }
 

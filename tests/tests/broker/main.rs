@@ -7,6 +7,7 @@ mod crashes;
 mod evidence;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
+mod growth;
 mod identity;
 mod measured;
 mod operation;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let rows = [
         evidence::rows(),
         identity::rows(),
+        growth::rows(),
         commits::rows(),
         measured::rows(),
         sessions::rows(),

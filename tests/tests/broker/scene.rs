@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use attest::message::{Ack, Commit, Evidence, Purpose};
 use cairn_tests::attester::emulated::Emulated;
-use cairn_tests::attester::{self, Attester, Boot, Released, Talk};
+use cairn_tests::attester::{self, Attester, AttesterTpm, Boot, Released, Talk};
 use cairn_tests::broker::Broker;
 use cairn_tests::image::Image;
 use cairn_tests::node::Node as Machine;
@@ -116,12 +116,12 @@ pub fn composition(image: &Image, broker: &Broker) -> Result<Composition> {
 }
 
 /// Begins a conversation.
-pub fn begin(broker: &Broker, node: &Node, purpose: Purpose) -> Result<Talk> {
+pub fn begin<T: AttesterTpm>(broker: &Broker, node: &Attester<T>, purpose: Purpose) -> Result<Talk> {
     broker.wire()?.begin(node.hello(purpose)?)
 }
 
 /// Shows good evidence.
-pub fn ask(broker: &Broker, node: &mut Node, purpose: Purpose) -> Result<(Talk, Response)> {
+pub fn ask<T: AttesterTpm>(broker: &Broker, node: &mut Attester<T>, purpose: Purpose) -> Result<(Talk, Response)> {
     let mut talk = begin(broker, node, purpose)?;
     let evidence = node.evidence(&talk)?;
     let response = talk.show(&evidence)?;
@@ -129,19 +129,29 @@ pub fn ask(broker: &Broker, node: &mut Node, purpose: Purpose) -> Result<(Talk, 
 }
 
 /// Shows good evidence, which must be released.
-pub fn release(broker: &Broker, node: &mut Node, purpose: Purpose) -> Result<Released> {
+pub fn release<T: AttesterTpm>(broker: &Broker, node: &mut Attester<T>, purpose: Purpose) -> Result<Released> {
     let (talk, response) = ask(broker, node, purpose)?;
     ensure!(response.status == 200, "no release: {}", broker.judged(&response)?);
     node.open(&talk, &response.body)
 }
 
 /// Closes the boot and writes the report.
-pub fn report(broker: &Broker, node: &mut Node, released: &Released, purpose: Purpose) -> Result<Commit> {
+pub fn report<T: AttesterTpm>(
+    broker: &Broker,
+    node: &mut Attester<T>,
+    released: &Released,
+    purpose: Purpose,
+) -> Result<Commit> {
     node.report(&broker.cluster_document()?.id.0, released, purpose)
 }
 
 /// Closes the boot and reports, which must be acknowledged.
-pub fn commit(broker: &Broker, node: &mut Node, released: &Released, purpose: Purpose) -> Result<Ack> {
+pub fn commit<T: AttesterTpm>(
+    broker: &Broker,
+    node: &mut Attester<T>,
+    released: &Released,
+    purpose: Purpose,
+) -> Result<Ack> {
     let commit = report(broker, node, released, purpose)?;
     let ack = broker.wire()?.must_acknowledge(&commit)?;
     node.keep(released);
@@ -149,7 +159,7 @@ pub fn commit(broker: &Broker, node: &mut Node, released: &Released, purpose: Pu
 }
 
 /// Gets a share for a new disk, and reports that it is made.
-pub fn provision(broker: &Broker, node: &mut Node) -> Result<Released> {
+pub fn provision<T: AttesterTpm>(broker: &Broker, node: &mut Attester<T>) -> Result<Released> {
     let released = release(broker, node, Purpose::Provision)?;
     commit(broker, node, &released, Purpose::Provision)?;
     Ok(released)

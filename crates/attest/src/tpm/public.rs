@@ -21,10 +21,21 @@ mod attribute {
     pub const FIXED_TPM: u32 = 1 << 1;
     pub const FIXED_PARENT: u32 = 1 << 4;
     pub const SENSITIVE_DATA_ORIGIN: u32 = 1 << 5;
+    pub const USER_WITH_AUTH: u32 = 1 << 6;
+    pub const NO_DA: u32 = 1 << 10;
     pub const RESTRICTED: u32 = 1 << 16;
     pub const DECRYPT: u32 = 1 << 17;
     pub const SIGN: u32 = 1 << 18;
 }
+
+/// Attributes of the only attestation key that nodes create (`crates/node-tpm/src/keys.rs`).
+const TEMPLATE: u32 = attribute::FIXED_TPM
+    | attribute::FIXED_PARENT
+    | attribute::SENSITIVE_DATA_ORIGIN
+    | attribute::USER_WITH_AUTH
+    | attribute::NO_DA
+    | attribute::RESTRICTED
+    | attribute::SIGN;
 
 /// A key's name: the algorithm, then the digest of its public area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,7 +92,15 @@ impl AttestationKey {
         if attributes & DECRYPT != 0 {
             return Err(refuse("may also decrypt"));
         }
-        let _policy = reader.sized()?;
+        // Protection against guessing changes nothing of what a key signs.
+        if attributes | attribute::NO_DA != TEMPLATE {
+            return Err(refuse(&format!(
+                "has the attributes {attributes:#010x}, those of a node have {TEMPLATE:#010x}"
+            )));
+        }
+        if !reader.sized()?.is_empty() {
+            return Err(refuse("has a policy"));
+        }
         if reader.u16()? != ALG_NULL {
             return Err(refuse("has a symmetric algorithm, which only storage keys have"));
         }
@@ -124,12 +143,7 @@ impl AttestationKey {
 pub(super) mod tests {
     use super::*;
 
-    pub(in super::super) const AK: u32 = attribute::FIXED_TPM
-        | attribute::FIXED_PARENT
-        | attribute::SENSITIVE_DATA_ORIGIN
-        | attribute::RESTRICTED
-        | attribute::SIGN
-        | 1 << 6;
+    pub(in super::super) const AK: u32 = TEMPLATE;
 
     /// A public area with this point and these attributes.
     pub(in super::super) fn area(point: &[u8], attributes: u32) -> Vec<u8> {
@@ -149,6 +163,7 @@ pub(super) mod tests {
         let point = [4; 65];
         let key = AttestationKey::parse(&area(&point, AK)).unwrap();
         assert_eq!(key.point()[1..], point[1..]);
+        assert!(AttestationKey::parse(&area(&point, AK & !attribute::NO_DA)).is_ok());
         assert_eq!(key.name().as_bytes()[..2], [0, 0x0b]);
         for (attributes, word) in [
             (AK & !attribute::RESTRICTED, "restricted"),
@@ -157,10 +172,23 @@ pub(super) mod tests {
             (AK & !attribute::SENSITIVE_DATA_ORIGIN, "sensitiveDataOrigin"),
             (AK & !attribute::SIGN, "sign"),
             (AK | attribute::DECRYPT, "decrypt"),
+            (AK & !attribute::USER_WITH_AUTH, "attributes 0x00050432"),
+            // stClear, adminWithPolicy.
+            (AK | 1 << 2, "attributes"),
+            (AK | 1 << 7, "attributes"),
         ] {
             let refusal = AttestationKey::parse(&area(&point, attributes)).unwrap_err();
             assert!(refusal.code == Code::AkAttributes && refusal.found.contains(word), "{refusal}");
         }
+    }
+
+    #[test]
+    fn attestation_key_with_a_policy_is_rejected() {
+        let good = area(&[4; 65], AK);
+        assert!(AttestationKey::parse(&good).is_ok());
+        let policy = [&[0, 32][..], &[7; 32]].concat();
+        let refusal = AttestationKey::parse(&[&good[..8], &policy, &good[10..]].concat()).unwrap_err();
+        assert!(refusal.code == Code::AkAttributes && refusal.found.contains("policy"), "{refusal}");
     }
 
     #[test]
