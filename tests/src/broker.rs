@@ -169,7 +169,8 @@ impl Broker {
         // The same port again: nodes know it.
         if let Some(port) = self.running.take().map(|running| running.port) {
             let toml = self.file("broker.toml");
-            let text = std::fs::read_to_string(&toml)?.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+            let listen = |port| format!("listen = \"127.0.0.1:{port}\"");
+            let text = std::fs::read_to_string(&toml)?.replace(&listen(0), &listen(port));
             std::fs::write(&toml, text).context("Failed to keep the port")?;
         }
         let mut serve = Command::new(&self.program);
@@ -186,7 +187,7 @@ impl Broker {
             if output.read_line(&mut line).context("Failed to read from the key broker")? == 0 {
                 // It ended.
                 let status = process.wait().context("Failed to wait for the key broker")?;
-                bail!("the key broker ended with {status}");
+                bail!("the key broker ended with {status}: {}", String::from_utf8_lossy(&self.printed()?).trim());
             }
             if let Some(address) = line.trim().strip_prefix("listening on ") {
                 port = address.rsplit(':').next().and_then(|port| port.parse().ok());
