@@ -224,8 +224,14 @@ enum AuditCommand {
         #[arg(default_value_t = 20)]
         count: usize,
     },
-    /// Compute the log's tree anew and compare it with its signed head
-    Verify,
+    /// Print the signed head of the log, to be kept elsewhere
+    Head,
+    /// Compute the log's tree again and compare it with its signed head, and with heads that were kept elsewhere
+    Verify {
+        /// Files with heads, as `audit head` and the receipts of nodes have them
+        #[arg(long, value_name = "FILE", num_args = 1..)]
+        heads: Vec<PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -296,7 +302,18 @@ fn run(cli: Cli) -> Result<()> {
             AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation }
         }
         Command::Audit(AuditCommand::Tail { count }) => AdminCommand::AuditTail { count },
-        Command::Audit(AuditCommand::Verify) => AdminCommand::AuditVerify,
+        Command::Audit(AuditCommand::Head) => {
+            // As it is: a file of it is what `audit verify --heads` reads.
+            let value = socket::ask(&Config::read(config)?.file("admin.sock"), AdminCommand::AuditHead)?;
+            let head = value["head"].as_str().unwrap_or_default();
+            return if json { say(&value, json) } else { Ok(std::io::stdout().write_all(head.as_bytes())?) };
+        }
+        Command::Audit(AuditCommand::Verify { heads }) => AdminCommand::AuditVerify {
+            heads: heads
+                .iter()
+                .map(|path| Ok(String::from_utf8_lossy(&read(path)?).into_owned()))
+                .collect::<Result<_>>()?,
+        },
         Command::Explain { request } => AdminCommand::Explain { request },
         Command::Backup { file } => AdminCommand::Backup { to: std::path::absolute(file)? },
         Command::Status => AdminCommand::Status,

@@ -8,8 +8,9 @@ use measurements::document::image::ImageReference;
 use measurements::document::machine::MachineReference;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use transparency::checkpoint::Checkpoint;
 
-use super::audit::{self, Leaf};
+use super::audit::{self, KeptHead, Leaf};
 use super::hello::sha256;
 use super::records::{self, Disk, Grant, Latch, Node, Release, get, put};
 use super::shown::{disks, explain, node_show, nodes};
@@ -37,7 +38,8 @@ pub enum AdminCommand {
     DiskList,
     DiskGrant { node: String, slot: String, overwrite: bool, rebind_from: Option<String>, generation: Option<u64> },
     AuditTail { count: usize },
-    AuditVerify,
+    AuditHead,
+    AuditVerify { heads: Vec<String> },
     Explain { request: String },
     Backup { to: PathBuf },
     Status,
@@ -63,7 +65,8 @@ impl Engine {
                 self.store.backup(to).map_err(|error| format!("{error}; name a file that is not there yet"))?;
                 Ok(json!({"backup": to}))
             }
-            AdminCommand::AuditVerify => self.audit_verify(),
+            AdminCommand::AuditHead => self.look(|transaction| Ok(Ok(json!({"head": audit::head(transaction)?})))),
+            AdminCommand::AuditVerify { heads } => self.audit_verify(heads),
             AdminCommand::NodeList => self.look(|transaction| nodes(transaction).map(Ok)),
             AdminCommand::NodeShow { name } => self.look(|transaction| node_show(transaction, name)),
             AdminCommand::ReleaseList => {
@@ -246,23 +249,32 @@ impl Engine {
         }))
     }
 
-    fn audit_verify(&self) -> Outcome {
+    /// Compares the log with its signed head, with the receipts of all disks, and with heads that were kept elsewhere.
+    fn audit_verify(&self, heads: &[String]) -> Outcome {
         let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
         let public = ring::signature::KeyPair::public_key(&open.keys.audit);
         let key: [u8; 32] = public.as_ref().try_into().map_err(|_| "the key of the audit log is none of Ed25519")?;
-        let mut found = None;
+        let mut kept = Vec::new();
+        for head in heads {
+            let checkpoint = Checkpoint::open(head, &self.origin, &key)
+                .map_err(|error| format!("a head is not one of this log, or not signed by it: {error}"))?;
+            kept.push(KeptHead { size: checkpoint.size, root: Bytes32(checkpoint.root) });
+        }
         self.store
             .look(&mut |transaction| {
-                found = Some(audit::verify(transaction, &self.origin, &key)?);
+                kept.extend(
+                    records::all::<Disk>(transaction, Table::Disks)?.iter().filter_map(|(_, disk)| disk.receipt),
+                );
                 Ok(())
             })
             .map_err(|error| error.to_string())?;
-        match found {
-            Some(Ok(size)) => Ok(json!({"leaves": size, "origin": self.origin, "verified": true})),
-            Some(Err(problem)) => {
+        match audit::verify(&*self.store, &self.origin, &key, &kept).map_err(|error| error.to_string())? {
+            Ok(size) => {
+                Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))
+            }
+            Err(problem) => {
                 Err(format!("the audit log was changed: {problem}; restore a backup, and find out who did it"))
             }
-            None => Err("the audit log was not read".into()),
         }
     }
 }

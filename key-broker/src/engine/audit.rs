@@ -8,7 +8,7 @@ use transparency::checkpoint::Checkpoint;
 use transparency::tree::{self, Frontier};
 
 use super::records::{bytes, get, put};
-use crate::store::{Error, Table, Transaction};
+use crate::store::{Error, Store, Table, Transaction};
 
 const HEAD: &[u8] = b"audit head";
 
@@ -117,18 +117,71 @@ pub fn of_request(open: &dyn Transaction, request: &str) -> Result<Option<Leaf>,
     }
 }
 
-/// Computes the tree anew from its leaves, and compares it with the signed head: how many leaves there are, or what is wrong.
+/// A head of the log that was kept elsewhere: how many leaves it is of, and its root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptHead {
+    /// How many leaves.
+    pub size: u64,
+    /// The root of their tree.
+    pub root: Bytes32,
+}
+
+/// The signed head, as text (C2SP tlog-checkpoint); empty where nothing was decided yet.
 ///
 /// # Errors
 /// [`Error`].
-pub fn verify(open: &dyn Transaction, origin: &str, key: &[u8; 32]) -> Result<Result<u64, String>, Error> {
-    let head: Head = get(open, Table::State, HEAD)?.unwrap_or_default();
-    let mut frontier = Frontier::default();
-    for (number, bytes) in open.last(Table::Audit, usize::MAX)? {
-        if number != frontier.size().to_be_bytes() {
-            return Ok(Err(format!("leaf {} is missing", frontier.size())));
+pub fn head(open: &dyn Transaction) -> Result<String, Error> {
+    Ok(get::<Head>(open, Table::State, HEAD)?.unwrap_or_default().checkpoint)
+}
+
+/// Computes the tree anew from its leaves, and compares it with the signed head and with heads that were kept elsewhere: how many leaves there are, or what is wrong. It reads page by page, each in a look of its own, so that memory stays and nodes do
+/// not wait; leaves that are appended meanwhile are left out.
+///
+/// # Errors
+/// [`Error`].
+pub fn verify(
+    store: &dyn Store,
+    origin: &str,
+    key: &[u8; 32],
+    kept: &[KeptHead],
+) -> Result<Result<u64, String>, Error> {
+    const PAGE: usize = 512;
+    let mut head = Head::default();
+    store.look(&mut |open| {
+        head = get(open, Table::State, HEAD)?.unwrap_or_default();
+        Ok(())
+    })?;
+    if let Some(longer) = kept.iter().find(|kept| kept.size > head.size) {
+        return Ok(Err(format!(
+            "a head of {} leaves was given out, the log has {}: it was cut",
+            longer.size, head.size
+        )));
+    }
+    let (mut frontier, mut last) = (Frontier::default(), None::<Vec<u8>>);
+    loop {
+        let mut page = Vec::new();
+        store.look(&mut |open| {
+            page = open.after(Table::Audit, last.as_deref(), PAGE)?;
+            Ok(())
+        })?;
+        for (number, bytes) in &page {
+            if frontier.size() == head.size {
+                break;
+            }
+            if *number != frontier.size().to_be_bytes() {
+                return Ok(Err(format!("leaf {} is missing", frontier.size())));
+            }
+            frontier.append(tree::leaf(bytes));
+            let size = frontier.size();
+            if kept.iter().any(|kept| kept.size == size && kept.root.0 != frontier.root()) {
+                return Ok(Err(format!("the first {size} leaves are not those of the head that was given out")));
+            }
         }
-        frontier.append(tree::leaf(&bytes));
+        last = page.last().map(|(number, _)| number.clone());
+        if page.len() < PAGE || frontier.size() == head.size {
+            break;
+        }
     }
     if frontier.size() == 0 && head.size == 0 {
         return Ok(Ok(0));
@@ -151,7 +204,7 @@ mod tests {
     use ring::signature::KeyPair as _;
 
     use super::*;
-    use crate::store::{Sqlite, Store};
+    use crate::store::Sqlite;
 
     #[test]
     fn a_log_that_was_changed_is_noticed() {
@@ -168,16 +221,7 @@ mod tests {
             code: "RELEASED".into(),
             found: String::new(),
         };
-        let check = || {
-            let mut found = None;
-            store
-                .transact(&mut |open| {
-                    found = Some(verify(open, signer.origin, &public)?);
-                    Ok(())
-                })
-                .unwrap();
-            found.unwrap()
-        };
+        let check = || verify(&store, signer.origin, &public, &[]).unwrap();
         assert_eq!(check(), Ok(0));
         store
             .transact(&mut |open| {
@@ -197,5 +241,49 @@ mod tests {
         assert!(check().unwrap_err().contains("signed head"));
         store.transact(&mut |open| open.remove(Table::Audit, &1_u64.to_be_bytes())).unwrap();
         assert!(check().unwrap_err().contains("leaf 1 is missing"));
+    }
+
+    /// The last leaves are deleted, and the head that was signed before them is put back.
+    #[test]
+    fn log_that_was_cut_is_found_by_a_head_that_was_given_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("database")).unwrap();
+        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+        let public: [u8; 32] = key.public_key().as_ref().try_into().unwrap();
+        let signer = Signer { origin: "cairn/test/audit", key: &key, now: 7 };
+        let mut heads = Vec::new();
+        for number in 0..1200 {
+            let leaf = Leaf {
+                number: 0,
+                time: "now".into(),
+                request: format!("request {number}"),
+                node: String::new(),
+                code: "RELEASED".into(),
+                found: String::new(),
+            };
+            store
+                .transact(&mut |open| {
+                    let receipt = append(open, leaf.clone(), &signer)?;
+                    heads.push(KeptHead { size: receipt.size, root: receipt.root });
+                    Ok(())
+                })
+                .unwrap();
+        }
+        let check = |kept: &[KeptHead]| verify(&store, signer.origin, &public, kept).unwrap();
+        assert_eq!(check(&heads), Ok(1200));
+        let other = KeptHead { root: Bytes32([9; 32]), ..heads[600] };
+        assert!(check(&[other]).unwrap_err().contains("the first 601 leaves"));
+        // A saved head of 700 leaves, and what came after it deleted.
+        let root = Checkpoint { origin: signer.origin.into(), size: 700, root: heads[699].root.0 }.sign(&key);
+        store
+            .transact(&mut |open| {
+                let head: Head = get(open, Table::State, HEAD)?.unwrap();
+                put(open, Table::State, HEAD, &Head { size: 700, checkpoint: root.clone(), ..head })?;
+                (700..1200_u64).try_for_each(|number| open.remove(Table::Audit, &number.to_be_bytes()))
+            })
+            .unwrap();
+        assert_eq!(check(&[]), Ok(700), "the log alone does not tell");
+        assert_eq!(check(&heads[..700]), Ok(700));
+        assert!(check(&heads[999..1000]).unwrap_err().contains("it was cut"));
     }
 }

@@ -182,6 +182,7 @@ impl Disk {
             next_header: None,
             released: None,
             committed: false,
+            receipt: None,
             unreported: 0,
             layout: profile.name().into(),
             epoch: 0,

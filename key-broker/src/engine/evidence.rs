@@ -13,7 +13,7 @@ use measurements::canonical::Document;
 use measurements::parse::tcg_log::Log;
 use state_disk::record::Refusal as DiskRefusal;
 
-use super::audit::{self, Leaf};
+use super::audit::{self, KeptHead, Leaf};
 use super::hello::sha256;
 use super::outcome::Stop;
 use super::policy::Matched;
@@ -230,6 +230,7 @@ impl Engine {
             ),
         };
         let receipt = audit::append(transaction, leaf, &self.signer(open))?;
+        disk.receipt = Some(KeptHead { size: receipt.size, root: receipt.root });
         let context = Context::Release(shown.transcript.as_bytes());
         let random = self.random::<32>().map_err(failed)?;
         let sealed = seal(&share[..], &begun.hello.hpke_key.0, context, &random).map_err(|refusal| work(&refusal))?;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use state_disk::record::{HeaderDigests, Record, State};
 
+use super::audit::KeptHead;
 use crate::store::{Error, Table, Transaction};
 
 /// A node.
@@ -98,6 +99,9 @@ pub struct Disk {
     pub released: Option<Hex>,
     /// Whether that boot has reported.
     pub committed: bool,
+    /// The head of the audit log that its node got with the last release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<KeptHead>,
     /// Releases in a row, to unlock it, after which no report came.
     #[serde(default)]
     pub unreported: u32,

@@ -111,6 +111,8 @@ pub trait Transaction {
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Error>;
     /// All pairs of a table in the order of their keys; at most `most`, the last ones.
     fn last(&self, table: Table, most: usize) -> Result<Vec<Row>, Error>;
+    /// Pairs of a table in the order of their keys, behind this key; at most `most`, the first ones.
+    fn after(&self, table: Table, key: Option<&[u8]>, most: usize) -> Result<Vec<Row>, Error>;
     /// How many pairs a table has.
     fn count(&self, table: Table) -> Result<u64, Error>;
 }

@@ -132,6 +132,15 @@ impl Transaction for Open<'_> {
         Ok(rows)
     }
 
+    fn after(&self, table: Table, key: Option<&[u8]>, most: usize) -> Result<Vec<Row>, Error> {
+        let text =
+            format!("SELECT key, value FROM {} WHERE ?1 IS NULL OR key > ?1 ORDER BY key LIMIT ?2", table.name());
+        let mut statement = self.0.prepare_cached(&text)?;
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![key, most], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     fn count(&self, table: Table) -> Result<u64, Error> {
         let mut statement = self.0.prepare_cached(&format!("SELECT count(*) FROM {}", table.name()))?;
         Ok(statement.query_row([], |row| row.get(0))?)
@@ -163,6 +172,8 @@ mod tests {
             .transact(&mut |open| {
                 assert_eq!(open.get(Table::State, b"x")?, Some(b"1".to_vec()));
                 assert_eq!(open.last(Table::Nodes, 5)?, [(b"a".to_vec(), b"1".to_vec())]);
+                assert_eq!(open.after(Table::Nodes, None, 5)?, [(b"a".to_vec(), b"1".to_vec())]);
+                assert_eq!(open.after(Table::Nodes, Some(b"a"), 5)?, []);
                 open.remove(Table::Nodes, b"a")?;
                 assert_eq!(open.get(Table::Nodes, b"a")?, None);
                 Ok(())

@@ -22,6 +22,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("metrics_count_decisions_and_are_served_on_loopback", metrics),
         Row::new("a_backup_is_a_broker_and_is_never_overwritten", backup),
         Row::new("a_changed_audit_log_is_noticed", changed_audit),
+        Row::new("an_audit_log_that_was_cut_is_found_by_a_head_that_left_the_broker", cut_audit),
     ]
 }
 
@@ -136,6 +137,59 @@ fn backup(suite: &Suite, _: &str) -> Result<()> {
     scene.broker.run()?;
     scene.reboot()?;
     scene.must_still_unlock()
+}
+
+/// Rows are deleted, and the head of before is put back: the log fits itself, and neither a head that was kept nor the receipts of disks.
+fn cut_audit(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    scene.provision()?;
+    let (database, saved) = (scene.broker.file("database"), scene.broker.file("saved"));
+    let head = || -> Result<Vec<u8>> {
+        let head = scene.broker.command(&["audit", "head"])?;
+        ensure!(head.status.success(), "{}", String::from_utf8_lossy(&head.stderr));
+        Ok(head.stdout)
+    };
+    std::fs::write(&saved, head()?)?;
+    let state = |words: &str| -> Result<Vec<u8>> {
+        let connection = rusqlite::Connection::open(&database)?;
+        Ok(connection.query_row(words, [], |row| row.get(0))?)
+    };
+    let before = state("SELECT value FROM state WHERE key = CAST('audit head' AS BLOB)")?;
+    let leaves = scene.broker.admin(&["audit", "verify"])?["leaves"].as_u64().unwrap_or_default();
+    // Decisions that somebody wants to hide, of an operator and of a node.
+    scene.broker.admin(&["node", "approve", "one"])?;
+    let later = scene.broker.file("later");
+    std::fs::write(&later, head()?)?;
+    let verify = |scene: &Scene, heads: &[&std::path::Path]| -> Result<(bool, String)> {
+        let names: Vec<String> = heads.iter().map(|path| path.display().to_string()).collect();
+        let option = if names.is_empty() { vec![] } else { vec!["--heads"] };
+        let words: Vec<&str> =
+            ["audit", "verify"].into_iter().chain(option).chain(names.iter().map(String::as_str)).collect();
+        let output = scene.broker.command(&words)?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    ensure!(verify(&scene, &[&saved, &later])?.0, "an honest log does not fit its own heads");
+    scene.broker.end(Signal::SIGTERM)?;
+    let cut = |leaves: u64, head: &[u8]| -> Result<()> {
+        let connection = rusqlite::Connection::open(&database)?;
+        connection.execute("DELETE FROM audit WHERE key >= ?1", [&leaves.to_be_bytes()[..]])?;
+        connection.execute("UPDATE state SET value = ?1 WHERE key = CAST('audit head' AS BLOB)", [head])?;
+        Ok(())
+    };
+    cut(leaves, &before)?;
+    scene.broker.run()?;
+    ensure!(verify(&scene, &[])?.0 && verify(&scene, &[&saved])?.0, "the control: alone the log fits");
+    let (fits, words) = verify(&scene, &[&saved, &later])?;
+    ensure!(!fits && words.contains("it was cut"), "a cut log is fine: {words}");
+    // A release is in the receipt of its disk, so no head has to be kept for it.
+    scene.reboot()?;
+    scene.must_still_unlock()?;
+    scene.broker.end(Signal::SIGTERM)?;
+    cut(leaves, &before)?;
+    scene.broker.run()?;
+    let (fits, words) = verify(&scene, &[])?;
+    ensure!(!fits && words.contains("it was cut"), "a log without its last release is fine: {words}");
+    Ok(())
 }
 
 fn changed_audit(suite: &Suite, _: &str) -> Result<()> {
