@@ -67,6 +67,8 @@ pub struct Limits {
     pub challenge_seconds: u64,
     /// Seconds to report what became of a release.
     pub commit_seconds: u64,
+    /// Seconds that a transaction waits for a database that another process has locked; then the node is told to come again.
+    pub store_seconds: u64,
     /// Seconds that a held node waits.
     pub hold_seconds: u64,
     /// Requests of one address in a minute.
@@ -90,6 +92,7 @@ impl Default for Limits {
             connection_seconds: 120,
             challenge_seconds: 60,
             commit_seconds: 600,
+            store_seconds: 10,
             hold_seconds: 5,
             requests_per_minute: 1200,
             hellos_per_minute: 60,
@@ -123,6 +126,7 @@ impl Config {
         let Limits { strangers_per_minute, stale_unlock_days, .. } = self.limits;
         Settings {
             challenge: Duration::from_secs(challenge_seconds),
+            store: Duration::from_secs(self.limits.store_seconds),
             commit: Duration::from_secs(commit_seconds),
             hold: Duration::from_secs(hold_seconds),
             hellos_per_minute,
@@ -141,7 +145,7 @@ impl Config {
              # Where /health and /metrics are served by plain HTTP, on loopback alone.\n# metrics = \"127.0.0.1:9464\"\n\n\
              # Limits and policy; these are the values that hold without these sections. least_rebuilders says how many rebuilders\n\
              # of the trust root must have got the same image from the same sources before a release is allowed.\n# [limits]\n# connections = 2048\n# connections_per_address = 256\n# handshake_seconds = 5\n# queue = 256\n\
-             # patience_seconds = 20\n# connection_seconds = 120\n# challenge_seconds = 60\n# commit_seconds = 600\n\
+             # patience_seconds = 20\n# connection_seconds = 120\n# challenge_seconds = 60\n# commit_seconds = 600\n# store_seconds = 10\n\
              # hold_seconds = 5\n# requests_per_minute = 1200\n# hellos_per_minute = 60\n# strangers_per_minute = 60\n\
              # stale_unlock_days = 14\n\
              # [policy]\n# least_rebuilders = 0\n# unreported_boots = 3\n# certificate_days = 90\n"

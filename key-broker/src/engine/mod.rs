@@ -57,6 +57,8 @@ pub struct Settings {
     pub stale_unlock: Duration,
     /// How many rebuilders must have made a logged release again.
     pub least_rebuilders: u64,
+    /// How long a transaction waits for a database that another process has locked.
+    pub store: Duration,
     /// How long a node's certificate is good.
     pub certificate: Duration,
     /// How many boots in a row may unlock a disk without a report, before the next one is held.
@@ -74,6 +76,7 @@ impl Default for Settings {
             hellos_per_minute: 60,
             strangers_per_minute: 60,
             certificate: Duration::from_secs(90 * 24 * 3600),
+            store: Duration::from_secs(10),
             unreported_boots: 3,
             stale_unlock: Duration::from_secs(14 * 24 * 3600),
             least_rebuilders: 0,
@@ -184,7 +187,8 @@ impl Engine {
     /// The cluster's file or the database cannot be used.
     pub fn open(database: &Path, cluster_json: &[u8], settings: Settings) -> Result<Self> {
         let cluster = Cluster::read(cluster_json).map_err(|refusal| anyhow!(refusal.found))?;
-        let store = Sqlite::open(database).with_context(|| format!("Failed to open {}", database.display()))?;
+        let store = Sqlite::open_with(database, settings.store)
+            .with_context(|| format!("Failed to open {}", database.display()))?;
         check_keys(&store).with_context(|| format!("cannot use the database {}", database.display()))?;
         let clock = clock_of(&store)?;
         let origin = format!("cairn/{}/audit", hex::encode(&cluster.id.0));

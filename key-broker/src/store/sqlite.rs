@@ -28,6 +28,14 @@ impl Sqlite {
     /// # Errors
     /// [`Error`].
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_with(path, PATIENCE)
+    }
+
+    /// The same; another process may hold the lock for so long before a transaction fails.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn open_with(path: &Path, patience: Duration) -> Result<Self, Error> {
         let mut connection = connect(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -56,6 +64,7 @@ impl Sqlite {
         transaction.commit()?;
         let reader = connect(path)?;
         reader.pragma_update(None, "query_only", "ON")?;
+        connection.busy_timeout(patience)?;
         Ok(Self { writer: Mutex::new(connection), reader: Mutex::new(reader) })
     }
 }

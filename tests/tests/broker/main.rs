@@ -1,6 +1,7 @@
 //! The key broker's program, attacked over TLS by nodes that are nothing but a TPM emulator: each row changes one thing, and the audit log must have exactly the code of the [table](cairn_tests::attacks). Run by
 //! `cargo xtask test`; one row is `cargo xtask test -- ROW`.
 
+mod availability;
 mod commits;
 mod crashes;
 // The log that lies is the one that the chain of checks is tested with.
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         identity::rows(),
         growth::rows(),
         commits::rows(),
+        availability::rows(),
         measured::rows(),
         sessions::rows(),
         strangers::rows(),
