@@ -54,6 +54,7 @@ codes! {
     CommitMissing, "COMMIT_MISSING", "Several boots in a row got the disk's share and never reported.", "Check the network between node and broker for a filter. Then: key-broker node approve NAME";
     TrustRootMissing, "TRUST_ROOT_MISSING", "the broker has no trust root, so it believes no logged release", "key-broker trust set";
     ChannelMissing, "CHANNEL_MISSING", "the broker knows no channel's state, so no logged release is good", "key-broker channel set";
+    ChannelOther, "CHANNEL_OTHER", "The channel state is of another channel than the one that this broker follows.", "Give the state of the broker's channel. To follow another channel, set up another broker";
     EpochRollback, "EPOCH_ROLLBACK", "the release has a lower security epoch than one that the node has run", "boot the newer image";
     LogFork, "LOG_FORK", "the log has shown two heads of one size", "do not use the log: keep both bundles, and tell its operator and its witnesses";
     State, "STATE", "the message does not fit what was said before", "let the node boot again; if it happens again, node and broker are of versions that do not belong together";

@@ -132,10 +132,8 @@ pub(super) fn channel_set(
     if let Some(kept) = kept {
         if kept.name.as_ref().is_some_and(|name| *name != state.name) {
             let name = kept.name.unwrap_or_default();
-            return Ok(Err(format!(
-                "this broker follows the channel {name:?}, and the state is of {:?}; to follow another channel, set up a broker for it",
-                state.name
-            )));
+            let found = format!("this broker follows {name:?}, the state is of {:?}", state.name);
+            return Ok(Err(told(&Refusal::new(Own::ChannelOther, found))));
         }
         let is_same = |kept: &str| digest_of_payload(kept) == digest_of_payload(&bundle);
         if kept.version == state.version && !is_same(&kept.bundle) {

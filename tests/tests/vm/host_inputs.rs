@@ -85,17 +85,20 @@ fn run(suite: &Suite, row: &str, machine: &Machine) -> Result<Watched> {
     Ok(watched)
 }
 
-/// The same credential and the same system, only with imports on: the marker appears. So the rows above can fail.
+/// The debug image, which has the modules that pass these inputs on, with a command line that lacks these words.
+fn without(suite: &Suite, words: &str) -> Result<Disk> {
+    let command_line = &suite.debug.document.command_line;
+    ensure!(command_line.contains(words), "the command line lacks {words}: {command_line}");
+    let command_line = command_line.replace(words, "");
+    let uki = uki::with_command_line(&suite.sandbox, &suite.debug.read("efi")?, &command_line)?;
+    let disk = Disk::copy_of(&suite.debug)?;
+    disk.put_on_esp(&suite.debug, &[(UKI, &uki)])?;
+    Ok(disk)
+}
+
+/// The same credential, only with imports on: the marker appears. So the rows above can fail.
 fn control(suite: &Suite, row: &str, extra: Vec<String>) -> Result<()> {
-    let command_line = &suite.image.document.command_line;
-    ensure!(command_line.contains(SYSTEM_CREDENTIALS), "the command line lacks {SYSTEM_CREDENTIALS}: {command_line}");
-    let uki = uki::with_command_line(
-        &suite.sandbox,
-        &suite.image.read("efi")?,
-        &command_line.replace(SYSTEM_CREDENTIALS, ""),
-    )?;
-    let disk = Disk::copy_of(&suite.image)?;
-    disk.put_on_esp(&suite.image, &[(UKI, &uki)])?;
+    let disk = without(suite, SYSTEM_CREDENTIALS)?;
     let mut watched = Watched::start(suite, row, &with(suite, &[&disk], extra))?;
     watched.must_run()?;
     ensure!(watched.vm.console().text().contains(MARKER), "{MARKER} does not appear{}", watched.last_lines());
@@ -132,13 +135,7 @@ fn efi_variables(suite: &Suite, row: &str) -> Result<()> {
 
 /// The same variables, and a kernel that passes them on: systemd goes where they say.
 fn efi_variables_control(suite: &Suite, row: &str) -> Result<()> {
-    const NO_VARIABLES: &str = "efi=noruntime";
-    let command_line = &suite.image.document.command_line;
-    ensure!(command_line.contains(NO_VARIABLES), "the command line lacks {NO_VARIABLES}: {command_line}");
-    let command_line = command_line.replace(NO_VARIABLES, "");
-    let uki = uki::with_command_line(&suite.sandbox, &suite.image.read("efi")?, &command_line)?;
-    let disk = Disk::copy_of(&suite.image)?;
-    disk.put_on_esp(&suite.image, &[(UKI, &uki)])?;
+    let disk = without(suite, "efi=noruntime")?;
     let folder = tempfile::tempdir().context("Failed to make a folder")?;
     let mut watched = Watched::start(suite, row, &with_efi_variables(suite, &[&disk], folder.path())?)?;
     match watched.verdict()? {

@@ -87,11 +87,6 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
     for pattern in &config.drop {
         tree.remove(pattern);
     }
-    let plain = ProfileConfig::default();
-    let profile = inputs.profile.map_or(&plain, |profile| &profile.config);
-    if !profile.full {
-        lean::make(&mut tree, &config.lean, profile);
-    }
     for folder in &config.empty {
         tree.empty(folder);
     }
@@ -117,6 +112,11 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
         tree.set_mode(&path, mode)?;
     }
     tree.set_owners(&config.owner_table()?)?;
+    let plain = ProfileConfig::default();
+    let profile = inputs.profile.map_or(&plain, |profile| &profile.config);
+    if !profile.full {
+        lean::make(&mut tree, &config.lean, profile);
+    }
     ways_in::check(&tree, &config.allow, profile)?;
     if !profile.full {
         lean::check(&tree, &config.lean)?;
