@@ -28,8 +28,10 @@ use crate::engine::{Conversation, Engine, Reply, network};
 /// Largest bodies: without logs, and with them.
 const SMALL: usize = 16 << 10;
 const LARGE: usize = 1 << 20;
-/// KiB of bodies that are read at a time, of all connections together.
-const BODIES_KIB: usize = 64 << 10;
+/// Bodies that are read at a time, of all connections together: large ones (64 MiB), of which one network has only some, and small ones (16 MiB), which large ones cannot keep out.
+const LARGE_BODIES: usize = 64;
+const LARGE_BODIES_PER_ADDRESS: usize = 16;
+const SMALL_BODIES: usize = 1024;
 /// How often addresses are forgotten that have not asked for a while: to find them takes longer the more there are.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long running requests have after a signal.
@@ -44,8 +46,12 @@ struct Shared {
     /// Work that runs or waits.
     queue: Semaphore,
     addresses: DefaultKeyedRateLimiter<IpAddr>,
-    /// KiB of bodies that are being read, or wait.
-    bodies: Semaphore,
+    /// Small bodies that are being read, or wait.
+    small_bodies: Semaphore,
+    /// Large bodies, of evidence.
+    large_bodies: Semaphore,
+    /// Large bodies of each network.
+    evidence: Places,
 }
 
 /// A connection's own state.
@@ -88,7 +94,9 @@ pub async fn serve(
         processors: Semaphore::new(2 * cores),
         queue: Semaphore::new(limits.queue),
         addresses: RateLimiter::keyed(quota),
-        bodies: Semaphore::new(BODIES_KIB),
+        small_bodies: Semaphore::new(SMALL_BODIES),
+        large_bodies: Semaphore::new(LARGE_BODIES),
+        evidence: Places::new(LARGE_BODIES_PER_ADDRESS),
         limits,
     });
     let acceptor = TlsAcceptor::from(tls);
@@ -240,8 +248,13 @@ async fn work(
 ) -> Response<Full<Bytes>> {
     let status = |status: u16| answer(Reply { status, body: vec![], retry_after: None });
     let patience = Duration::from_secs(shared.limits.patience_seconds);
-    let room = shared.bodies.try_acquire_many((most >> 10) as u32);
-    let Ok(_room) = room else { return answer(Reply::unavailable()) };
+    let is_large = most > SMALL;
+    let place = is_large.then(|| shared.evidence.take(network(peer.address)));
+    if matches!(place, Some(None)) {
+        return answer(Reply::unavailable());
+    }
+    let bodies = if is_large { &shared.large_bodies } else { &shared.small_bodies };
+    let Ok(_room) = bodies.try_acquire() else { return answer(Reply::unavailable()) };
     let body = match timeout(patience, Limited::new(request.into_body(), most).collect()).await {
         Err(_) => return status(408),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return status(413),
@@ -297,7 +310,7 @@ pub async fn serve_metrics(listener: TcpListener, engine: Arc<Engine>, mut stop:
             async move {
                 Ok::<_, std::convert::Infallible>(match request.uri().path() {
                     "/health" => answer(health(&engine)),
-                    // Every allowed release is judged for it: nodes are not kept waiting meanwhile.
+                    // Every allowed release is judged for it, on a thread that is not of the server.
                     "/metrics" => match tokio::task::spawn_blocking(move || metrics(&engine)).await {
                         Ok(response) => response,
                         Err(_) => answer(Reply::unavailable()),
