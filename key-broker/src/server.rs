@@ -28,9 +28,9 @@ use crate::engine::{Conversation, Engine, Reply, network};
 /// Largest bodies: without logs, and with them.
 const SMALL: usize = 16 << 10;
 const LARGE: usize = 1 << 20;
-/// Bodies that are read at a time, of all connections together: large ones (64 MiB), of which one network has only some, and small ones (16 MiB), which large ones cannot keep out.
-const LARGE_BODIES: usize = 64;
-const LARGE_BODIES_PER_ADDRESS: usize = 16;
+/// Bodies that are read at a time, of all connections together: large ones (128 MiB), of which one network has a quarter, and small ones (16 MiB), which large ones cannot keep out.
+const LARGE_BODIES: usize = 128;
+const LARGE_BODIES_PER_ADDRESS: usize = 32;
 const SMALL_BODIES: usize = 1024;
 /// How often addresses are forgotten that have not asked for a while: to find them takes longer the more there are.
 const SWEEP: Duration = Duration::from_secs(1);

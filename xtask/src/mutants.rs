@@ -219,15 +219,28 @@ impl<'a> Workshop<'a> {
         }
         fs::copy(self.checkout.target().join("debug").join(PROGRAM), programs.join(PROGRAM))
             .context("cannot copy the changed program")?;
-        let mut command = self.cargo(self.checkout.root());
-        command.args(["test", "--package", "cairn-tests", "--features", "end-to-end", "--test", "broker", "--"]);
+        let mut passed = BTreeSet::new();
         // This harness takes one filter.
-        let filter = match tests {
-            [one] => one,
-            _ => "",
-        };
-        command.arg(filter).envs(environment.variables.iter().cloned()).env(PROGRAMS_VARIABLE, &programs);
-        self.run(&mut command)
+        for test in tests {
+            let mut command = self.cargo(self.checkout.root());
+            command.args([
+                "test",
+                "--package",
+                "cairn-tests",
+                "--features",
+                "end-to-end",
+                "--test",
+                "broker",
+                "--",
+                test,
+            ]);
+            command.envs(environment.variables.iter().cloned()).env(PROGRAMS_VARIABLE, &programs);
+            match self.run(&mut command)? {
+                Run::Passed(names) => passed.extend(names),
+                other => return Ok(other),
+            }
+        }
+        Ok(Run::Passed(passed))
     }
 
     fn cargo(&self, folder: &Path) -> Command {
