@@ -26,6 +26,9 @@ const PROMPTS: [&str; 9] = [
     "(initramfs)",
 ];
 
+/// What a guest's kernel says when QEMU's threads have lost one of its timer interrupts; it never goes on.
+const LOST_TIMER: &str = "kthread timer wakeup didn't happen";
+
 /// No boot takes longer; a machine that has not decided by then hangs.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(600);
 /// From the announcement of a failure to power-off.
@@ -58,9 +61,12 @@ impl Watched {
 
     /// Waits until the system runs or has ended. A guest that names its failure must also power off.
     pub fn verdict(&mut self) -> Result<Verdict> {
-        let ends = [RUNNING, "cairn: FAILED code=", "Kernel panic - not syncing"];
+        let ends = [RUNNING, LOST_TIMER, "cairn: FAILED code=", "Kernel panic - not syncing"];
         match self.vm.console().wait_for(&ends, 0, VERDICT_TIMEOUT) {
             Found::Text(0, _) => Ok(Verdict::Running),
+            Found::Text(1, _) => {
+                Err(EmulatorFailed(format!("the guest waits for a timer{}", self.last_lines())).into())
+            }
             Found::Timeout => bail!("no verdict within {} s{}", VERDICT_TIMEOUT.as_secs(), self.last_lines()),
             _ => self.ending().map(Verdict::Ended),
         }

@@ -164,12 +164,13 @@ pub(crate) fn apt_proxy() -> Option<String> {
     if in_environment.iter().any(|name| std::env::var_os(name).is_some()) {
         return None;
     }
-    let output = std::process::Command::new("apt-config")
-        .args(["dump", "--format=%v%n", "Acquire::http::Proxy"])
-        .output()
-        .ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    Some(text.trim().to_owned()).filter(|proxy| proxy.contains("://"))
+    apt_setting("Acquire::http::Proxy").filter(|proxy| proxy.contains("://"))
+}
+
+/// A setting of the host's apt.
+pub(crate) fn apt_setting(key: &str) -> Option<String> {
+    let output = std::process::Command::new("apt-config").args(["dump", "--format=%v%n", key]).output().ok()?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
 /// Asks every mirror once, then those that did not say no again: one that hangs costs a single wait before the next is asked.

@@ -14,6 +14,14 @@ use crate::mirror::Mirrors;
 pub const KEYRINGS: [&str; 2] =
     ["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
 
+/// Whether apt refuses indexes that are past their `Valid-Until`, or from the future. Hosts whose mirror is a snapshot turn it off; signatures are checked all the same, and no index may be older than the lock's.
+const AGE: [&str; 2] = ["Acquire::Check-Valid-Until", "Acquire::Check-Date"];
+
+/// As apt reads a switch (`StringToBool`).
+fn is_off(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "no" | "false" | "without" | "off" | "disable" | "0")
+}
+
 /// A suite to resolve in, and the archive that carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -101,7 +109,6 @@ impl Apt {
             ("Acquire::AllowWeakRepositories", "false".into()),
             ("Acquire::AllowDowngradeToInsecureRepositories", "false".into()),
             ("APT::Get::AllowUnauthenticated", "false".into()),
-            ("Acquire::Check-Valid-Until", "true".into()),
             ("Dir::Etc::SourceList", format!("{folder}/sources.list")),
             ("Dir::Etc::SourceParts", format!("{folder}/preferences.d")),
             ("Dir::Etc::Preferences", format!("{folder}/preferences")),
@@ -123,7 +130,12 @@ impl Apt {
         ] {
             text += &format!("{key} \"{value}\";\n");
         }
-        // All that is kept of the host's own settings.
+        // All that is kept of the host's own settings: whether the age of an index counts, and the proxy.
+        for key in AGE {
+            let value =
+                if crate::fetch::apt_setting(key).is_some_and(|value| is_off(&value)) { "false" } else { "true" };
+            text += &format!("{key} \"{value}\";\n");
+        }
         if let Some(proxy) = crate::fetch::apt_proxy() {
             text += &format!("Acquire::http::Proxy \"{proxy}\";\nAcquire::https::Proxy \"{proxy}\";\n");
         }

@@ -48,6 +48,7 @@ pub fn resolve(
                 sha256: release.sha256,
                 signers: release.signers,
             };
+            refuse_an_older_index(old, &suite)?;
             suites.insert(suite.name.clone(), suite);
         }
         apt.pin(&pins(old, update, suite))?;
@@ -73,6 +74,23 @@ pub fn resolve(
     }
     // What is written must be what is read back.
     Lock::parse(&lock.render()).context("The resolved lock is not valid: this is a bug of `cargo xtask lock`")
+}
+
+/// An index that is older than the one in the lock has forgotten what was fixed since.
+fn refuse_an_older_index(old: Option<&Lock>, suite: &Suite) -> Result<()> {
+    let Some(known) = old.and_then(|old| old.suites.iter().find(|known| known.name == suite.name)) else {
+        return Ok(());
+    };
+    let (then, now) = (time::parse_rfc3339(&known.date)?, time::parse_rfc3339(&suite.date)?);
+    ensure!(
+        then <= now,
+        "The mirror's signed index of {} is of {}, and os/packages.lock has one of {}: the mirror is behind, or somebody replays an old index. Try again later, or name another mirror in {}",
+        suite.name,
+        suite.date,
+        known.date,
+        crate::mirror::VARIABLE
+    );
+    Ok(())
 }
 
 fn pins(old: Option<&Lock>, update: &Update, suite: &str) -> Vec<(String, String)> {
@@ -192,6 +210,29 @@ mod tests {
             ("libcap2".into(), "1:2.75-10+b3".into(), "amd64".into())
         );
         assert!(split_file_name("strange.deb").is_err());
+    }
+
+    #[test]
+    fn an_index_older_than_the_lock_s_is_refused() {
+        let suite = |date: &str| Suite {
+            name: "trixie".into(),
+            archive: super::super::Archive::Debian,
+            date: date.into(),
+            sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".parse().unwrap(),
+            signers: vec![],
+        };
+        let old = Lock {
+            version: VERSION,
+            inputs: suite("").sha256,
+            suites: vec![suite("2026-01-02T03:04:05Z")],
+            packages: vec![],
+        };
+        for (date, refused) in
+            [("2026-01-02T03:04:04Z", true), ("2026-01-02T03:04:05Z", false), ("2026-02-01T00:00:00Z", false)]
+        {
+            assert_eq!(refuse_an_older_index(Some(&old), &suite(date)).is_err(), refused, "{date}");
+        }
+        assert!(refuse_an_older_index(None, &suite("2020-01-01T00:00:00Z")).is_ok());
     }
 
     #[test]
