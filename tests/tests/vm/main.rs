@@ -8,6 +8,7 @@ mod fake;
 mod host_inputs;
 mod hostile;
 mod nodes;
+mod persistence;
 mod predictions;
 #[path = "../broker/publisher.rs"]
 mod publisher;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         predictions::rows(),
         changes::rows(),
         nodes::rows(),
+        persistence::rows(),
         state_disks::rows(),
         authenticated::rows(),
         hostile::rows(),

@@ -165,6 +165,11 @@ impl Vm {
         }
     }
 
+    /// Copies the firmware's variables as they are now: a machine that begins with them goes on where this one ended.
+    pub fn keep_variables(&self, to: &Path) -> Result<(), VmError> {
+        std::fs::copy(self.folder.path().join(qemu::VARIABLE_STORE), to).map(drop).map_err(VmError::Folder)
+    }
+
     /// The files that QEMU hands to the firmware, of a machine that is `inspectable`.
     pub fn fw_cfg(&self) -> Result<FwCfg, VmError> {
         self.qtest().map(FwCfg)

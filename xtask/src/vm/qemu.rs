@@ -9,6 +9,9 @@ use crate::sandbox::Sandbox;
 /// Where the machine's own folder is inside the sandbox. QEMU refuses `/tmp` itself for overlays.
 pub(super) const FOLDER: &str = "/tmp/vm";
 
+/// A machine's own copy of the variables, in its folder.
+pub(super) const VARIABLE_STORE: &str = "variables.fd";
+
 /// The build root's firmware.
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
@@ -77,7 +80,7 @@ pub(super) fn command(inside: &Sandbox, machine: &Machine) -> Result<Command, Vm
         variables = OTHER_VARIABLES;
     }
     // The firmware writes its variables: a private copy. QEMU is started by a shell that makes it, so that no path of the build root is opened from outside.
-    let script = format!("cp {variables} {FOLDER}/variables.fd && exec qemu-system-x86_64 \"$@\"");
+    let script = format!("cp {variables} {FOLDER}/{VARIABLE_STORE} && exec qemu-system-x86_64 \"$@\"");
     let mut command = inside.command("sh");
     command.args(["-c", &script, "sh"]).args(arguments(machine));
     Ok(command)
@@ -90,7 +93,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
     add("-smp", machine.cpus.to_string());
     let code = if machine.firmware.is_some() { OTHER_FIRMWARE } else { FIRMWARE };
     add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
-    add("-drive", format!("if=pflash,unit=1,format=raw,file={FOLDER}/variables.fd"));
+    add("-drive", format!("if=pflash,unit=1,format=raw,file={FOLDER}/{VARIABLE_STORE}"));
     add("-display", "none".into());
     add("-chardev", "stdio,id=console,signal=off".into());
     add("-serial", "chardev:console".into());
