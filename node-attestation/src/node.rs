@@ -18,8 +18,10 @@ use tss_esapi::structures::CapabilityData;
 use tss_esapi::tcti_ldr::{DeviceConfig, TctiNameConf};
 
 const DEVICE: &str = "/dev/tpmrm0";
-const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
-const USER_SPACE_LOG: &str = "/run/log/systemd/tpm2-measure.log";
+/// Both logs belong to root; systemd hands this service a copy of each (systemd.exec(5), `LoadCredential=`).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+const EVENT_LOG: &str = "event-log";
+const USER_SPACE_LOG: &str = "user-space-log";
 /// The agent leaves what the broker said of this node, and of itself.
 const NODE_CERTIFICATE: &str = "/run/cairn/node-certificate.json";
 const BROKER_CERTIFICATE: &str = "/run/cairn/broker-certificate.json";
@@ -37,7 +39,7 @@ pub enum Error {
     #[error("the TPM {DEVICE} has neither the bank SHA-384 nor SHA-256")]
     Bank,
     /// A log.
-    #[error("reading {0}: {1}")]
+    #[error("cannot read the credential {0}: {1}")]
     Log(&'static str, std::io::Error),
 }
 
@@ -145,8 +147,9 @@ fn name(area: &[u8]) -> Vec<u8> {
     [&ALG_SHA256[..], digest(&SHA256, area).as_ref()].concat()
 }
 
-fn read(path: &'static str) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|error| Error::Log(path, error))
+fn read(name: &'static str) -> Result<Vec<u8>, Error> {
+    let folder = std::env::var_os(CREDENTIALS).unwrap_or_default();
+    fs::read(Path::new(&folder).join(name)).map_err(|error| Error::Log(name, error))
 }
 
 /// A node without a cluster has none.
