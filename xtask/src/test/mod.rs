@@ -202,6 +202,7 @@ impl Session {
     /// Each mutant is a test.
     fn mutants(&self, args: &TestArgs, tools: &Tools, programs: PathBuf, tally: &mut Tally) -> Result<()> {
         println!("\n== mutants");
+        let started = Instant::now();
         let environment = mutants::Environment { variables: self.variables(tools), programs };
         mutants::each(&MutantsArgs::all(!args.full), Some(&environment), &mut |name, result, seconds| {
             let name = format!("mutant_{name}");
@@ -209,7 +210,9 @@ impl Session {
                 Ok(()) => tally.pass(&name, Duration::from_secs_f64(seconds)),
                 Err(error) => tally.fail(&name, &error),
             }
-        })
+        })?;
+        tally.took("mutants", started.elapsed());
+        Ok(())
     }
 
     /// The programs that the tests start, in a folder where nothing else replaces them: the broker has its fault points.

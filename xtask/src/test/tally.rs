@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Beginning of a line that says how long a row took, for example `@time 12.3 s a_row`.
 pub const TIME_MARK: &str = "@time ";
 /// How many of the slowest are shown.
-const SLOWEST: usize = 10;
+const SLOWEST: usize = 20;
 
 /// Results so far.
 #[derive(Debug, Default)]
@@ -15,6 +15,8 @@ pub(super) struct Tally {
     skipped: u64,
     failures: Vec<String>,
     times: Vec<(f64, String)>,
+    /// How long each suite took.
+    suites: Vec<(f64, String)>,
 }
 
 /// Results of one suite that is running.
@@ -58,10 +60,13 @@ impl Tally {
         self.failed += suite.failed;
         self.skipped += suite.skipped;
         self.failures.append(&mut suite.failures);
-        if suite.times.is_empty() {
-            suite.times.push((time.as_secs_f64(), format!("{} (all of them)", suite.name)));
-        }
+        self.suites.push((time.as_secs_f64(), suite.name));
         self.times.append(&mut suite.times);
+    }
+
+    /// Tests that were told one by one have taken so long together.
+    pub fn took(&mut self, name: &str, time: Duration) {
+        self.suites.push((time.as_secs_f64(), name.to_owned()));
     }
 
     /// How many failed.
@@ -69,13 +74,16 @@ impl Tally {
         self.failed
     }
 
-    /// The ten slowest, the failures, and the line that counts.
+    /// How long each suite took, the slowest tests, the failures, and the line that counts.
     pub fn report(&self) -> String {
         let mut times = self.times.clone();
         times.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut text = String::from("\nslowest:\n");
-        for (seconds, name) in times.iter().take(SLOWEST) {
-            text += &format!("{seconds:8.1} s  {name}\n");
+        let mut text = String::new();
+        for (title, times) in [("suites", &self.suites[..]), ("slowest", &times[..times.len().min(SLOWEST)])] {
+            text += &format!("\n{title}:\n");
+            for (seconds, name) in times {
+                text += &format!("{seconds:8.1} s  {name}\n");
+            }
         }
         if !self.failures.is_empty() {
             text += "failed:\n";
@@ -141,6 +149,7 @@ mod tests {
         tally.end(suite, false, Duration::from_secs(9));
         let report = tally.report();
         assert_eq!(report.lines().last(), Some("7 passed, 1 failed, 2 skipped"));
+        assert!(report.contains("suites:\n     9.0 s  unit\n"), "{report}");
         assert!(report.contains("3.5 s  slow_row") && report.contains("b::c"), "{report}");
         assert_eq!(tally.failed(), 1);
     }
