@@ -148,6 +148,13 @@ impl Node {
         Ok(watched)
     }
 
+    /// Boots until the disk is open and the broker knows it; what systemd does then is not waited for.
+    pub fn must_open(&self, suite: &Suite, row: &str) -> Result<Watched> {
+        let mut watched = self.boot(suite, row)?;
+        watched.must_hand_over()?;
+        Ok(watched)
+    }
+
     /// Boots, and must end with this code; the line that says so.
     pub fn must_fail(&self, suite: &Suite, row: &str, code: &str) -> Result<String> {
         self.must_fail_as(suite, row, &self.machine(&self.disk())?, code)

@@ -26,6 +26,9 @@ const PROMPTS: [&str; 9] = [
     "(initramfs)",
 ];
 
+/// What the agent says last: the broker knows that the disk is open, and systemd is started.
+pub const HANDING_OVER: &str = "cairn: handing over after";
+
 /// What a guest's kernel says when QEMU's threads have lost one of its timer interrupts; it never goes on.
 const LOST_TIMER: &str = "kthread timer wakeup didn't happen";
 
@@ -37,7 +40,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// How far a boot came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// To the multi-user target.
+    /// To the multi-user target, or as far as was asked.
     Running,
     /// It ended before that.
     Ended(Ending),
@@ -61,7 +64,12 @@ impl Watched {
 
     /// Waits until the system runs or has ended. A guest that names its failure must also power off.
     pub fn verdict(&mut self) -> Result<Verdict> {
-        let ends = [RUNNING, LOST_TIMER, "cairn: FAILED code=", "Kernel panic - not syncing"];
+        self.verdict_at(RUNNING)
+    }
+
+    /// Waits until the console shows `good`, or the machine has ended.
+    fn verdict_at(&mut self, good: &str) -> Result<Verdict> {
+        let ends = [good, LOST_TIMER, "cairn: FAILED code=", "Kernel panic - not syncing"];
         match self.vm.console().wait_for(&ends, 0, VERDICT_TIMEOUT) {
             Found::Text(0, _) => Ok(Verdict::Running),
             Found::Text(1, _) => {
@@ -83,9 +91,18 @@ impl Watched {
 
     /// Requires a running system.
     pub fn must_run(&mut self) -> Result<()> {
-        match self.verdict()? {
+        self.must_reach(RUNNING)
+    }
+
+    /// Requires that the agent has done its part: for rows that ask nothing of the system after it.
+    pub fn must_hand_over(&mut self) -> Result<()> {
+        self.must_reach(HANDING_OVER)
+    }
+
+    fn must_reach(&mut self, good: &str) -> Result<()> {
+        match self.verdict_at(good)? {
             Verdict::Running => Ok(()),
-            Verdict::Ended(ending) => bail!("the system does not run: {ending}{}", self.last_lines()),
+            Verdict::Ended(ending) => bail!("the machine did not come to {good:?}: {ending}{}", self.last_lines()),
         }
     }
 

@@ -156,7 +156,7 @@ fn three_nodes(suite: &Suite, row: &str) -> Result<()> {
         .map(|name| Node::new(suite, name, &suite.image, &broker))
         .collect::<Result<_>>()?;
     for node in &nodes {
-        node.must_run(suite, row)?;
+        node.must_open(suite, row)?;
         generation(&broker, &node.name, 1)?;
     }
     let ids: Vec<_> = nodes.iter().map(|node| broker.disk(&node.name, "disk")).collect::<Result<_>>()?;
@@ -184,7 +184,7 @@ fn late_broker(suite: &Suite, row: &str) -> Result<()> {
     let waits = watched.vm.console().wait_for(&["waiting: broker unreachable"], 0, PATIENCE);
     ensure!(matches!(waits, Found::Text(..)), "the node does not wait{}", watched.last_lines());
     broker.run()?;
-    watched.must_run()?;
+    watched.must_hand_over()?;
     generation(&broker, "one", 1)
 }
 
@@ -208,12 +208,12 @@ fn changed_image(suite: &Suite, row: &str) -> Result<()> {
 fn older_database(suite: &Suite, row: &str) -> Result<()> {
     let mut broker = broker_for(&suite.image)?;
     let node = Node::new(suite, "one", &suite.image, &broker)?;
-    node.must_run(suite, row)?;
+    node.must_open(suite, row)?;
     let backup = broker.file("backup");
     let name = backup.display().to_string();
     broker.admin(&["backup", &name])?;
-    node.must_run(suite, row)?;
-    node.must_run(suite, row)?;
+    node.must_open(suite, row)?;
+    node.must_open(suite, row)?;
     broker.kill();
     let restored = broker.command(&["restore", &name, "--replace"])?;
     ensure!(restored.status.success(), "restore: {}", String::from_utf8_lossy(&restored.stderr));
@@ -221,7 +221,7 @@ fn older_database(suite: &Suite, row: &str) -> Result<()> {
     generation(&broker, "one", 1)?;
     node.must_fail(suite, row, "BROKER_BEHIND")?;
     broker.admin(&["disk", "grant", "one", "--generation", "3"])?;
-    node.must_run(suite, row)?;
+    node.must_open(suite, row)?;
     generation(&broker, "one", 4)
 }
 
@@ -235,7 +235,7 @@ fn held(suite: &Suite, row: &str) -> Result<()> {
     let holds = watched.vm.console().wait_for(&["waiting: hold: an operator must decide on request"], 0, PATIENCE);
     ensure!(matches!(holds, Found::Text(..)), "the node does not wait{}", watched.last_lines());
     broker.admin(&["node", "approve", "one"])?;
-    watched.must_run()?;
+    watched.must_hand_over()?;
     generation(&broker, "one", 1)
 }
 

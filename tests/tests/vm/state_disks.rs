@@ -46,9 +46,9 @@ fn write(disk: &Path, bytes: &[u8], at: u64) -> Result<()> {
 fn changed_disks(suite: &Suite, row: &str) -> Result<()> {
     let broker = broker_for(&suite.image)?;
     let node = Node::new(suite, "one", &suite.image, &broker)?;
-    node.must_run(suite, row)?;
+    node.must_open(suite, row)?;
     let older = node.copy_disk("older.raw")?;
-    node.must_run(suite, row)?;
+    node.must_open(suite, row)?;
     let newest = node.copy_disk("newest.raw")?;
 
     write(&node.disk(), &vec![0; HEADER], 0)?;
@@ -137,7 +137,7 @@ fn digest_of(area: &[u8]) -> [u8; 32] {
 fn written_headers(suite: &Suite, row: &str) -> Result<()> {
     let mut broker = broker_for(&suite.image)?;
     let node = Node::new(suite, "one", &suite.image, &broker)?;
-    node.must_run(suite, row)?;
+    node.must_open(suite, row)?;
     let good = read_header(&node.disk())?;
     let mut commits = 1;
     for (index, (number, copies, from, to)) in CHANGES.into_iter().enumerate() {
@@ -160,7 +160,7 @@ fn written_headers(suite: &Suite, row: &str) -> Result<()> {
     records::set_header(&broker, &digest_of(&good))?;
     broker.run()?;
     write(&node.disk(), &good, 0)?;
-    node.must_run(suite, row)?;
+    node.must_open(suite, row)?;
     commits += 1;
     generation(&broker, "one", commits)
 }
@@ -179,7 +179,7 @@ fn changing_header(suite: &Suite, row: &str) -> Result<()> {
     luks::edit(&mut area, &luks::COPIES, CHANGES[0].2, CHANGES[0].3)?;
     write(&node.disk(), &area, 0)?;
     broker.run()?;
-    watched.must_run()?;
+    watched.must_hand_over()?;
     drop(watched);
     generation(&broker, "one", 2)?;
     must_be_refused(suite, row, &node, &broker, later).map(drop)
@@ -214,7 +214,7 @@ fn foreign(suite: &Suite, row: &str) -> Result<()> {
         "it was written to"
     );
     broker.admin(&["disk", "grant", "one", "--overwrite"])?;
-    watched.must_run()?;
+    watched.must_hand_over()?;
     drop(watched);
     generation(&broker, "one", 1)?;
 
