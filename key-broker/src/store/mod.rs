@@ -70,14 +70,50 @@ impl Table {
     }
 }
 
+/// Kind of a failure of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Another process holds the lock for writing.
+    Locked,
+    /// The file system is full, or a quota or size limit is reached.
+    Full,
+    /// The file or its directory cannot be written.
+    ReadOnly,
+    /// Reading, writing or flushing failed.
+    Io,
+    /// The file is not an intact database.
+    Corrupt,
+    /// Any other failure.
+    Other,
+}
+
+impl Failure {
+    /// What the operator does next.
+    const fn hint(self) -> &'static str {
+        match self {
+            Self::Locked => "end the other process that uses the database",
+            Self::Full => "free space on its file system",
+            Self::ReadOnly => "make the database and its directory writable for the broker",
+            Self::Io => "check the disk and the kernel log",
+            Self::Corrupt => "restore a backup",
+            Self::Other => {
+                "check that its file system has space and is writable, and that no other version of the broker uses it"
+            }
+        }
+    }
+}
+
 /// Why something could not be kept or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The database.
-    #[error(
-        "the database: {0}; see that its disk has room and is writable, and that no other version of the broker uses it"
-    )]
-    Database(#[from] rusqlite::Error),
+    #[error("the database: {detail}; {}", failure.hint())]
+    Database {
+        /// Its kind.
+        failure: Failure,
+        /// Message of the database.
+        detail: String,
+    },
     /// Its version.
     #[error(
         "the database is of version {found}, this broker understands {expected}: use the broker that made it, or restore a backup"
@@ -129,6 +165,8 @@ pub trait Store: Send + Sync {
     fn transact(&self, work: Work) -> Result<(), Error>;
     /// Runs `look` on what was there at one moment, with every transaction that had ended before. It waits for none that is running, and nothing can be decided on it that is not decided again in a transaction.
     fn look(&self, look: Look) -> Result<(), Error>;
+    /// Whether a transaction can be committed now: commits one, unless the last one was committed less than a second ago. Fails within a second if another process holds the lock.
+    fn check(&self) -> Result<(), Error>;
     /// Writes a whole copy of what is there now to a new file.
     fn backup(&self, to: &std::path::Path) -> Result<(), Error>;
 }

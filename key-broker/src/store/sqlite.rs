@@ -2,17 +2,23 @@
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 
 use super::migration;
-use super::{Error, Look, Row, Store, Table, Transaction, Work};
+use super::{Error, Failure, Look, Row, Store, Table, Transaction, Work};
 
 /// Version of the tables.
 const VERSION: i64 = 2;
 /// How long another process may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a check waits for the lock.
+const CHECK_PATIENCE: Duration = Duration::from_millis(500);
+/// For how long a commit shows that the next one can succeed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Key in [`Table::State`] of the row that a check writes.
+const CHECK: &[u8] = b"store check";
 /// More than there are statements: none is compiled twice.
 const STATEMENTS: usize = 128;
 
@@ -20,6 +26,10 @@ const STATEMENTS: usize = 128;
 pub struct Sqlite {
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
+    /// Does not wait for transactions of this process.
+    checker: Mutex<Connection>,
+    /// Time of the last commit.
+    committed: Mutex<Instant>,
 }
 
 impl Sqlite {
@@ -65,7 +75,15 @@ impl Sqlite {
         let reader = connect(path)?;
         reader.pragma_update(None, "query_only", "ON")?;
         connection.busy_timeout(patience)?;
-        Ok(Self { writer: Mutex::new(connection), reader: Mutex::new(reader) })
+        let checker = connect(path)?;
+        checker.pragma_update(None, "synchronous", "FULL")?;
+        checker.busy_timeout(CHECK_PATIENCE)?;
+        Ok(Self {
+            writer: Mutex::new(connection),
+            reader: Mutex::new(reader),
+            checker: Mutex::new(checker),
+            committed: Mutex::new(Instant::now()),
+        })
     }
 }
 
@@ -77,8 +95,22 @@ fn connect(path: &Path) -> Result<Connection, Error> {
 }
 
 /// A transaction that panicked was rolled back.
-fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        let failure = match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Failure::Locked,
+            Some(ErrorCode::DiskFull) => Failure::Full,
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => Failure::ReadOnly,
+            Some(ErrorCode::SystemIoFailure) => Failure::Io,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Failure::Corrupt,
+            _ => Failure::Other,
+        };
+        Self::Database { failure, detail: error.to_string() }
+    }
 }
 
 impl Store for Sqlite {
@@ -88,12 +120,26 @@ impl Store for Sqlite {
         let mut open = Open(transaction);
         work(&mut open)?;
         open.0.commit()?;
+        *lock(&self.committed) = Instant::now();
         Ok(())
     }
 
     fn look(&self, look: Look) -> Result<(), Error> {
         let mut connection = lock(&self.reader);
         look(&Open(connection.transaction_with_behavior(TransactionBehavior::Deferred)?))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if lock(&self.committed).elapsed() < CHECK_INTERVAL {
+            return Ok(());
+        }
+        let mut connection = lock(&self.checker);
+        let mut open = Open(connection.transaction_with_behavior(TransactionBehavior::Immediate)?);
+        // A commit without a change writes nothing, and succeeds on a full file system.
+        open.put(Table::State, CHECK, b"")?;
+        open.0.commit()?;
+        *lock(&self.committed) = Instant::now();
+        Ok(())
     }
 
     fn backup(&self, to: &Path) -> Result<(), Error> {
@@ -212,6 +258,37 @@ mod tests {
             })
             .unwrap();
         assert_eq!(seen(), (Some(b"1".to_vec()), 1));
+    }
+
+    #[test]
+    fn check_of_a_locked_database_fails_within_a_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("database");
+        let store = Sqlite::open(&path).unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        store.check().unwrap();
+        *lock(&store.committed) -= CHECK_INTERVAL;
+        let started = Instant::now();
+        let failed = store.check();
+        assert!(matches!(failed, Err(Error::Database { failure: Failure::Locked, .. })), "{failed:?}");
+        assert!(started.elapsed() < Duration::from_secs(1));
+        other.execute_batch("ROLLBACK").unwrap();
+        store.check().unwrap();
+    }
+
+    #[test]
+    fn full_database_is_reported_as_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("database")).unwrap();
+        store.transact(&mut |open| open.put(Table::State, b"x", &[1; 2000])).unwrap();
+        let checker = lock(&store.checker);
+        checker.pragma_update(None, "max_page_count", 1).unwrap();
+        let large = checker.execute("INSERT INTO state VALUES (x'00', zeroblob(100000))", []);
+        drop(checker);
+        let failure = Error::from(large.unwrap_err());
+        assert!(matches!(failure, Error::Database { failure: Failure::Full, .. }), "{failure:?}");
+        assert!(failure.to_string().ends_with("free space on its file system"));
     }
 
     #[test]
