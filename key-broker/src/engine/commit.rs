@@ -33,7 +33,8 @@ const ALARMS: [&str; 7] = [
 
 /// How a transaction ended.
 enum Decided {
-    Acknowledged(Vec<u8>),
+    /// With what is counted; nothing for a report that was acknowledged before.
+    Acknowledged(Vec<u8>, Option<Own>),
     Refused(Refusal),
 }
 
@@ -68,8 +69,11 @@ impl Engine {
             if undone { Err(Error::Work(String::new())) } else { Ok(()) }
         });
         match (written, decided) {
-            (Ok(()), Some(Decided::Acknowledged(body))) => {
+            (Ok(()), Some(Decided::Acknowledged(body, code))) => {
                 fault::point("after-commit-transaction");
+                if let Some(code) = code {
+                    self.count(code.into());
+                }
                 Reply { status: 200, body, retry_after: None }.into()
             }
             (Err(Error::Work(_)), Some(Decided::Refused(refusal))) => self.refuse(Some(&name), &refusal),
@@ -137,7 +141,7 @@ impl Engine {
         if let Some((known, ack)) = &latch.acknowledged {
             // Said again, with another quote of the same: the answer is the same.
             return if known.0 == digest {
-                Ok(Decided::Acknowledged(ack.clone().into_bytes()))
+                Ok(Decided::Acknowledged(ack.clone().into_bytes(), None))
             } else {
                 refused(Own::State.into(), "this boot has reported before, and something else")
             };
@@ -184,8 +188,7 @@ impl Engine {
         latch.acknowledged = Some((Bytes32(digest), String::from_utf8_lossy(&sent.bytes).into_owned()));
         put(transaction, Table::Latches, name.as_bytes(), &latch)?;
         fault::point("after-commit-insert");
-        self.count(code.into());
-        Ok(Decided::Acknowledged(sent.bytes))
+        Ok(Decided::Acknowledged(sent.bytes, Some(code)))
     }
 
     /// What the broker says of a node whose disk was made or opened: the node's certificate, and the statement about its disk. Of a failed boot it says nothing.
