@@ -132,8 +132,8 @@ impl Engine {
             }
             _ => Err("the command is not one of these".into()),
         };
-        self.clock.at_least(audit::latest_time(transaction)?);
         let Ok((node, what)) = done else { return Ok(done.map(|_| Value::Null)) };
+        self.clock.at_least(audit::latest_time(transaction)?);
         let leaf = Leaf {
             number: 0,
             time: self.now(),

@@ -124,9 +124,6 @@ pub(super) fn channel_set(
     if let Err(refusal) = remember(open, &current.logged().evidence)? {
         return Ok(Err(told(&refusal)));
     }
-    let evidence = &current.logged().evidence;
-    let proved = evidence.witnesses.iter().map(|(_, time)| *time).chain(evidence.time).max();
-    audit::at_least(open, proved.unwrap_or_default())?;
     let state = current.logged().statement.predicate();
     let bundle = String::from_utf8_lossy(bundle).into_owned();
     if let Some(kept) = kept {
@@ -141,6 +138,10 @@ pub(super) fn channel_set(
             return Ok(Err(told(&Refusal::new(Own::LogFork, found))));
         }
     }
+    // Only a state that is accepted proves a time.
+    let evidence = &current.logged().evidence;
+    let proved = evidence.witnesses.iter().map(|(_, time)| *time).chain(evidence.time).max();
+    audit::at_least(open, proved.unwrap_or_default())?;
     put(open, Table::State, CHANNEL, &KeptChannel { version: state.version, bundle, name: Some(state.name.clone()) })?;
     let refused = standing::refused_now(open, least_rebuilders, now)?;
     Ok(done(format!(
