@@ -14,7 +14,7 @@ use super::audit::{self, KeptHead, Leaf};
 use super::hello::sha256;
 use super::records::{self, Disk, Grant, Latch, Node, Release, get, put};
 use super::shown::{disks, explain, node_show, nodes};
-use super::{Engine, Open, published, standing};
+use super::{Engine, Open, published};
 use crate::code::{Code, Own};
 use crate::store::{Error, Table, Transaction};
 
@@ -69,11 +69,8 @@ impl Engine {
             AdminCommand::AuditVerify { heads } => self.audit_verify(heads),
             AdminCommand::NodeList => self.look(|transaction| nodes(transaction).map(Ok)),
             AdminCommand::NodeShow { name } => self.look(|transaction| node_show(transaction, name)),
-            AdminCommand::ReleaseList => {
-                let least = self.settings.least_rebuilders;
-                self.look(|transaction| standing::releases(transaction, least, self.seconds()).map(Ok))
-            }
-            AdminCommand::Published => self.look(|transaction| published::shown(transaction, self.seconds()).map(Ok)),
+            AdminCommand::ReleaseList => self.releases().map_err(|error| error.to_string()),
+            AdminCommand::Published => self.published().map_err(|error| error.to_string()),
             AdminCommand::DiskList => self.look(|transaction| disks(transaction).map(Ok)),
             AdminCommand::AuditTail { count } => {
                 self.look(|transaction| Ok(Ok(json!(audit::tail(transaction, *count)?))))

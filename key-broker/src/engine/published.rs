@@ -54,10 +54,73 @@ fn done(what: String) -> Done {
     Ok((String::new(), what))
 }
 
-/// The trust root that is kept.
-fn trust_root(open: &dyn Transaction) -> Result<Option<TrustRoot>, Error> {
-    let Some(envelope) = open.get(Table::State, TRUST_ROOT)? else { return Ok(None) };
-    TrustRoot::first(&envelope).map(Some).map_err(|_| Error::Damaged("trust root"))
+/// Trust root and channel state as they were at one moment: read in a transaction, and verified outside of it, because verification takes longer than reading.
+pub(super) struct Published {
+    trust_root: Option<Vec<u8>>,
+    channel: Option<KeptChannel>,
+}
+
+impl Published {
+    /// Reads both.
+    pub fn read(open: &dyn Transaction) -> Result<Self, Error> {
+        let trust_root = open.get(Table::State, TRUST_ROOT)?;
+        Ok(Self { trust_root, channel: get(open, Table::State, CHANNEL)? })
+    }
+
+    fn trust_root(&self) -> Result<Option<TrustRoot>, Error> {
+        let Some(envelope) = &self.trust_root else { return Ok(None) };
+        TrustRoot::first(envelope).map(Some).map_err(|_| Error::Damaged("trust root"))
+    }
+
+    /// Runs `work` with the trust root, if there is one.
+    pub fn with_root<T>(
+        &self,
+        work: impl FnOnce(&TrustRoot) -> Result<T, Refusal>,
+    ) -> Result<Result<T, Refusal>, Error> {
+        Ok(match self.trust_root()? {
+            Some(root) => work(&root),
+            None => Err(Refusal::new(Own::TrustRootMissing, "no trust root was set")),
+        })
+    }
+
+    /// The channel's state, and whether it has expired, which is no error for `patience` seconds.
+    pub fn current(&self, now: u64, patience: Option<u64>) -> Result<Result<(Current, bool), Refusal>, Error> {
+        let Some(kept) = &self.channel else {
+            return Ok(Err(Refusal::new(Own::ChannelMissing, "no channel's state was set")));
+        };
+        self.with_root(|root| {
+            let state = logged::<Channel>(kept.bundle.as_bytes(), root, now)?;
+            let expires = state.statement.predicate().expires;
+            let stale = now >= expires && patience.is_some_and(|patience| now < expires.saturating_add(patience));
+            // What it said last is what holds while nobody could say something newer.
+            let then = if stale { expires.saturating_sub(1) } else { now };
+            Ok((Current::new(state, kept.version, then)?, stale))
+        })
+    }
+
+    /// What an operator may look at.
+    pub fn shown(&self, now: u64) -> Result<Value, Error> {
+        let root = self.trust_root()?.map(|root| {
+            let document = root.document();
+            json!({
+                "version": document.version,
+                "logs": document.logs.iter().map(|log| &log.origin).collect::<Vec<_>>(),
+                "witnesses": format!("{} of {}", document.witnesses.threshold, document.witnesses.keys.len()),
+            })
+        });
+        let channel = self.current(now, Some(u64::MAX))?.map(|(channel, stale)| {
+            let state = channel.logged().statement.predicate();
+            json!({
+                "name": state.name,
+                "version": state.version,
+                "least epoch": state.least_epoch,
+                "expires": shown_time(state.expires),
+                "expired": stale,
+                "releases": state.releases,
+            })
+        });
+        Ok(json!({"trust root": root, "channel": channel.ok()}))
+    }
 }
 
 /// Remembers the head of a log; one that contradicts what is known is a fork.
@@ -83,7 +146,7 @@ pub(super) fn trust_set(
     least_rebuilders: u64,
     now: u64,
 ) -> Result<Done, Error> {
-    let next = match trust_root(open)? {
+    let next = match Published::read(open)?.trust_root()? {
         Some(known) => known.next(envelope),
         None => TrustRoot::first(envelope),
     };
@@ -113,7 +176,7 @@ pub(super) fn channel_set(
 ) -> Result<Done, Error> {
     let kept: Option<KeptChannel> = get(open, Table::State, CHANNEL)?;
     let highest = kept.as_ref().map_or(0, |kept| kept.version);
-    let verified = with_root(open, |root| {
+    let verified = Published::read(open)?.with_root(|root| {
         let state = logged::<Channel>(bundle, root, now)?;
         Ok(Current::new(state, highest, now)?)
     })?;
@@ -163,7 +226,8 @@ fn release_allow(
     allow_debug: bool,
     now: u64,
 ) -> Result<Done, Error> {
-    let verified = with_root(open, |root| Ok(logged::<MeasuredBoot>(bundle, root, now)?))?;
+    let published = Published::read(open)?;
+    let verified = published.with_root(|root| Ok(logged::<MeasuredBoot>(bundle, root, now)?))?;
     let release = match verified {
         Ok(release) => release,
         Err(refusal) => return Ok(Err(told(&refusal))),
@@ -180,7 +244,7 @@ fn release_allow(
         Ok(reference) => reference,
         Err(error) => return Ok(Err(format!("the image reference cannot be used: {error}"))),
     };
-    let judged = match current(open, now, None)? {
+    let judged = match published.current(now, None)? {
         Ok((channel, _)) => judge(&release, &channel, now),
         Err(refusal) => Err(refusal),
     };
@@ -189,7 +253,7 @@ fn release_allow(
     }
     let id = sha256(&reference);
     let rebuilt = with_those_before(open, &id, rebuilds)?;
-    let found = with_root(open, |root| {
+    let found = published.with_root(|root| {
         // What is given now must hold; what was given before may have grown old.
         let given = rebuilds.iter().map(|given| {
             let rebuild = logged::<Rebuild>(&given.0, root, now)?;
@@ -258,60 +322,6 @@ pub(super) fn rebuilders_of(
             Err(refusal.into())
         }
     }
-}
-
-/// What an operator may look at.
-pub(super) fn shown(open: &dyn Transaction, now: u64) -> Result<Value, Error> {
-    let root = trust_root(open)?.map(|root| {
-        let document = root.document();
-        json!({
-            "version": document.version,
-            "logs": document.logs.iter().map(|log| &log.origin).collect::<Vec<_>>(),
-            "witnesses": format!("{} of {}", document.witnesses.threshold, document.witnesses.keys.len()),
-        })
-    });
-    let channel = current(open, now, Some(u64::MAX))?.map(|(channel, stale)| {
-        let state = channel.logged().statement.predicate();
-        json!({
-            "name": state.name,
-            "version": state.version,
-            "least epoch": state.least_epoch,
-            "expires": shown_time(state.expires),
-            "expired": stale,
-            "releases": state.releases,
-        })
-    });
-    Ok(json!({"trust root": root, "channel": channel.ok()}))
-}
-
-/// Runs `work` with the trust root, if there is one.
-pub(super) fn with_root<T>(
-    open: &dyn Transaction,
-    work: impl FnOnce(&TrustRoot) -> Result<T, Refusal>,
-) -> Result<Result<T, Refusal>, Error> {
-    Ok(match trust_root(open)? {
-        Some(root) => work(&root),
-        None => Err(Refusal::new(Own::TrustRootMissing, "no trust root was set")),
-    })
-}
-
-/// The channel's state, and whether it has expired, which is no error for `patience` seconds.
-pub(super) fn current(
-    open: &dyn Transaction,
-    now: u64,
-    patience: Option<u64>,
-) -> Result<Result<(Current, bool), Refusal>, Error> {
-    let Some(kept) = get::<KeptChannel>(open, Table::State, CHANNEL)? else {
-        return Ok(Err(Refusal::new(Own::ChannelMissing, "no channel's state was set")));
-    };
-    with_root(open, |root| {
-        let state = logged::<Channel>(kept.bundle.as_bytes(), root, now)?;
-        let expires = state.statement.predicate().expires;
-        let stale = now >= expires && patience.is_some_and(|patience| now < expires.saturating_add(patience));
-        // What it said last is what holds while nobody could say something newer.
-        let then = if stale { expires.saturating_sub(1) } else { now };
-        Ok((Current::new(state, kept.version, then)?, stale))
-    })
 }
 
 pub(super) fn judge(release: &Logged<MeasuredBoot>, channel: &Current, now: u64) -> Result<(), Refusal> {

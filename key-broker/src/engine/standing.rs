@@ -7,9 +7,10 @@ use transparency::verify::{Logged, logged};
 
 use super::Engine;
 use super::outcome::Stop;
-use super::published::{current, judge, rebuilders_of, with_root};
+use super::published::{Published, judge, rebuilders_of};
 use super::records::{self, Node, Release};
 use crate::code::{Own, Refusal};
+use crate::fault;
 use crate::store::{Error, Table, Transaction};
 
 /// What is known of a logged release now.
@@ -36,14 +37,14 @@ pub struct Figures {
 
 /// Judges a logged release. After the channel's state has expired it is still believed for `patience` seconds.
 fn judged(
-    open: &dyn Transaction,
+    published: &Published,
     (bundle, rebuilds): (&str, &[String]),
     patience: Option<u64>,
     least_rebuilders: u64,
     now: u64,
 ) -> Result<Result<Standing, Refusal>, Error> {
-    let channel = current(open, now, patience)?;
-    with_root(open, |root| {
+    let channel = published.current(now, patience)?;
+    published.with_root(|root| {
         let release = logged::<MeasuredBoot>(bundle.as_bytes(), root, now)?;
         let (channel, stale) = channel?;
         judge(&release, &channel, now)?;
@@ -55,34 +56,57 @@ fn judged(
 }
 
 /// Why no disk would be made for a node that runs this release now; `None` where one would. What nobody signed is judged by nobody.
-fn refusal(open: &dyn Transaction, release: &Release, least: u64, now: u64) -> Result<Option<Refusal>, Error> {
+fn refusal(published: &Published, release: &Release, least: u64, now: u64) -> Result<Option<Refusal>, Error> {
     let Some(bundle) = &release.bundle else { return Ok(None) };
-    Ok(judged(open, (bundle, &release.rebuilds), None, least, now)?.err())
+    Ok(judged(published, (bundle, &release.rebuilds), None, least, now)?.err())
 }
 
 /// Releases that are allowed, and whose nodes would get no disk now, for the end of a line; nothing where there are none.
 pub(super) fn refused_now(open: &dyn Transaction, least: u64, now: u64) -> Result<String, Error> {
-    let mut refused = Vec::new();
+    let (published, mut refused) = (Published::read(open)?, Vec::new());
     for (_, release) in records::all::<Release>(open, Table::Releases)? {
-        if let Some(refusal) = refusal(open, &release, least, now)? {
+        if let Some(refusal) = refusal(&published, &release, least, now)? {
             refused.push(format!("{} ({})", release.name, refusal.code.name()));
         }
     }
     Ok(if refused.is_empty() { String::new() } else { format!("; refused from now on: {}", refused.join(", ")) })
 }
 
-/// All releases that are allowed, and how each stands.
-pub(super) fn releases(open: &dyn Transaction, least: u64, now: u64) -> Result<Value, Error> {
-    let mut shown = Vec::new();
-    for (id, release) in records::all::<Release>(open, Table::Releases)? {
-        let verdict = if release.unsigned { "development" } else { "logged" };
-        let now = refusal(open, &release, least, now)?.map_or("good", |refusal| refusal.code.name());
-        shown.push(json!({"release": hex::encode(id), "name": release.name, "verdict": verdict, "now": now}));
-    }
-    Ok(shown.into())
+/// Allowed releases and what they are judged by, as they were at one moment.
+struct Snapshot {
+    published: Published,
+    releases: Vec<(Vec<u8>, Release)>,
 }
 
 impl Engine {
+    fn snapshot(&self) -> Result<Snapshot, Error> {
+        let mut snapshot = None;
+        self.store.look(&mut |open| {
+            let releases = records::all(open, Table::Releases)?;
+            snapshot = Some(Snapshot { published: Published::read(open)?, releases });
+            Ok(())
+        })?;
+        snapshot.ok_or_else(|| Error::Work("nothing was read".into()))
+    }
+
+    /// Trust root and channel state, for operators.
+    pub(super) fn published(&self) -> Result<Value, Error> {
+        self.snapshot()?.published.shown(self.seconds())
+    }
+
+    /// All releases that are allowed, and how each stands.
+    pub(super) fn releases(&self) -> Result<Value, Error> {
+        let Snapshot { published, releases } = self.snapshot()?;
+        let (now, least) = (self.seconds(), self.settings.least_rebuilders);
+        let mut shown = Vec::new();
+        for (id, release) in releases {
+            let verdict = if release.unsigned { "development" } else { "logged" };
+            let now = refusal(&published, &release, least, now)?.map_or("good", |refusal| refusal.code.name());
+            shown.push(json!({"release": hex::encode(id), "name": release.name, "verdict": verdict, "now": now}));
+        }
+        Ok(shown.into())
+    }
+
     /// Judges a logged release for a node that runs it.
     pub(super) fn standing(
         &self,
@@ -93,12 +117,13 @@ impl Engine {
     ) -> Result<Standing, Stop> {
         let (now, least) = (self.seconds(), self.settings.least_rebuilders);
         let patience = (purpose == Purpose::Unlock).then_some(self.settings.stale_unlock.as_secs());
-        let mut found = None;
+        let mut published = None;
         self.store.look(&mut |open| {
-            found = Some(judged(open, (bundle, rebuilds), patience, least, now)?);
+            published = Some(Published::read(open)?);
             Ok(())
         })?;
-        let standing = found.ok_or_else(|| Stop::Unavailable("nothing was read".into()))??;
+        let published = published.ok_or_else(|| Stop::Unavailable("nothing was read".into()))?;
+        let standing = judged(&published, (bundle, rebuilds), patience, least, now)??;
         if node.epoch.is_some_and(|highest| standing.epoch < highest) {
             let highest = node.epoch.unwrap_or_default();
             let found = format!("the release has epoch {}, node {} has run {highest}", standing.epoch, node.name);
@@ -109,23 +134,22 @@ impl Engine {
 
     /// For metrics; none where the database cannot be read.
     pub fn figures(&self) -> Option<Figures> {
+        let Snapshot { published, releases } = self.snapshot().ok()?;
+        fault::point("before-figures");
         let (now, least) = (self.seconds(), self.settings.least_rebuilders);
         let mut figures = Figures::default();
-        let read = self.store.look(&mut |open| {
-            // What it said last, however long ago.
-            if let Ok((channel, stale)) = current(open, now, Some(u64::MAX))? {
-                figures.expires = Some(channel.logged().statement.predicate().expires);
-                figures.expired = stale;
+        // What it said last, however long ago.
+        if let Ok((channel, stale)) = published.current(now, Some(u64::MAX)).ok()? {
+            figures.expires = Some(channel.logged().statement.predicate().expires);
+            figures.expired = stale;
+        }
+        for (_, release) in releases {
+            match refusal(&published, &release, least, now).ok()? {
+                None => figures.good += 1,
+                Some(_) => figures.refused += 1,
             }
-            for (_, release) in records::all::<Release>(open, Table::Releases)? {
-                match refusal(open, &release, least, now)? {
-                    None => figures.good += 1,
-                    Some(_) => figures.refused += 1,
-                }
-            }
-            Ok(())
-        });
-        read.ok().map(|()| figures)
+        }
+        Some(figures)
     }
 }
 
