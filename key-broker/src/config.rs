@@ -16,7 +16,7 @@ use crate::engine::Settings;
 pub struct Config {
     /// Where nodes reach the broker.
     pub listen: SocketAddr,
-    /// Where /health and /metrics are served by plain HTTP; only on loopback.
+    /// Where /health, /ready and /metrics are served by plain HTTP; only on loopback.
     pub metrics: Option<SocketAddr>,
     /// Limits.
     #[serde(default)]
@@ -142,7 +142,7 @@ impl Config {
     pub fn text(listen: SocketAddr) -> String {
         format!(
             "# Where nodes reach the broker: IP:PORT. With port 0 any free one, which is printed.\nlisten = \"{listen}\"\n\n\
-             # Where /health and /metrics are served by plain HTTP, on loopback alone.\n# metrics = \"127.0.0.1:9464\"\n\n\
+             # Where /health, /ready and /metrics are served by plain HTTP, on loopback alone.\n# metrics = \"127.0.0.1:9464\"\n\n\
              # Limits and policy; these are the values that hold without these sections. least_rebuilders says how many rebuilders\n\
              # of the trust root must have got the same image from the same sources before a release is allowed.\n# [limits]\n# connections = 2048\n# connections_per_address = 256\n# handshake_seconds = 5\n# queue = 256\n\
              # patience_seconds = 20\n# connection_seconds = 120\n# challenge_seconds = 60\n# commit_seconds = 600\n# store_seconds = 10\n\

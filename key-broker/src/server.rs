@@ -214,10 +214,8 @@ async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incomi
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::GET, "/health") => answer(health(&shared.engine)),
-        (&Method::GET, "/krp/1/broker") => answer(match shared.engine.certificate() {
-            Some(body) => Reply { status: 200, body, retry_after: None },
-            None => Reply::sealed(),
-        }),
+        (&Method::GET, "/ready") => answer(ready(&shared.engine).await),
+        (&Method::GET, "/krp/1/broker") => answer(certificate(&shared.engine).await),
         (&Method::POST, "/krp/1/hello" | "/krp/1/commit" | "/krp/1/resume") => {
             work(shared, peer, request, path, SMALL).await
         }
@@ -285,6 +283,35 @@ fn health(engine: &Engine) -> Reply {
     Reply { status: 200, body: format!("{{\"state\":\"{state}\"}}\n").into_bytes(), retry_after: None }
 }
 
+/// Runs the check of the store where it is due, on a thread that may wait for the disk.
+async fn check_store(engine: &Arc<Engine>) {
+    if engine.is_store_check_due() {
+        let engine = engine.clone();
+        // Without a result, that of the last check holds.
+        let _ = tokio::task::spawn_blocking(move || engine.check_store()).await;
+    }
+}
+
+/// Whether a node would get a decision now.
+async fn ready(engine: &Arc<Engine>) -> Reply {
+    check_store(engine).await;
+    match engine.readiness() {
+        Ok(()) => Reply { status: 200, body: b"{\"state\":\"ready\"}\n".to_vec(), retry_after: None },
+        Err(unready) => unready.into(),
+    }
+}
+
+/// The broker's certificate. Without its store a broker decides nothing: the node is sent to the next address.
+async fn certificate(engine: &Arc<Engine>) -> Reply {
+    let Some(body) = engine.certificate() else { return Reply::sealed() };
+    check_store(engine).await;
+    if engine.is_store_available() {
+        Reply { status: 200, body, retry_after: None }
+    } else {
+        Reply::unavailable()
+    }
+}
+
 fn answer(reply: Reply) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(reply.body)));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -296,7 +323,7 @@ fn answer(reply: Reply) -> Response<Full<Bytes>> {
     response
 }
 
-/// /health and /metrics by plain HTTP, for the broker's own host.
+/// /health, /ready and /metrics by plain HTTP, for the broker's own host.
 pub async fn serve_metrics(listener: TcpListener, engine: Arc<Engine>, mut stop: watch::Receiver<bool>) {
     loop {
         let accepted = tokio::select! {
@@ -310,6 +337,7 @@ pub async fn serve_metrics(listener: TcpListener, engine: Arc<Engine>, mut stop:
             async move {
                 Ok::<_, std::convert::Infallible>(match request.uri().path() {
                     "/health" => answer(health(&engine)),
+                    "/ready" => answer(ready(&engine).await),
                     // Every allowed release is judged for it, on a thread that is not of the server.
                     "/metrics" => match tokio::task::spawn_blocking(move || metrics(&engine)).await {
                         Ok(response) => response,

@@ -12,6 +12,7 @@ mod limits;
 mod outcome;
 mod policy;
 mod published;
+mod ready;
 mod records;
 mod shown;
 mod standing;
@@ -39,6 +40,8 @@ pub use decision::Answer;
 use limits::Limits;
 pub use limits::network;
 use outcome::Stop;
+use ready::StoreCheck;
+pub use ready::Unready;
 use records::{Node, Waiting, get, put};
 pub use standing::Figures;
 
@@ -141,6 +144,7 @@ pub struct Engine {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     random: SystemRandom,
     clock: Clock,
+    check: StoreCheck,
 }
 
 /// Every endorsement key in the index must be that of the node that it names: a key of a machine that is gone would open the disks of its successor.
@@ -204,6 +208,7 @@ impl Engine {
             counts: Mutex::default(),
             random: SystemRandom::new(),
             clock,
+            check: StoreCheck::new(),
         })
     }
 
