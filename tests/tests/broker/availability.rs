@@ -1,76 +1,369 @@
-//! A store that cannot write is no verdict about a node: every answer is "later", and when it writes again every node gets its key.
+//! A store that cannot write is no verdict about a node: every answer is "later", and when it writes again every node gets its key. The broker shows at `/ready` that it decides nothing.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use attest::message::Purpose;
 use cairn_tests::attester::software::{self, SoftwareTpm};
-use cairn_tests::attester::{self, Attester, AttesterTpm as _, Boot};
+use cairn_tests::attester::{self, Attester, AttesterTpm as _, Boot, Talk};
 use cairn_tests::broker::Broker;
+use cairn_tests::harness::Skipped;
 use cairn_tests::node::Node as Machine;
 use cairn_tests::suite::Suite;
-use connection::Response;
+use connection::{Connection, Response};
 use measurements::Bank;
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use rusqlite::Connection as Database;
 
 use crate::Row;
+use crate::operation::{plain, with_metrics};
 
 pub fn rows() -> Vec<Row> {
-    vec![Row::new("store_that_cannot_write_delays_twenty_nodes_and_refuses_none", locked)]
+    vec![
+        Row::new("store_that_cannot_write_delays_twenty_nodes_and_refuses_none", locked),
+        Row::new("full_disk_delays_twenty_nodes_and_refuses_none", full),
+        Row::new("read_only_file_system_delays_twenty_nodes_and_refuses_none", read_only),
+        Row::new("broker_without_its_store_is_not_ready_and_sends_nodes_away", not_ready),
+        Row::new("sealed_broker_and_broker_with_a_late_clock_are_not_ready", sealed_or_late),
+        Row::new("metrics_delay_no_request_while_releases_are_judged", metrics),
+    ]
 }
 
 const NODES: usize = 20;
+/// For requests that wait for nothing.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 type Node = Attester<SoftwareTpm>;
 
-/// Good evidence of all of them at once.
-fn ask_all(broker: &Broker, nodes: &mut [Node]) -> Result<Vec<Response>> {
+/// Sends what `send` makes of each node and its conversation, of all nodes at once.
+fn at_once<C: Send, T: Send>(
+    nodes: &mut [Node],
+    conversations: Vec<C>,
+    send: impl Fn(&mut Node, C) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let send = &send;
     thread::scope(|scope| {
         let asked: Vec<_> = nodes
             .iter_mut()
-            .map(|node| {
-                scope.spawn(move || -> Result<Response> {
-                    let mut talk = broker.wire()?.begin(node.hello(Purpose::Provision)?)?;
-                    let evidence = node.evidence(&talk)?;
-                    talk.show(&evidence)
-                })
-            })
+            .zip(conversations)
+            .map(|(node, conversation)| scope.spawn(move || send(node, conversation)))
             .collect();
         asked.into_iter().map(|asked| asked.join().ok().context("a thread panicked")?).collect()
     })
 }
 
-fn locked(suite: &Suite, _: &str) -> Result<()> {
-    let broker = Broker::start_with("store_seconds = 0")?;
+/// Hellos of all of them.
+fn begin_all(broker: &Broker, nodes: &mut [Node]) -> Result<Vec<Talk>> {
+    let nobody = vec![(); nodes.len()];
+    at_once(nodes, nobody, |node, ()| broker.wire()?.begin(node.hello(Purpose::Provision)?))
+}
+
+/// Good evidence of all of them.
+fn show_all(nodes: &mut [Node], talks: Vec<Talk>) -> Result<Vec<Response>> {
+    at_once(nodes, talks, |node, mut talk| {
+        let evidence = node.evidence(&talk)?;
+        talk.show(&evidence)
+    })
+}
+
+/// Twenty nodes that this broker knows, with an allowed release.
+fn fleet(suite: &Suite, broker: &Broker) -> Result<Vec<Node>> {
     let reference = suite.image.file("reference.json");
     let machine = Machine::machine_reference()?;
-    let read = |path: &std::path::Path| fs::read(path).with_context(|| format!("Failed to read {}", path.display()));
+    let read = |path: &Path| fs::read(path).with_context(|| format!("Failed to read {}", path.display()));
     let boot = Boot::of(&attester::composition(&read(&reference)?, &read(&machine)?, &broker.cluster()?)?);
     let booted = |tpm| Attester::booted(tpm, &boot);
-    let mut nodes = software::several(NODES)?.into_iter().map(booted).collect::<Result<Vec<_>>>()?;
+    let nodes = software::several(NODES)?.into_iter().map(booted).collect::<Result<Vec<_>>>()?;
     broker.allow(&reference)?;
     for (number, node) in nodes.iter().enumerate() {
         let ek = hex::encode(Bank::Sha256.digest(node.tpm.endorsement_key()));
         broker.enrol(&format!("node-{number}"), &ek, &machine)?;
     }
+    Ok(nodes)
+}
 
-    // Somebody else holds the lock: as with a full disk and a read-only folder, nothing can be written.
-    let other = rusqlite::Connection::open(broker.file("database"))?;
-    other.execute_batch("BEGIN IMMEDIATE")?;
-    let answers = ask_all(&broker, &mut nodes)?;
+/// No node is refused while the store cannot write.
+fn withhold(broker: &Broker, nodes: &mut [Node], talks: Vec<Talk>, mut changed: Talk) -> Result<()> {
+    let answers = show_all(nodes, talks)?;
     let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
     ensure!(statuses.iter().all(|status| *status == 503), "while nothing can be written: {statuses:?}");
-    let pauses: std::collections::BTreeSet<_> = answers.iter().map(|answer| answer.retry_after).collect();
+    let pauses: BTreeSet<_> = answers.iter().map(|answer| answer.retry_after).collect();
     ensure!(pauses.len() > 1 && !pauses.contains(&None), "all come back at one time: {pauses:?}");
     // A refusal of a node could not be written either, so it is none.
-    let mut changed = broker.wire()?.begin(nodes[0].hello(Purpose::Provision)?)?;
     let mut evidence = nodes[0].evidence(&changed)?;
     evidence.event_log.0.truncate(100);
     let answer = changed.show(&evidence)?;
     ensure!(answer.status == 503, "a refusal that is not in the audit log: {}", answer.status);
-    other.execute_batch("ROLLBACK")?;
+    await_readiness(broker, 503)
+}
 
-    let statuses: Vec<u16> = ask_all(&broker, &mut nodes)?.iter().map(|answer| answer.status).collect();
+/// Every node gets its share when the store writes again.
+fn release_all(broker: &Broker, nodes: &mut [Node]) -> Result<()> {
+    await_readiness(broker, 200)?;
+    let talks = begin_all(broker, nodes)?;
+    let statuses: Vec<u16> = show_all(nodes, talks)?.iter().map(|answer| answer.status).collect();
     ensure!(statuses.iter().all(|status| *status == 200), "when the store writes again: {statuses:?}");
     Ok(())
+}
+
+/// A request by the port of the nodes.
+fn get(broker: &Broker, path: &str) -> Result<Response> {
+    Ok(Connection::open(broker.address()?, PATIENCE)?.get(path)?)
+}
+
+/// Waits until `/ready` has this status.
+fn await_readiness(broker: &Broker, status: u16) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let ready = get(broker, "/ready")?;
+        if ready.status == status {
+            return Ok(());
+        }
+        if started.elapsed() > Duration::from_secs(5) {
+            bail!("/ready is {} {:?}, not {status}", ready.status, String::from_utf8_lossy(&ready.body));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn locked(suite: &Suite, _: &str) -> Result<()> {
+    let broker = Broker::start_with("store_seconds = 0")?;
+    let mut nodes = fleet(suite, &broker)?;
+    let talks = begin_all(&broker, &mut nodes)?;
+    let changed = broker.wire()?.begin(nodes[0].hello(Purpose::Provision)?)?;
+    let other = Database::open(broker.file("database"))?;
+    other.execute_batch("BEGIN IMMEDIATE")?;
+    withhold(&broker, &mut nodes, talks, changed)?;
+    other.execute_batch("ROLLBACK")?;
+    release_all(&broker, &mut nodes)
+}
+
+/// Runs `row` in a mount namespace of its own: what it mounts is gone when it has ended.
+fn with_mounts(row: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Skipped("only root can mount a file system".into()).into());
+    }
+    let isolated = || -> Result<()> {
+        unshare(CloneFlags::CLONE_NEWNS).context("Failed to make a mount namespace")?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .context("Failed to keep mounts from the host")?;
+        row()
+    };
+    thread::scope(|scope| scope.spawn(isolated).join().ok().context("the row panicked")?)
+}
+
+/// A broker with its database in this directory, which is another file system.
+fn broker_with_database_in(directory: &Path) -> Result<Broker> {
+    let mut broker = Broker::new("store_seconds = 1")?;
+    // The broker makes it when it starts.
+    std::os::unix::fs::symlink(directory.join("database"), broker.file("database"))?;
+    broker.run()?;
+    Ok(broker)
+}
+
+/// A small file system in memory.
+struct Small<'a>(&'a Path);
+
+impl<'a> Small<'a> {
+    fn new(at: &'a Path) -> Result<Self> {
+        mount(Some("small"), at, Some("tmpfs"), MsFlags::empty(), Some("size=8m"))
+            .context("Failed to mount a small file system")?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        // It ends with its mount namespace, too.
+        let _ = umount(self.0);
+    }
+}
+
+fn full(suite: &Suite, _: &str) -> Result<()> {
+    with_mounts(|| {
+        let small = tempfile::tempdir()?;
+        let _mounted = Small::new(small.path())?;
+        let broker = broker_with_database_in(small.path())?;
+        let mut nodes = fleet(suite, &broker)?;
+        let talks = begin_all(&broker, &mut nodes)?;
+        let changed = broker.wire()?.begin(nodes[0].hello(Purpose::Provision)?)?;
+        let filler = small.path().join("filler");
+        let mut file = fs::File::create(&filler)?;
+        while file.write_all(&[0; 4096]).is_ok() {}
+        withhold(&broker, &mut nodes, talks, changed)?;
+        drop(file);
+        fs::remove_file(filler)?;
+        release_all(&broker, &mut nodes)
+    })
+}
+
+/// A file system in a file, which the kernel makes read-only after an error (`errors=remount-ro`).
+struct Disk {
+    image: PathBuf,
+    at: PathBuf,
+}
+
+impl Disk {
+    fn run(command: &mut Command) -> Result<String> {
+        let output = command.output().with_context(|| format!("Failed to start {command:?}"))?;
+        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    fn new(folder: &Path) -> Result<Self> {
+        let disk = Self { image: folder.join("image"), at: folder.join("mounted") };
+        fs::create_dir(&disk.at)?;
+        fs::File::create(&disk.image)?.set_len(16 << 20)?;
+        Self::run(Command::new("mkfs.ext4").args(["-q", "-O", "^has_journal"]).arg(&disk.image))?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn mount(&self) -> Result<()> {
+        let mut mount = Command::new("mount");
+        Self::run(mount.args(["-o", "loop,errors=remount-ro"]).args([&self.image, &self.at])).map(drop)
+    }
+
+    /// What the kernel does when it finds an error.
+    fn fail(&self) -> Result<()> {
+        let device = Self::run(Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&self.at))?;
+        let name = device.rsplit('/').next().context("no device")?;
+        fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "1").context("Failed to trigger an error")?;
+        let error = fs::write(self.at.join("x"), "x").err().context("the file system is writable")?;
+        ensure!(error.kind() == std::io::ErrorKind::ReadOnlyFilesystem, "{error}");
+        Ok(())
+    }
+
+    /// What an operator does after he has repaired it.
+    fn repair(&self) -> Result<()> {
+        Self::run(Command::new("umount").arg(&self.at))?;
+        // 1: errors were corrected.
+        let repaired = Command::new("fsck.ext4").args(["-p", "-f"]).arg(&self.image).output()?;
+        ensure!(matches!(repaired.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&repaired.stderr));
+        self.mount()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // The loop device is free when nothing is mounted any longer.
+        let _ = Command::new("umount").arg(&self.at).output();
+    }
+}
+
+fn read_only(suite: &Suite, _: &str) -> Result<()> {
+    with_mounts(|| {
+        let folder = tempfile::tempdir()?;
+        let can_mount = ["mkfs.ext4", "findmnt", "fsck.ext4"]
+            .into_iter()
+            .all(|name| Command::new(name).arg("-V").output().is_ok_and(|output| output.status.success()));
+        if !can_mount || !Path::new("/dev/loop-control").exists() {
+            return Err(Skipped("mkfs.ext4, fsck.ext4, findmnt and loop devices are needed".into()).into());
+        }
+        let disk = Disk::new(folder.path())?;
+        let mut broker = broker_with_database_in(&disk.at)?;
+        let mut nodes = fleet(suite, &broker)?;
+        let talks = begin_all(&broker, &mut nodes)?;
+        let changed = broker.wire()?.begin(nodes[0].hello(Purpose::Provision)?)?;
+        disk.fail()?;
+        withhold(&broker, &mut nodes, talks, changed)?;
+        broker.end(Signal::SIGTERM)?;
+        disk.repair()?;
+        broker.run()?;
+        release_all(&broker, &mut nodes)?;
+        broker.end(Signal::SIGTERM).map(drop)
+    })
+}
+
+fn not_ready(_: &Suite, _: &str) -> Result<()> {
+    let mut broker = Broker::new("store_seconds = 0")?;
+    with_metrics(&broker)?;
+    broker.run()?;
+    let must_be_ready = |broker: &Broker| -> Result<()> {
+        await_readiness(broker, 200)?;
+        ensure!(get(broker, "/ready")?.body == b"{\"state\":\"ready\"}\n", "/ready");
+        ensure!(plain(broker, "/ready")?.contains(" 200 "), "/ready of the metrics");
+        let certificate = get(broker, "/krp/1/broker")?;
+        ensure!(certificate.status == 200, "no certificate: {}", certificate.status);
+        Ok(())
+    };
+    must_be_ready(&broker)?;
+    let other = Database::open(broker.file("database"))?;
+    other.execute_batch("BEGIN IMMEDIATE")?;
+    await_readiness(&broker, 503)?;
+    let body = get(&broker, "/ready")?.body;
+    ensure!(body == b"{\"state\":\"not_ready\",\"reason\":\"store\"}\n", "{:?}", String::from_utf8_lossy(&body));
+    let text = plain(&broker, "/ready")?;
+    ensure!(text.contains(" 503 ") && text.contains("\"reason\":\"store\""), "/ready of the metrics: {text}");
+    // However many ask, the store is tried once a second.
+    let started = Instant::now();
+    let mut pauses = BTreeSet::new();
+    for _ in 0..50 {
+        let certificate = get(&broker, "/krp/1/broker")?;
+        ensure!(certificate.status == 503, "a certificate without a store: {}", certificate.status);
+        pauses.insert(certificate.retry_after.context("no Retry-After")?);
+    }
+    ensure!(started.elapsed() < Duration::from_secs(8), "50 questions took {:?}", started.elapsed());
+    ensure!(pauses.len() > 2, "all come back at one time: {pauses:?}");
+    ensure!(get(&broker, "/health")?.status == 200, "/health");
+    other.execute_batch("ROLLBACK")?;
+    must_be_ready(&broker)
+}
+
+fn sealed_or_late(suite: &Suite, _: &str) -> Result<()> {
+    let mut broker = Broker::start()?;
+    let reason = |broker: &Broker| -> Result<String> {
+        let ready = get(broker, "/ready")?;
+        let body: serde_json::Value = serde_json::from_slice(&ready.body)?;
+        Ok(format!("{} {}", ready.status, body["reason"].as_str().unwrap_or("-")))
+    };
+    ensure!(reason(&broker)? == "200 -", "an open broker: {}", reason(&broker)?);
+    // A row of the audit log with the time of now.
+    broker.allow(&suite.image.file("reference.json"))?;
+    broker.kill();
+    broker.run_with(&[("CAIRN_CLOCK_OFFSET", "-20")])?;
+    ensure!(reason(&broker)? == "200 -", "20 s behind: {}", reason(&broker)?);
+    broker.kill();
+    broker.run_with(&[("CAIRN_CLOCK_OFFSET", "-120")])?;
+    ensure!(reason(&broker)? == "503 clock", "120 s behind: {}", reason(&broker)?);
+    broker.kill();
+    broker.run_sealed()?;
+    ensure!(reason(&broker)? == "503 sealed", "a sealed broker: {}", reason(&broker)?);
+    broker.unseal()?;
+    ensure!(reason(&broker)? == "200 -", "an unsealed broker: {}", reason(&broker)?);
+    Ok(())
+}
+
+fn metrics(suite: &Suite, _: &str) -> Result<()> {
+    let mut broker = Broker::new("")?;
+    with_metrics(&broker)?;
+    let until = broker.file("until");
+    broker.run_with(&[("CAIRN_HOLD", "before-figures"), ("CAIRN_HOLD_UNTIL", &until.display().to_string())])?;
+    let nodes = fleet(suite, &broker)?;
+    thread::scope(|scope| -> Result<()> {
+        let judging = scope.spawn(|| plain(&broker, "/metrics"));
+        let started = Instant::now();
+        while !until.with_extension("reached").exists() {
+            ensure!(started.elapsed() < PATIENCE, "no release is judged");
+            thread::sleep(Duration::from_millis(20));
+        }
+        // A hello reads the record of its node.
+        let started = Instant::now();
+        let answered = broker.wire()?.begin(nodes[0].hello(Purpose::Provision)?);
+        let waited = started.elapsed();
+        fs::write(&until, "")?;
+        answered?;
+        ensure!(waited < Duration::from_secs(5), "the hello waited {waited:?} for metrics");
+        let text = judging.join().ok().context("a thread panicked")??;
+        ensure!(text.contains("cairn_broker_releases{standing=\"good\"} 1"), "{text}");
+        Ok(())
+    })
 }
