@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("a_broker_keeps_its_memory_to_itself_and_ends_in_order", ends_in_order),
         Row::new("metrics_count_decisions_and_are_served_on_loopback", metrics),
         Row::new("a_backup_is_a_broker_and_is_never_overwritten", backup),
+        Row::new("files_of_a_broker_are_readable_by_its_user_alone", modes),
         Row::new("a_changed_audit_log_is_noticed", changed_audit),
         Row::new("an_audit_log_that_was_cut_is_found_by_a_head_that_left_the_broker", cut_audit),
     ]
@@ -137,6 +139,49 @@ fn backup(suite: &Suite, _: &str) -> Result<()> {
     scene.broker.run()?;
     scene.reboot()?;
     scene.must_still_unlock()
+}
+
+/// After each command that writes files.
+fn modes(suite: &Suite, _: &str) -> Result<()> {
+    let mut broker = Broker::new("")?;
+    let must_be_private = |broker: &Broker, after: &str, expected: &[&str]| -> Result<()> {
+        let mut found = Vec::new();
+        let mut folders = vec![broker.file("")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::iter::once(Ok(folder.clone()))
+                .chain(fs::read_dir(&folder)?.map(|entry| entry.map(|entry| entry.path())))
+            {
+                let path = entry?;
+                let metadata = fs::symlink_metadata(&path)?;
+                let mode = metadata.permissions().mode() & 0o777;
+                // What every node has in its image, and what the operator copies to other hosts.
+                let name = path.strip_prefix(broker.file(""))?.display().to_string();
+                ensure!(mode & 0o077 == 0, "after {after} {name:?} has mode {mode:o}");
+                if metadata.is_dir() && path != folder {
+                    folders.push(path);
+                }
+                found.push(name);
+            }
+        }
+        for name in expected {
+            ensure!(found.iter().any(|found| found == name), "after {after} there is no {name}: {found:?}");
+        }
+        Ok(())
+    };
+    // Whatever the shell of the operator allows others.
+    must_be_private(&broker, "init", &["broker.toml", "sealed.json", "tls.key", "offline/root.key"])?;
+    broker.run()?;
+    let mut scene = Scene::with(suite, broker)?;
+    scene.provision()?;
+    must_be_private(&scene.broker, "serve", &["database-wal", "database-shm", "admin.sock"])?;
+    let file = scene.broker.file("backup").display().to_string();
+    scene.broker.admin(&["backup", &file])?;
+    must_be_private(&scene.broker, "backup", &["backup"])?;
+    scene.broker.end(Signal::SIGTERM)?;
+    ensure!(scene.broker.command(&["restore", &file, "--replace"])?.status.success(), "the backup is not restored");
+    must_be_private(&scene.broker, "restore", &["database"])?;
+    scene.broker.run()?;
+    must_be_private(&scene.broker, "serve after restore", &["database-wal"])
 }
 
 /// Rows are deleted, and the head of before is put back: the log fits itself, and neither a head that was kept nor the receipts of disks.
