@@ -85,6 +85,9 @@ impl Engine {
                     outcome = Some(done);
                     if undone { Err(Error::Work(String::new())) } else { Ok(()) }
                 });
+                if let (Ok(()), AdminCommand::ReleaseRevoke { id }) = (&written, command) {
+                    self.compositions.forget(id);
+                }
                 match (written, outcome) {
                     (Ok(()) | Err(Error::Work(_)), Some(outcome)) => outcome,
                     (Err(error), _) => Err(error.to_string()),

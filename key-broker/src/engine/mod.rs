@@ -4,6 +4,7 @@ mod admin;
 mod audit;
 mod clock;
 mod commit;
+mod compositions;
 mod decision;
 mod disks;
 mod evidence;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use attest::cluster::{BrokerCertificate, Cluster};
 use attest::message::Hello;
-use measurements::compose::{Composition, Configuration};
+use measurements::compose::Configuration;
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
 use zeroize::Zeroizing;
@@ -36,6 +37,7 @@ use crate::store::{Error as StoreError, Sqlite, Store, Table, Transaction};
 pub use admin::AdminCommand;
 use audit::{Leaf, Signer};
 use clock::Clock;
+use compositions::Compositions;
 pub use decision::Answer;
 use limits::Limits;
 pub use limits::network;
@@ -129,8 +131,6 @@ pub struct Conversation {
     until: Instant,
 }
 
-type Compositions = BTreeMap<(Vec<u8>, [u8; 32]), Arc<Composition>>;
-
 /// The broker.
 pub struct Engine {
     store: Box<dyn Store>,
@@ -139,7 +139,7 @@ pub struct Engine {
     origin: String,
     settings: Settings,
     open: RwLock<Option<Arc<Open>>>,
-    compositions: Mutex<Compositions>,
+    compositions: Compositions,
     limits: Mutex<Limits>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     random: SystemRandom,
@@ -204,7 +204,7 @@ impl Engine {
             limits: Mutex::new(Limits::new(settings.hellos_per_minute, settings.strangers_per_minute)),
             settings,
             open: RwLock::new(None),
-            compositions: Mutex::default(),
+            compositions: Compositions::new(),
             counts: Mutex::default(),
             random: SystemRandom::new(),
             clock,

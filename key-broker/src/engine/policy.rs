@@ -1,6 +1,6 @@
 //! Which release a node runs: exactly one of those that are allowed must have all its registers, with the node's machine and this cluster's configuration.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use attest::bytes::Bytes32;
 use attest::policy;
@@ -90,9 +90,7 @@ impl Engine {
     /// What is predicted of a release on a node's machine; kept, because nothing of it changes.
     fn composition(&self, id: &[u8], release: &Release, node: &Node, machine: &[u8]) -> Result<Arc<Composition>, Stop> {
         let key = (id.to_vec(), node.machine.0);
-        let kept =
-            |engine: &Self| engine.compositions.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(composition) = kept(self) {
+        if let Some(composition) = self.compositions.get(&key) {
             return Ok(composition);
         }
         let unusable = |what: &str, error: String| Stop::Unavailable(format!("the {what} cannot be used: {error}"));
@@ -105,7 +103,7 @@ impl Engine {
         let composition = compose(&image, &machine, &self.configuration)
             .map_err(|error| unusable("composition", error.to_string()))?;
         let composition = Arc::new(composition);
-        self.compositions.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), composition.clone());
+        self.compositions.insert(key, composition.clone());
         Ok(composition)
     }
 }
