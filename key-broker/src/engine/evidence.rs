@@ -1,5 +1,6 @@
 //! M3 and M4: evidence is verified, cheap checks first, each with its code; then one transaction spends the session, latches the boot, changes the disk's record, writes the audit log and keeps the reply.
 
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use attest::binding::{Binding, Transcript, activation};
@@ -71,6 +72,7 @@ impl Engine {
             Err(stop) => return self.stopped(None, &stop),
         };
         let name = authentic.node.name.clone();
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).prove(begun.address, authentic.node.ek.0);
         let decided = self.appraise(authentic, &begun, &evidence).and_then(|shown| {
             fault::point("after-verify");
             self.decide(&open, &begun, &shown)

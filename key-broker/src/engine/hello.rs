@@ -54,7 +54,7 @@ impl Engine {
             self.count(Own::RateLimited.into());
             return Reply { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: Some(5) }.into();
         }
-        match self.challenge(&open, &hello, hello_digest, exporter, now) {
+        match self.challenge(&open, &hello, hello_digest, (address, exporter), now) {
             Ok((reply, begun)) => {
                 *conversation = Some(begun);
                 reply.into()
@@ -68,7 +68,7 @@ impl Engine {
         open: &Open,
         hello: &Hello,
         hello_digest: [u8; 32],
-        exporter: [u8; 32],
+        (address, exporter): (IpAddr, [u8; 32]),
         now: Instant,
     ) -> Result<(Reply, Conversation), Stop> {
         let [least, most] = hello.versions;
@@ -104,6 +104,7 @@ impl Engine {
         };
         let sent = message::sign(&challenge, "broker", &open.keys.message)?;
         let begun = Conversation {
+            address,
             hello: hello.clone(),
             hello_digest,
             challenge_digest: sent.digest,

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Keys that are remembered.
+/// Keys that are remembered of machines that have shown no evidence from this network.
 const MOST: usize = 10_000;
+/// The same of enrolled nodes that have: twice as many as a cluster has, so that none is forgotten for another.
+const MOST_PROVEN: usize = 200_000;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A bucket that fills up again within a minute.
@@ -34,10 +36,40 @@ pub fn network(address: IpAddr) -> IpAddr {
 pub struct Limits {
     hellos: f64,
     strangers: f64,
+    unproven: Buckets,
+    /// Of enrolled nodes whose evidence was verified. Whoever makes up keys gets none of these.
+    proven: Buckets,
+    stranger: Option<Bucket>,
+}
+
+/// Buckets of bounded number.
+#[derive(Debug)]
+struct Buckets {
+    most: usize,
     keys: BTreeMap<Asker, Bucket>,
     /// The same, by when they were last seen.
     seen: BTreeSet<(Instant, Asker)>,
-    stranger: Option<Bucket>,
+}
+
+impl Buckets {
+    const fn new(most: usize) -> Self {
+        Self { most, keys: BTreeMap::new(), seen: BTreeSet::new() }
+    }
+
+    fn insert(&mut self, asker: Asker, bucket: Bucket) {
+        if self.keys.len() >= self.most && !self.keys.contains_key(&asker) {
+            let oldest = self.seen.pop_first();
+            oldest.and_then(|(_, key)| self.keys.remove(&key));
+        }
+        self.keys.insert(asker, bucket);
+        self.seen.insert((bucket.last, asker));
+    }
+
+    fn remove(&mut self, asker: &Asker) -> Option<Bucket> {
+        let bucket = self.keys.remove(asker)?;
+        self.seen.remove(&(bucket.last, *asker));
+        Some(bucket)
+    }
 }
 
 fn take(bucket: &mut Bucket, capacity: f64, now: Instant) -> bool {
@@ -57,8 +89,8 @@ impl Limits {
         Self {
             hellos: hellos.into(),
             strangers: strangers.into(),
-            keys: BTreeMap::new(),
-            seen: BTreeSet::new(),
+            unproven: Buckets::new(MOST),
+            proven: Buckets::new(MOST_PROVEN),
             stranger: None,
         }
     }
@@ -66,16 +98,20 @@ impl Limits {
     /// Whether this endorsement key may say hello from this address now.
     pub fn may_say_hello(&mut self, address: IpAddr, ek: [u8; 32], now: Instant) -> bool {
         let ek = (network(address), ek);
-        if self.keys.len() >= MOST && !self.keys.contains_key(&ek) {
-            let oldest = self.seen.pop_first();
-            oldest.and_then(|(_, key)| self.keys.remove(&key));
-        }
         let capacity = self.hellos;
-        let bucket = self.keys.entry(ek).or_insert(Bucket { tokens: capacity, last: now });
-        self.seen.remove(&(bucket.last, ek));
-        let may = take(bucket, capacity, now);
-        self.seen.insert((bucket.last, ek));
+        let buckets = if self.proven.keys.contains_key(&ek) { &mut self.proven } else { &mut self.unproven };
+        let mut bucket = buckets.remove(&ek).unwrap_or(Bucket { tokens: capacity, last: now });
+        let may = take(&mut bucket, capacity, now);
+        buckets.insert(ek, bucket);
         may
+    }
+
+    /// Evidence of the enrolled node with this endorsement key was verified, which came from this address.
+    pub fn prove(&mut self, address: IpAddr, ek: [u8; 32]) {
+        let asker = (network(address), ek);
+        if let Some(bucket) = self.unproven.remove(&asker) {
+            self.proven.insert(asker, bucket);
+        }
     }
 
     /// Whether a stranger's refusal may be written now.
@@ -115,6 +151,24 @@ mod tests {
     }
 
     #[test]
+    fn proven_node_is_not_forgotten_for_keys_that_show_no_evidence() {
+        let (mut limits, now) = (Limits::new(2, 1), Instant::now());
+        assert!(limits.may_say_hello(HERE, [1; 32], now));
+        limits.prove(HERE, [1; 32]);
+        assert!(limits.may_say_hello(HERE, [1; 32], now));
+        for number in 0..2 * MOST as u64 {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            assert!(limits.may_say_hello(HERE, key, now));
+        }
+        assert!(!limits.may_say_hello(HERE, [1; 32], now), "what the node has spent was forgotten");
+        assert_eq!((limits.proven.keys.len(), limits.proven.seen.len()), (1, 1));
+        // From another network the same key is as unknown as any other.
+        assert!(limits.may_say_hello("192.0.2.1".parse().unwrap(), [1; 32], now));
+        assert_eq!(limits.proven.keys.len(), 1);
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let (mut limits, now) = (Limits::new(1, 1), Instant::now());
         for number in 0..MOST as u64 + 100 {
@@ -122,9 +176,9 @@ mod tests {
             key[..8].copy_from_slice(&number.to_be_bytes());
             assert!(limits.may_say_hello(HERE, key, now + Duration::from_millis(number)));
         }
-        assert_eq!((limits.keys.len(), limits.seen.len()), (MOST, MOST));
+        assert_eq!((limits.unproven.keys.len(), limits.unproven.seen.len()), (MOST, MOST));
         let mut first = [0; 32];
         first[..8].copy_from_slice(&100_u64.to_be_bytes());
-        assert!(limits.keys.contains_key(&(HERE, first)), "the oldest hundred were forgotten, and no other");
+        assert!(limits.unproven.keys.contains_key(&(HERE, first)), "the oldest hundred were forgotten, and no other");
     }
 }

@@ -19,6 +19,7 @@ mod shown;
 mod standing;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -120,6 +121,8 @@ pub struct Reply {
 
 /// What a connection has said so far.
 pub struct Conversation {
+    /// Where the hello came from.
+    address: IpAddr,
     hello: Hello,
     hello_digest: [u8; 32],
     challenge_digest: [u8; 32],
