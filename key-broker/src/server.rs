@@ -41,9 +41,7 @@ const GRACE: Duration = Duration::from_secs(10);
 struct Shared {
     engine: Arc<Engine>,
     limits: Limits,
-    /// Work that runs.
-    processors: Semaphore,
-    /// Work that runs or waits.
+    /// Work that runs, or waits for a processor or for the store.
     queue: Semaphore,
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     /// Small bodies that are being read, or wait.
@@ -85,13 +83,11 @@ pub async fn serve(
     limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let quota = Quota::per_minute(NonZeroU32::new(limits.requests_per_minute).unwrap_or(NonZeroU32::MIN));
     let connections = Arc::new(Semaphore::new(limits.connections));
     let most = u32::try_from(limits.connections).unwrap_or(u32::MAX);
     let shared = Arc::new(Shared {
         engine,
-        processors: Semaphore::new(2 * cores),
         queue: Semaphore::new(limits.queue),
         addresses: RateLimiter::keyed(quota),
         small_bodies: Semaphore::new(SMALL_BODIES),
@@ -236,7 +232,7 @@ async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incomi
     }
 }
 
-/// Reads a body, waits for a processor, and lets the engine decide.
+/// Reads a body, and lets the engine decide.
 async fn work(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
@@ -262,7 +258,6 @@ async fn work(
     // Evidence is in time when it has arrived in time: the wait for a processor or for the store is not the node's.
     let arrived = Instant::now();
     let Ok(_place) = shared.queue.try_acquire() else { return answer(Reply::unavailable()) };
-    let Ok(_processor) = shared.processors.acquire().await else { return answer(Reply::unavailable()) };
     let (engine, peer) = (shared.engine.clone(), peer.clone());
     let decided = tokio::task::spawn_blocking(move || {
         let now = Instant::now();

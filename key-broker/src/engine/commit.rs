@@ -52,7 +52,7 @@ impl Engine {
             Err(error) => return self.unavailable(&error.to_string()),
         };
         let name = latch.node.clone();
-        let shown = match show(&commit, &latch) {
+        let shown = match self.verifiers.run(|| show(&commit, &latch)) {
             Ok(quoted) => quoted,
             // Whoever knows the session may send this; only the TPM of the node can quote.
             Err(refusal) => return self.refuse(None, &refusal),

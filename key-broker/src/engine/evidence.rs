@@ -59,7 +59,7 @@ impl Engine {
     pub fn evidence(&self, conversation: &mut Option<Conversation>, now: Instant, body: &[u8]) -> Answer {
         let Some(open) = self.keys() else { return Reply::sealed().into() };
         let Some(begun) = conversation.take().filter(|begun| now < begun.until) else { return self.no_session() };
-        let evidence: Evidence = match message::read(body) {
+        let evidence: Evidence = match self.verifiers.run(|| message::read(body)) {
             Ok((evidence, _)) => evidence,
             Err(refusal) => return self.refuse(None, &refusal.into()),
         };
@@ -132,14 +132,16 @@ impl Engine {
         let registers = (0..).zip(evidence.registers.iter().map(|value| value.0.clone())).take(256).collect();
         let quote =
             tpm::Evidence { attest: &evidence.quote.0, signature: &evidence.signature.0, registers: &registers };
-        let quoted = tpm::check(&quote, &key, begun.bank, &binding.extra_data())?;
+        let quoted = self.verifiers.run(|| tpm::check(&quote, &key, begun.bank, &binding.extra_data()))?;
         Ok(Authentic { node, activated: begun.secret.is_some(), quoted, transcript })
     }
 
     /// What the machine runs, and what that is worth.
     fn appraise(&self, authentic: Authentic, begun: &Conversation, evidence: &Evidence) -> Result<Shown, Stop> {
         let Authentic { node, activated, quoted, transcript } = authentic;
-        let log = Log::parse(&evidence.event_log.0)
+        let log = self
+            .verifiers
+            .run(|| Log::parse(&evidence.event_log.0))
             .map_err(|error| Refused::new(EvidenceCode::LogReplay, format!("the firmware's log: {error}")))?;
         let matched = self.matched(&node, &quoted, &log, evidence.release)?;
         let standing = match &matched.release.bundle {

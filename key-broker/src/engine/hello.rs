@@ -85,7 +85,7 @@ impl Engine {
         } else {
             let secret = self.random::<32>()?;
             let randomness = Randomness { seed: *self.random::<32>()?, padding: *self.random::<32>()? };
-            let made = endorsement.challenge(&secret[..], &key.name(), &randomness)?;
+            let made = self.verifiers.run(|| endorsement.challenge(&secret[..], &key.name(), &randomness))?;
             let credential = Credential { blob: Hex(made.credential_blob), seed: Hex(made.encrypted_seed) };
             (Some(secret), Some(credential))
         };
@@ -102,7 +102,7 @@ impl Engine {
             ttl: u32::try_from(self.settings.challenge.as_secs()).unwrap_or(u32::MAX),
             version: VERSION,
         };
-        let sent = message::sign(&challenge, "broker", &open.keys.message)?;
+        let sent = self.verifiers.run(|| message::sign(&challenge, "broker", &open.keys.message))?;
         let begun = Conversation {
             address,
             hello: hello.clone(),

@@ -17,6 +17,7 @@ mod ready;
 mod records;
 mod shown;
 mod standing;
+mod verifiers;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -47,6 +48,7 @@ use ready::StoreCheck;
 pub use ready::Unready;
 use records::{Node, Waiting, get, put};
 pub use standing::Figures;
+use verifiers::Verifiers;
 
 /// What an operator may set.
 #[derive(Clone, Debug)]
@@ -148,6 +150,7 @@ pub struct Engine {
     random: SystemRandom,
     clock: Clock,
     check: StoreCheck,
+    verifiers: Verifiers,
 }
 
 /// Every endorsement key in the index must be that of the node that it names: a key of a machine that is gone would open the disks of its successor.
@@ -212,6 +215,7 @@ impl Engine {
             random: SystemRandom::new(),
             clock,
             check: StoreCheck::new(),
+            verifiers: Verifiers::new(),
         })
     }
 

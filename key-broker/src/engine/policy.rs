@@ -40,6 +40,17 @@ impl Engine {
         if releases.is_empty() {
             return Err(Refusal::new(Own::NoReleaseAllowed, "no release is allowed").into());
         }
+        self.verifiers.run(|| self.one_of(releases, node, &machine, (quoted, log), named))
+    }
+
+    fn one_of(
+        &self,
+        releases: Vec<(Vec<u8>, Release)>,
+        node: &Node,
+        machine: &[u8],
+        (quoted, log): (&Quoted, &Log),
+        named: Option<Bytes32>,
+    ) -> Result<Matched, Stop> {
         let is_named = |release: &Release| {
             let digest = release.bundle.as_ref().map(|bundle| Bytes32(sha256(bundle.as_bytes())));
             named.is_some() && digest == named
@@ -47,7 +58,7 @@ impl Engine {
         let (mut matching, mut nearest, mut expected) = (Vec::new(), None, Vec::new());
         let mut is_known = false;
         for (id, release) in releases {
-            let composition = self.composition(&id, &release, node, &machine)?;
+            let composition = self.composition(&id, &release, node, machine)?;
             let named = is_named(&release);
             match policy::check(quoted, log, &composition) {
                 Ok(()) => matching.push(Matched { id, release }),

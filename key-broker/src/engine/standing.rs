@@ -123,7 +123,7 @@ impl Engine {
             Ok(())
         })?;
         let published = published.ok_or_else(|| Stop::Unavailable("nothing was read".into()))?;
-        let standing = judged(&published, (bundle, rebuilds), patience, least, now)??;
+        let standing = self.verifiers.run(|| judged(&published, (bundle, rebuilds), patience, least, now))??;
         if node.epoch.is_some_and(|highest| standing.epoch < highest) {
             let highest = node.epoch.unwrap_or_default();
             let found = format!("the release has epoch {}, node {} has run {highest}", standing.epoch, node.name);

@@ -34,6 +34,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("broker_without_its_store_is_not_ready_and_sends_nodes_away", not_ready),
         Row::new("sealed_broker_and_broker_with_a_late_clock_are_not_ready", sealed_or_late),
         Row::new("metrics_delay_no_request_while_releases_are_judged", metrics),
+        Row::new("requests_that_wait_for_the_store_delay_no_hello", waiting),
     ]
 }
 
@@ -364,6 +365,34 @@ fn metrics(suite: &Suite, _: &str) -> Result<()> {
         ensure!(waited < Duration::from_secs(5), "the hello waited {waited:?} for metrics");
         let text = judging.join().ok().context("a thread panicked")??;
         ensure!(text.contains("cairn_broker_releases{standing=\"good\"} 1"), "{text}");
+        Ok(())
+    })
+}
+
+/// More requests wait for the lock of the database than verify at a time.
+fn waiting(suite: &Suite, _: &str) -> Result<()> {
+    let broker = Broker::start()?;
+    let mut nodes = fleet(suite, &broker)?;
+    let waiting = (2 * thread::available_parallelism()?.get() + 1).min(NODES - 1);
+    let last = nodes.pop().context("no node")?;
+    nodes.truncate(waiting);
+    let talks = begin_all(&broker, &mut nodes)?;
+    let mut wire = broker.wire()?;
+    let other = Database::open(broker.file("database"))?;
+    other.execute_batch("BEGIN IMMEDIATE")?;
+    thread::scope(|scope| -> Result<()> {
+        let shown = scope.spawn(|| show_all(&mut nodes, talks));
+        // Until all of them wait.
+        thread::sleep(Duration::from_secs(2));
+        let started = Instant::now();
+        let answer = wire.say("/krp/1/hello", &last.hello(Purpose::Provision)?)?;
+        let waited = started.elapsed();
+        other.execute_batch("ROLLBACK")?;
+        ensure!(answer.status == 200, "the hello: {}", answer.status);
+        ensure!(waited < Duration::from_secs(2), "the hello waited {waited:?} for evidence that waits for the store");
+        let answers = shown.join().ok().context("a thread panicked")??;
+        let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+        ensure!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
         Ok(())
     })
 }
