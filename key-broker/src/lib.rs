@@ -7,6 +7,7 @@ pub mod engine;
 mod fault;
 mod harden;
 mod init;
+mod pace;
 mod passphrase;
 mod seal;
 mod serve;

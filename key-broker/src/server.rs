@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::{Config, Limits};
 use crate::engine::{Conversation, Engine, Reply, network};
+use crate::pace::Pace;
 
 /// Largest bodies: without logs, and with them.
 const SMALL: usize = 16 << 10;
@@ -41,6 +42,7 @@ const GRACE: Duration = Duration::from_secs(10);
 struct Shared {
     engine: Arc<Engine>,
     limits: Limits,
+    pace: Pace,
     /// Work that runs, or waits for a processor or for the store.
     queue: Semaphore,
     addresses: DefaultKeyedRateLimiter<IpAddr>,
@@ -88,6 +90,7 @@ pub async fn serve(
     let most = u32::try_from(limits.connections).unwrap_or(u32::MAX);
     let shared = Arc::new(Shared {
         engine,
+        pace: Pace::new(Instant::now()),
         queue: Semaphore::new(limits.queue),
         addresses: RateLimiter::keyed(quota),
         small_bodies: Semaphore::new(SMALL_BODIES),
@@ -204,14 +207,23 @@ async fn converse(
 }
 
 async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    if shared.addresses.check_key(&network(peer.address)).is_err() {
-        return answer(Reply { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: Some(5) });
+    let mut reply = reply(shared, peer, request).await;
+    if matches!(reply.status, 429 | 503) {
+        let waiting = shared.limits.queue.saturating_sub(shared.queue.available_permits());
+        reply.retry_after = Some(shared.pace.retry_after(waiting, Instant::now()));
     }
+    answer(reply)
+}
+
+async fn reply(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>) -> Reply {
     let path = request.uri().path().to_owned();
+    if shared.addresses.check_key(&network(peer.address)).is_err() {
+        return Reply::busy();
+    }
     match (request.method(), path.as_str()) {
-        (&Method::GET, "/health") => answer(health(&shared.engine)),
-        (&Method::GET, "/ready") => answer(ready(&shared.engine).await),
-        (&Method::GET, "/krp/1/broker") => answer(certificate(&shared.engine).await),
+        (&Method::GET, "/health") => health(&shared.engine),
+        (&Method::GET, "/ready") => ready(&shared.engine).await,
+        (&Method::GET, "/krp/1/broker") => certificate(&shared.engine).await,
         (&Method::POST, "/krp/1/hello" | "/krp/1/commit" | "/krp/1/resume") => {
             work(shared, peer, request, path, SMALL).await
         }
@@ -225,10 +237,10 @@ async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incomi
                 let (engine, peer) = (shared.engine.clone(), peer.clone());
                 let refused =
                     tokio::task::spawn_blocking(move || engine.bind(engine.no_session(), &[], &peer.exporter));
-                answer(refused.await.unwrap_or_else(|_| Reply::unavailable()))
+                refused.await.unwrap_or_else(|_| Reply::unavailable())
             }
         }
-        _ => answer(Reply { status: 404, body: vec![], retry_after: None }),
+        _ => Reply { status: 404, body: vec![], retry_after: None },
     }
 }
 
@@ -239,16 +251,16 @@ async fn work(
     request: Request<Incoming>,
     path: String,
     most: usize,
-) -> Response<Full<Bytes>> {
-    let status = |status: u16| answer(Reply { status, body: vec![], retry_after: None });
+) -> Reply {
+    let status = |status: u16| Reply { status, body: vec![], retry_after: None };
     let patience = Duration::from_secs(shared.limits.patience_seconds);
     let is_large = most > SMALL;
     let place = is_large.then(|| shared.evidence.take(network(peer.address)));
     if matches!(place, Some(None)) {
-        return answer(Reply::unavailable());
+        return Reply::unavailable();
     }
     let bodies = if is_large { &shared.large_bodies } else { &shared.small_bodies };
-    let Ok(_room) = bodies.try_acquire() else { return answer(Reply::unavailable()) };
+    let Ok(_room) = bodies.try_acquire() else { return Reply::unavailable() };
     let body = match timeout(patience, Limited::new(request.into_body(), most).collect()).await {
         Err(_) => return status(408),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return status(413),
@@ -257,7 +269,7 @@ async fn work(
     };
     // Evidence is in time when it has arrived in time: the wait for a processor or for the store is not the node's.
     let arrived = Instant::now();
-    let Ok(_place) = shared.queue.try_acquire() else { return answer(Reply::unavailable()) };
+    let Ok(_place) = shared.queue.try_acquire() else { return Reply::unavailable() };
     let (engine, peer) = (shared.engine.clone(), peer.clone());
     let decided = tokio::task::spawn_blocking(move || {
         let now = Instant::now();
@@ -270,7 +282,11 @@ async fn work(
         };
         engine.bind(answer, &body, &peer.exporter)
     });
-    answer(decided.await.unwrap_or_else(|_| Reply::unavailable()))
+    let reply = decided.await.unwrap_or_else(|_| Reply::unavailable());
+    if reply.status != 503 {
+        shared.pace.decided(Instant::now());
+    }
+    reply
 }
 
 fn health(engine: &Engine) -> Reply {

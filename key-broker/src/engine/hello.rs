@@ -52,7 +52,7 @@ impl Engine {
         let ek = sha256(&hello.ek.0);
         if !self.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner).may_say_hello(address, ek, now) {
             self.count(Own::RateLimited.into());
-            return Reply { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: Some(5) }.into();
+            return Reply::busy().into();
         }
         match self.challenge(&open, &hello, hello_digest, (address, exporter), now) {
             Ok((reply, begun)) => {

@@ -117,7 +117,7 @@ pub struct Reply {
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
-    /// Seconds to wait.
+    /// Seconds to wait, where the engine decides them. Those of 429 and 503 depend on the load, which only the server knows.
     pub retry_after: Option<u32>,
 }
 
@@ -379,19 +379,18 @@ impl Engine {
 }
 
 impl Reply {
-    /// Nothing can be said now. Those who are told so at one time do not come back at one time.
+    /// Nothing can be said now.
     pub fn unavailable() -> Self {
-        const LEAST: u32 = 2;
-        const MORE: u32 = 8;
-        let mut byte = [0];
-        // Without random bytes, the longest pause.
-        let more = SystemRandom::new().fill(&mut byte).map_or(MORE, |()| u32::from(byte[0]) % (MORE + 1));
-        let body = b"{\"state\":\"unavailable\"}\n".to_vec();
-        Self { status: 503, body, retry_after: Some(LEAST + more) }
+        Self { status: 503, body: b"{\"state\":\"unavailable\"}\n".to_vec(), retry_after: None }
+    }
+
+    /// Too many requests.
+    pub fn busy() -> Self {
+        Self { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: None }
     }
 
     /// Nothing can be said before the broker is unsealed.
     pub fn sealed() -> Self {
-        Self { status: 503, body: b"{\"state\":\"sealed\"}\n".to_vec(), retry_after: Some(5) }
+        Self { status: 503, body: b"{\"state\":\"sealed\"}\n".to_vec(), retry_after: None }
     }
 }
