@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod code;
 mod config;
+mod connections;
 pub mod engine;
 mod fault;
 mod harden;

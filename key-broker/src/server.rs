@@ -1,8 +1,8 @@
 //! The server that nodes talk to: TLS 1.3 over connections that are ours, HTTP/1.1 inside. Everything a stranger can take is bounded: connections, time, bytes, requests of an address, work that waits for a processor.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{Config, Limits};
+use crate::connections::{Entry, Places, Stage, Unproven};
 use crate::engine::{Conversation, Engine, Reply, network};
 use crate::pace::Pace;
 
@@ -35,6 +36,10 @@ const LARGE_BODIES_PER_ADDRESS: usize = 32;
 const SMALL_BODIES: usize = 1024;
 /// How often addresses are forgotten that have not asked for a while: to find them takes longer the more there are.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Commits and resumptions of a connection that spend nothing of its address, once it has shown an enrolled node.
+const REQUESTS_OF_A_NODE: u32 = 32;
+/// How long a new connection waits for the place of one that is closed for it.
+const HANDOVER: Duration = Duration::from_secs(1);
 /// How long running requests have after a signal.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -59,6 +64,41 @@ struct Peer {
     address: IpAddr,
     exporter: [u8; 32],
     conversation: Mutex<Option<Conversation>>,
+    entry: Entry,
+    /// The next evidence was paid for by its hello.
+    has_paid: AtomicBool,
+    /// Requests that are left of [`REQUESTS_OF_A_NODE`].
+    free: AtomicU32,
+}
+
+impl Peer {
+    /// Whether this request spends nothing of its address: evidence after a hello, and what a node asks after its evidence.
+    fn is_free(&self, path: &str) -> bool {
+        match path {
+            "/krp/1/evidence" => self.has_paid.swap(false, Ordering::Relaxed),
+            "/krp/1/commit" | "/krp/1/resume" => {
+                let spend = |free: u32| free.checked_sub(1);
+                self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes what the answer to a message says about the peer: only an enrolled node gets a release or a hold.
+    fn note(&self, path: &str, status: u16) {
+        match (path, status) {
+            ("/krp/1/hello", 200) => {
+                self.has_paid.store(true, Ordering::Relaxed);
+                self.entry.set(Stage::Challenged);
+            }
+            ("/krp/1/evidence", 200 | 202) => {
+                self.free.store(REQUESTS_OF_A_NODE, Ordering::Relaxed);
+                self.entry.set(Stage::Proven);
+            }
+            ("/krp/1/hello" | "/krp/1/evidence", _) => self.entry.set(Stage::Silent),
+            _ => {}
+        }
+    }
 }
 
 /// TLS 1.3 with the broker's key.
@@ -100,6 +140,7 @@ pub async fn serve(
     });
     let acceptor = TlsAcceptor::from(tls);
     let places = Places::new(shared.limits.connections_per_address);
+    let unproven = Unproven::default();
     let mut swept = Instant::now();
     loop {
         let accepted = tokio::select! {
@@ -115,14 +156,30 @@ pub async fn serve(
             shared.addresses.retain_recent();
             swept = Instant::now();
         }
-        // Too many, in all or of this network: whoever comes is turned away at once, and may come again.
+        // Too many of this network: whoever comes is turned away at once, and may come again.
         let Some(place) = places.take(network(address.ip())) else { continue };
-        let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
+        // Too many in all: the oldest connection that has not shown a node is closed, if there is one.
+        let permit = connections.clone().try_acquire_owned().ok();
+        if permit.is_none() && !unproven.close_oldest() {
+            continue;
+        }
         let (shared, acceptor, stop) = (shared.clone(), acceptor.clone(), stop.clone());
+        let (connections, unproven) = (connections.clone(), unproven.clone());
         tokio::spawn(async move {
+            let permit = match permit {
+                Some(permit) => permit,
+                None => match timeout(HANDOVER, connections.acquire_owned()).await {
+                    Ok(Ok(permit)) => permit,
+                    _ => return,
+                },
+            };
             let whole = Duration::from_secs(shared.limits.connection_seconds);
-            // Whoever it was has gone, or does not speak as we do: there is nobody to tell.
-            let _ = timeout(whole, converse(shared, acceptor, socket, address, stop)).await;
+            let (entry, closing) = unproven.enter();
+            tokio::select! {
+                // Whoever it was has gone, or does not speak as we do: there is nobody to tell.
+                _ = timeout(whole, converse(shared, acceptor, socket, (address, entry), stop)) => {}
+                () = closing.notified() => {}
+            }
             drop((permit, place));
         });
     }
@@ -131,52 +188,11 @@ pub async fn serve(
     Ok(())
 }
 
-/// How many connections each network has.
-#[derive(Clone)]
-struct Places {
-    most: usize,
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-/// A connection's place; it is free again when dropped.
-struct Place {
-    places: Places,
-    network: IpAddr,
-}
-
-impl Places {
-    fn new(most: usize) -> Self {
-        Self { most, taken: Arc::default() }
-    }
-
-    fn take(&self, network: IpAddr) -> Option<Place> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(network).or_default();
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(Place { places: self.clone(), network })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.network) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.network);
-            }
-        }
-    }
-}
-
 async fn converse(
     shared: Arc<Shared>,
     acceptor: TlsAcceptor,
     socket: TcpStream,
-    address: SocketAddr,
+    (address, entry): (SocketAddr, Entry),
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let patience = Duration::from_secs(shared.limits.patience_seconds);
@@ -185,7 +201,14 @@ async fn converse(
     let handshake = Duration::from_secs(shared.limits.handshake_seconds);
     let stream = timeout(handshake, acceptor.accept(socket)).await??;
     let exporter = stream.get_ref().1.export_keying_material([0; 32], EXPORTER, None)?;
-    let peer = Arc::new(Peer { address: address.ip(), exporter, conversation: Mutex::new(None) });
+    let peer = Arc::new(Peer {
+        address: address.ip(),
+        exporter,
+        conversation: Mutex::new(None),
+        entry,
+        has_paid: AtomicBool::new(false),
+        free: AtomicU32::new(0),
+    });
     let service = service_fn(move |request| {
         let (shared, peer) = (shared.clone(), peer.clone());
         async move { Ok::<_, std::convert::Infallible>(respond(&shared, &peer, request).await) }
@@ -217,7 +240,7 @@ async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incomi
 
 async fn reply(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>) -> Reply {
     let path = request.uri().path().to_owned();
-    if shared.addresses.check_key(&network(peer.address)).is_err() {
+    if !peer.is_free(&path) && shared.addresses.check_key(&network(peer.address)).is_err() {
         return Reply::busy();
     }
     match (request.method(), path.as_str()) {
@@ -245,13 +268,7 @@ async fn reply(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming
 }
 
 /// Reads a body, and lets the engine decide.
-async fn work(
-    shared: &Arc<Shared>,
-    peer: &Arc<Peer>,
-    request: Request<Incoming>,
-    path: String,
-    most: usize,
-) -> Reply {
+async fn work(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>, path: String, most: usize) -> Reply {
     let status = |status: u16| Reply { status, body: vec![], retry_after: None };
     let patience = Duration::from_secs(shared.limits.patience_seconds);
     let is_large = most > SMALL;
@@ -270,8 +287,14 @@ async fn work(
     // Evidence is in time when it has arrived in time: the wait for a processor or for the store is not the node's.
     let arrived = Instant::now();
     let Ok(_place) = shared.queue.try_acquire() else { return Reply::unavailable() };
-    let (engine, peer) = (shared.engine.clone(), peer.clone());
+    if is_large {
+        // A node that has sent its evidence keeps its connection until it is judged.
+        peer.entry.set(Stage::Proven);
+    }
+    let (engine, asking) = (shared.engine.clone(), peer.clone());
+    let message = path.clone();
     let decided = tokio::task::spawn_blocking(move || {
+        let (path, peer) = (message, asking);
         let now = Instant::now();
         let mut conversation = peer.conversation.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = match path.as_str() {
@@ -283,6 +306,7 @@ async fn work(
         engine.bind(answer, &body, &peer.exporter)
     });
     let reply = decided.await.unwrap_or_else(|_| Reply::unavailable());
+    peer.note(&path, reply.status);
     if reply.status != 503 {
         shared.pace.decided(Instant::now());
     }
@@ -316,11 +340,7 @@ async fn ready(engine: &Arc<Engine>) -> Reply {
 async fn certificate(engine: &Arc<Engine>) -> Reply {
     let Some(body) = engine.certificate() else { return Reply::sealed() };
     check_store(engine).await;
-    if engine.is_store_available() {
-        Reply { status: 200, body, retry_after: None }
-    } else {
-        Reply::unavailable()
-    }
+    if engine.is_store_available() { Reply { status: 200, body, retry_after: None } } else { Reply::unavailable() }
 }
 
 fn answer(reply: Reply) -> Response<Full<Bytes>> {

@@ -26,6 +26,8 @@ pub fn rows() -> Vec<Row> {
         Row::new("bombs_are_refused_and_memory_stays", bombs),
         Row::new("hostile_text_neither_fills_the_audit_log_nor_reaches_a_terminal", hostile_text),
         Row::new("silent_connections_of_one_address_keep_no_other_from_the_broker", silent_address),
+        Row::new("full_broker_closes_the_oldest_silent_connection_and_no_node", full),
+        Row::new("clients_of_one_address_do_not_spend_what_a_node_needs_after_its_hello", shared_address),
         Row::new("evidence_without_hello_is_refused_unread", unread),
         Row::new("slow_connections_end_and_nodes_are_served", slow),
         Row::new("floods_are_turned_away_and_keep_nothing", floods),
@@ -162,6 +164,65 @@ fn silent_address(suite: &Suite, _: &str) -> Result<()> {
     drop(silent);
     scene.reboot()?;
     scene.must_still_unlock()
+}
+
+/// Eight networks hold all connections, as often as they like.
+fn full(suite: &Suite, _: &str) -> Result<()> {
+    const PLACES: usize = 16;
+    let limits = format!("connections = {PLACES}\nhandshake_seconds = 20\nconnection_seconds = 60");
+    let mut scene = Scene::with(suite, Broker::start_with(&limits)?)?;
+    let address = scene.broker.address()?;
+    let flood = |from: u8| -> Result<Vec<TcpStream>> {
+        (0..PLACES).map(|_| connect_from(Ipv4Addr::new(127, 0, 0, from), address)).collect()
+    };
+    let mut silent = flood(2)?;
+    let (mut talk, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    ensure!(response.status == 200, "no release: {}", scene.broker.judged(&response)?);
+    let released = scene.node.open(&talk, &response.body)?;
+    let mut oldest = silent.remove(0);
+    oldest.set_read_timeout(Some(Duration::from_secs(5)))?;
+    // Closed, or reset; a time-out is neither.
+    if let Err(error) = oldest.read(&mut [0]) {
+        ensure!(error.kind() == std::io::ErrorKind::ConnectionReset, "the oldest connection stays open: {error}");
+    }
+    // The node's connection is the oldest now, and is not closed for another.
+    for from in 3..6 {
+        silent.extend(flood(from)?);
+    }
+    let commit = scene::report(&scene.broker, &mut scene.node, &released, Purpose::Provision)?;
+    talk.wire.must_acknowledge(&commit).map(drop)
+}
+
+/// Many nodes and an attacker behind one address.
+fn shared_address(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::with(suite, Broker::start_with("requests_per_minute = 12")?)?;
+    let mut stranger = connection::Connection::open(scene.broker.address()?, Duration::from_secs(20))?;
+    let mut spend_all = || -> Result<()> {
+        for _ in 0..40 {
+            if stranger.get("/health")?.status == 429 {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("one address may ask as often as it likes")
+    };
+    let mut talk = scene.begin(Purpose::Provision)?;
+    spend_all()?;
+    let evidence = scene.node.evidence(&talk)?;
+    let response = talk.show(&evidence)?;
+    ensure!(response.status == 200, "evidence after a hello: {}", response.status);
+    let released = scene.node.open(&talk, &response.body)?;
+    let commit = scene::report(&scene.broker, &mut scene.node, &released, Purpose::Provision)?;
+    spend_all()?;
+    talk.wire.must_acknowledge(&commit)?;
+    ensure!(talk.wire.resume(&commit.session)?.status == 200, "no resumption");
+    // Not for ever.
+    spend_all()?;
+    for _ in 0..40 {
+        if talk.wire.resume(&commit.session)?.status == 429 {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("a connection of a node may ask as often as it likes")
 }
 
 fn unread(suite: &Suite, _: &str) -> Result<()> {
