@@ -11,8 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, getpgid};
 
 /// Exit code after an interrupt: 128 and SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -45,13 +45,17 @@ pub fn wait_if_ending() {
     }
 }
 
-/// Ends the direct children; a sandbox takes everything in it along.
+/// Ends the direct children, and the process groups that they lead; a sandbox takes everything in it along.
 fn end_children() {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else { return };
     for task in tasks.flatten() {
         let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
         for pid in text.split_ascii_whitespace().filter_map(|word| word.parse().ok()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let pid = Pid::from_raw(pid);
+            if getpgid(Some(pid)) == Ok(pid) {
+                let _ = killpg(pid, Signal::SIGKILL);
+            }
+            let _ = kill(pid, Signal::SIGKILL);
         }
     }
 }
