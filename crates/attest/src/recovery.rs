@@ -156,7 +156,54 @@ impl SignedStatement {
 
 #[cfg(test)]
 mod tests {
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
+
     use super::*;
+    use crate::bytes::Hex;
+    use crate::cluster::{Assurance, BrokerCertificate, CERTIFICATE_TYPE, Device, Keys, Slot};
+
+    /// The broker's keys are those of this cluster; the cluster of the statement is another one.
+    #[test]
+    fn statement_about_a_disk_of_another_cluster_is_refused() {
+        let [root, broker] = [1, 5].map(|seed| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap());
+        let public = |key: &Ed25519KeyPair| Bytes32(key.public_key().as_ref().try_into().unwrap());
+        let cluster = Cluster {
+            assurance: Assurance::TpmVirtual,
+            broker: Keys { keys: vec![public(&root)], threshold: 1 },
+            epoch: 0,
+            id: Hex(vec![7; 16]),
+            recovery: Keys { keys: vec![Bytes32([8; 32])], threshold: 1 },
+            schema: Cluster::SCHEMA.into(),
+            slots: vec![Slot { device: Device::OnlyOther, layout: None, mount: "/var".into(), name: "state".into() }],
+        };
+        let certificate = BrokerCertificate {
+            cluster: cluster.id.clone(),
+            epoch: 0,
+            message_key: public(&broker),
+            schema: BrokerCertificate::SCHEMA.into(),
+            tls_key: Bytes32([6; 32]),
+        };
+        let certificate = canonical::write(&certificate).unwrap();
+        let certificate = envelope::Envelope::sign(CERTIFICATE_TYPE, &certificate, "root", &root);
+        let certificate = serde_json::to_vec(&certificate).unwrap();
+        let verify = |id: [u8; 16]| {
+            let statement = DiskStatement {
+                cluster: hex::encode(id),
+                disk: "disk".into(),
+                generation: 1,
+                header: Bytes32([3; 32]),
+                node: "one".into(),
+                schema: DiskStatement::SCHEMA.into(),
+                slot: "state".into(),
+            };
+            let signed = message::sign(&statement, "broker", &broker).unwrap().bytes;
+            let signed = SignedStatement::write(&certificate, std::str::from_utf8(&signed).unwrap()).unwrap();
+            SignedStatement::verify(&signed, &cluster).map(|verified| verified == statement)
+        };
+        assert_eq!(verify([7; 16]), Ok(true));
+        let refusal = verify([9; 16]).unwrap_err();
+        assert!(refusal.code == Code::Malformed && refusal.found.contains("another cluster"), "{refusal}");
+    }
 
     #[test]
     fn each_recovery_key_opens_the_share_and_no_other_does() {

@@ -206,6 +206,26 @@ mod tests {
         assert_eq!(seen(&own, "cairn/audit", public), None);
     }
 
+    /// The signatures are right, and their key ids are those of other keys.
+    #[test]
+    fn signature_with_the_key_id_of_another_key_is_refused() {
+        let ((log, public), (witness, other)) = (key(1), key(2));
+        let body = checkpoint().body();
+        let signed = |id| format!("{body}\n{}", Signature::line("cairn/audit", id, log.sign(body.as_bytes()).as_ref()));
+        let open = |key: &[u8; 32]| Checkpoint::open(&signed(note_id("cairn/audit", 1, key)), "cairn/audit", &public);
+        assert_eq!((open(&public), open(&other)), (Ok(checkpoint()), Err(Error::Signature)));
+
+        let time = 1_700_000_000_u64;
+        let cosigned = format!("cosignature/v1\ntime {time}\n{body}");
+        let bytes = [&time.to_be_bytes()[..], witness.sign(cosigned.as_bytes()).as_ref()].concat();
+        let seen = |id| {
+            let note = checkpoint().sign(&log) + &Signature::line("witness.example", id, &bytes);
+            Note::parse(&note).unwrap().seen_by("witness.example", other)
+        };
+        assert_eq!(seen(note_id("witness.example", COSIGNATURE, &other)), Some(time));
+        assert_eq!(seen(note_id("witness.example", COSIGNATURE, &public)), None);
+    }
+
     #[test]
     fn one_change_is_refused() {
         let (pair, public) = key(1);

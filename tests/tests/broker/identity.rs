@@ -1,19 +1,21 @@
 //! Which machine a node is, and which boot: names that change hands, keys that change, TPMs that are cleared, boots that never report.
 
-use anyhow::{Result, ensure};
-use attest::message::{CommitResult, Purpose};
+use anyhow::{Result, bail, ensure};
+use attest::bytes::Bytes32;
+use attest::message::{CommitResult, DiskState, Purpose};
 use cairn_tests::attester::hpke_key;
 use cairn_tests::suite::Suite;
 use xtask::vm::tpm_commands::SigningKey;
 
 use crate::Row;
-use crate::scene::{Scene, ask, provision, release};
+use crate::scene::{Node, Scene, ask, provision, release};
 
 pub fn rows() -> Vec<Row> {
     vec![
         Row::new("retired_machine_gets_nothing_of_its_successor", successor),
         Row::new("second_attestation_key_of_one_boot_gets_no_second_share", second_key),
         Row::new("disk_granted_in_a_released_boot_gets_no_share", granted_in_the_boot),
+        Row::new("another_header_or_a_foreign_disk_gets_nothing_without_a_grant", other_contents),
         Row::new("cleared_tpm_is_held_until_approval", cleared),
         Row::new("boots_that_never_report_are_held", unreported),
         Row::new("failed_report_does_not_reset_the_count_of_unreported_boots", failures),
@@ -73,6 +75,34 @@ fn granted_in_the_boot(suite: &Suite, _: &str) -> Result<()> {
     scene.broker.must_refuse(&response, "BOOT_LATCHED")?;
     scene.reboot()?;
     scene.must_still_release().map(drop)
+}
+
+/// The record decides which header is the disk's own, and one grant overwrites a foreign disk once.
+fn other_contents(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let own = scene.node.disk.clone();
+    let DiskState::Luks { uuid, .. } = own.clone() else { bail!("the node has no disk: {own:?}") };
+    scene.node.disk = DiskState::Luks { uuid, digest: Bytes32([7; 32]) };
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    scene.broker.must_refuse(&response, "HEADER_DIGEST")?;
+    scene.node.disk = own;
+    scene.must_still_unlock()?;
+
+    let mut new = scene.another("two")?;
+    new.disk = DiskState::Foreign;
+    let must_hold = |new: &mut Node| -> Result<()> {
+        let (_, response) = ask(&scene.broker, new, Purpose::Provision)?;
+        ensure!(response.status == 202, "a foreign disk is answered with {}", response.status);
+        scene.broker.must_refuse(&response, "DISK_FOREIGN")
+    };
+    must_hold(&mut new)?;
+    scene.broker.admin(&["disk", "grant", "two", "--overwrite"])?;
+    release(&scene.broker, &mut new, Purpose::Provision)?;
+    // The boot ended without a report, and the disk was exchanged for another one.
+    new.reboot(&scene.boot)?;
+    must_hold(&mut new)?;
+    new.disk = DiskState::Blank;
+    release(&scene.broker, &mut new, Purpose::Provision).map(drop)
 }
 
 /// TPM2_Clear takes the counts back to zero: boots of today have the names of earlier ones.
