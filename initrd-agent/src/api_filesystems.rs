@@ -19,10 +19,14 @@ const QUIET: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags
 const DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
 const RUN: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
-const ALL: [ApiFilesystem; 5] = [
+/// systemd would mount it executable.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+const ALL: [ApiFilesystem; 6] = [
     ApiFilesystem { kind: "proc", target: "/proc", flags: QUIET, options: None },
     ApiFilesystem { kind: "sysfs", target: "/sys", flags: QUIET, options: None },
     ApiFilesystem { kind: "devtmpfs", target: "/dev", flags: DEVICES, options: Some("mode=0755") },
+    ApiFilesystem { kind: "tmpfs", target: SHARED_MEMORY, flags: RUN, options: Some("mode=1777") },
     ApiFilesystem { kind: "tmpfs", target: "/run", flags: RUN, options: Some("mode=0755") },
     ApiFilesystem { kind: "securityfs", target: "/sys/kernel/security", flags: QUIET, options: None },
 ];
@@ -34,6 +38,10 @@ const ALL: [ApiFilesystem; 5] = [
 pub fn mount_all() -> Result<(), Failure> {
     for filesystem in &ALL {
         let ApiFilesystem { kind, target, flags, options } = filesystem;
+        if *target == SHARED_MEMORY {
+            // The folder is on the filesystem before it; if it cannot be made, mounting fails.
+            let _ = std::fs::create_dir(target);
+        }
         mount(Some(*kind), *target, Some(*kind), *flags, *options)
             .map_err(|error| Failure::new(Code::ApiMountFailed, format!("mounting {kind} on {target}: {error}")))?;
     }

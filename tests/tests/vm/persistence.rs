@@ -21,7 +21,7 @@ const GAP: u64 = 0x8000;
 const BOOT_CODE: usize = 440;
 
 /// What must not be possible at all. Each ends with success if it was refused.
-const REFUSED: [(&str, &str); 12] = [
+const REFUSED: [(&str, &str); 13] = [
     ("variables of the firmware", "mkdir -p /tmp/efi && ! mount -t efivarfs efivarfs /tmp/efi"),
     ("variables of the firmware, by sysfs", "test ! -e /sys/firmware/efi/vars"),
     ("the machine's memory", "! head -c 1 /dev/mem"),
@@ -33,6 +33,7 @@ const REFUSED: [(&str, &str); 12] = [
     ("a program in /run", "cp /usr/bin/true /run/pwned && ! /run/pwned"),
     ("a program in /tmp", "cp /usr/bin/true /tmp/pwned && ! /tmp/pwned"),
     ("a program in /dev", "cp /usr/bin/true /dev/shm/pwned && ! /dev/shm/pwned"),
+    ("something executable that is mounted beside the root", "! grep -v ' / ' /proc/mounts | grep -v noexec"),
     (
         "a preload in /var",
         "cp /usr/lib/x86_64-linux-gnu/libm.so.6 /var/lib/pwned.so && LD_PRELOAD=/var/lib/pwned.so true 2>&1 | grep -q 'cannot be preloaded'",
