@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(pace.spread(1_000_000, now), 60);
         // 100 decisions in 5 s, while 203 were turned away.
         (0..100).for_each(|_| pace.decided(now));
-        (0..200).for_each(|_| drop(pace.retry_after(0, now)));
+        (0..200).for_each(|_| _ = pace.retry_after(0, now));
         assert_eq!(pace.spread(400, now + WINDOW), 31, "604 requests at 20 a second");
         // Whoever was turned away has come again, or has gone.
         let later = now + WINDOW + 2 * MEMORY;
