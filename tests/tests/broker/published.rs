@@ -31,6 +31,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("a_node_names_its_release_and_a_refusal_is_explained_by_it", named),
         Row::new("a_release_needs_as_many_rebuilders_as_the_policy_says", rebuilt),
         Row::new("clock_that_is_set_back_makes_nothing_good_again", clock_set_back),
+        Row::new("refused_channel_state_does_not_set_the_clock_forward", refused_time),
         Row::new("disks_are_unlocked_for_a_while_after_the_channel_expired", stale),
     ]
 }
@@ -325,6 +326,29 @@ fn rebuilt(suite: &Suite, _: &str) -> Result<()> {
     scene.must_still_unlock()
 }
 
+/// By how many seconds the host's clock is behind, as the metrics say.
+fn clock_behind(broker: &Broker) -> Result<u64> {
+    let metrics = plain(broker, "/metrics")?;
+    let behind = metrics.lines().find_map(|line| line.strip_prefix("cairn_broker_clock_behind_seconds "));
+    Ok(behind.context("no such metric")?.parse()?)
+}
+
+/// Witnesses and the authority sign a time that is 250 s ahead, which verifiers accept.
+fn refused_time(suite: &Suite, _: &str) -> Result<()> {
+    let (scene, mut publisher, _) = begin(suite, "")?;
+    publisher.fake.now += 250;
+    publisher.channel.expires = publisher.fake.now + 5000;
+    publisher.channel.name = "beta".into();
+    must_not(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?, "CHANNEL_OTHER")?;
+    let behind = clock_behind(&scene.broker)?;
+    ensure!(behind < 100, "a state that was refused has set the clock {behind} s forward");
+    publisher.channel.name = "stable".into();
+    must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
+    let behind = clock_behind(&scene.broker)?;
+    ensure!(behind > 150, "the control: a state that was accepted has set the clock {behind} s forward");
+    Ok(())
+}
+
 /// Whoever owns the broker's time source makes nothing good again that has ended.
 fn clock_set_back(suite: &Suite, _: &str) -> Result<()> {
     let (mut scene, mut publisher, _) = begin(suite, "")?;
@@ -338,9 +362,7 @@ fn clock_set_back(suite: &Suite, _: &str) -> Result<()> {
     scene.broker.run()?;
     let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
     scene.broker.must_refuse(&response, "CHANNEL_EXPIRED")?;
-    let metrics = plain(&scene.broker, "/metrics")?;
-    let behind = metrics.lines().find_map(|line| line.strip_prefix("cairn_broker_clock_behind_seconds "));
-    let behind: u64 = behind.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let behind = clock_behind(&scene.broker)?;
     ensure!(behind > 900, "the metrics say that the clock is {behind} s behind");
     let words = String::from_utf8_lossy(&scene.broker.printed()?).into_owned();
     ensure!(words.contains("behind the latest time"), "the broker says {words}");
