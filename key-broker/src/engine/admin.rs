@@ -75,7 +75,9 @@ impl Engine {
             AdminCommand::AuditTail { count } => {
                 self.look(|transaction| Ok(Ok(json!(audit::tail(transaction, *count)?))))
             }
-            AdminCommand::Explain { request } => self.look(|transaction| explain(transaction, request)),
+            AdminCommand::Explain { request } => {
+                explain(&*self.store, request).map_err(|error| error.to_string()).and_then(|outcome| outcome)
+            }
             command => {
                 let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
                 let mut outcome = None;

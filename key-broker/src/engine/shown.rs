@@ -6,7 +6,7 @@ use super::admin::Outcome;
 use super::audit;
 use super::records::{self, Disk, Node, get};
 use crate::code::Code;
-use crate::store::{Error, Table, Transaction};
+use crate::store::{Error, Store, Table, Transaction};
 
 pub(super) fn nodes(transaction: &dyn Transaction) -> Result<Value, Error> {
     let nodes = records::all::<Node>(transaction, Table::Nodes)?;
@@ -56,8 +56,8 @@ pub(super) fn disks(transaction: &dyn Transaction) -> Result<Value, Error> {
     Ok(disks.iter().map(|(_, disk)| disk_shown(disk)).collect())
 }
 
-pub(super) fn explain(transaction: &dyn Transaction, request: &str) -> Result<Outcome, Error> {
-    let Some(leaf) = audit::of_request(transaction, request)? else {
+pub(super) fn explain(store: &dyn Store, request: &str) -> Result<Outcome, Error> {
+    let Some(leaf) = audit::of_request(store, request)? else {
         return Ok(Err(format!(
             "the audit log has no request {request:?}: it is of another broker, or one of too many refusals of strangers in that minute"
         )));

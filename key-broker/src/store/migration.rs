@@ -1,17 +1,40 @@
-//! From version 1 of the database to version 2, in the transaction that opens it: all of it happens, or nothing.
+//! From older versions of the database to version 3, in the transaction that opens it: all of it happens, or nothing.
 //!
-//! Version 1 kept a latch and a session for each boot, for ever, and an endorsement key went on naming a node that had been enrolled with another one. Version 2 keeps the last boot of each node.
+//! Version 1 kept a latch and a session for each boot, for ever, and an endorsement key went on naming a node that had been enrolled with another one. Version 2 keeps the last boot of each node, and an index of all requests in the audit log. Version 3
+//! keeps an index of the newest requests, and older leaves of the audit log in files beside the database.
 
 use std::collections::BTreeMap;
 
 use ring::digest::{SHA256, digest};
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde_json::{Map, Value};
 
-use super::Error;
+use super::{Error, MAX_INDEXED_LEAVES};
 
 /// Bytes of the counts at the end of a boot's name: resets and restarts, big-endian.
 const COUNTS: usize = 8;
+
+/// Keeps the newest requests in the index.
+pub(super) fn to_3(transaction: &Transaction) -> Result<(), Error> {
+    transaction.execute_batch(
+        "CREATE TABLE recent_requests (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    )?;
+    let newest = "SELECT value FROM requests ORDER BY value DESC LIMIT 1";
+    let newest: Option<Vec<u8>> = transaction.query_row(newest, [], |row| row.get(0)).optional()?;
+    let newest = newest.map(|number| leaf_number(&number)).transpose()?.unwrap_or_default();
+    let oldest = (newest + 1).saturating_sub(MAX_INDEXED_LEAVES);
+    transaction.execute("DELETE FROM requests WHERE value < ?1", params![oldest.to_be_bytes()])?;
+    for (request, number) in rows(transaction, "requests")? {
+        let place = leaf_number(&number)? % MAX_INDEXED_LEAVES;
+        let text = "INSERT INTO recent_requests (key, value) VALUES (?1, ?2)";
+        transaction.execute(text, params![place.to_be_bytes(), request])?;
+    }
+    Ok(())
+}
+
+fn leaf_number(bytes: &[u8]) -> Result<u64, Error> {
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| Error::Damaged("requests"))
+}
 
 /// Changes the tables.
 pub(super) fn to_2(transaction: &Transaction) -> Result<(), Error> {
@@ -101,12 +124,12 @@ mod tests {
     use rusqlite::Connection;
     use serde_json::json;
 
-    use crate::store::{Sqlite, Store as _, Table};
+    use crate::store::{MAX_INDEXED_LEAVES, Sqlite, Store as _, Table};
 
     /// A database as version 1 left it: node `one` was enrolled with another TPM before, and each TPM was booted twice.
     fn version_1(path: &Path) {
         let connection = Connection::open(path).unwrap();
-        for table in Table::ALL {
+        for table in Table::ALL.into_iter().filter(|table| *table != Table::RecentRequests) {
             let make = format!(
                 "CREATE TABLE {} (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
                 table.name()
@@ -155,5 +178,35 @@ mod tests {
                 })
                 .unwrap();
         }
+    }
+
+    #[test]
+    fn database_of_version_2_keeps_the_newest_requests_in_its_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("database");
+        version_1(&path);
+        let connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "user_version", 2).unwrap();
+        let size = MAX_INDEXED_LEAVES + 9;
+        connection.execute_batch("BEGIN").unwrap();
+        for number in (0..size).filter(|number| number % 2 == 0) {
+            let request = format!("request {number}").into_bytes();
+            let text = "INSERT INTO requests (key, value) VALUES (?1, ?2)";
+            connection.execute(text, rusqlite::params![request, number.to_be_bytes()]).unwrap();
+        }
+        connection.execute_batch("COMMIT").unwrap();
+        let store = Sqlite::open(&path).unwrap();
+        store
+            .look(&mut |open| {
+                assert_eq!(open.count(Table::Requests)?, MAX_INDEXED_LEAVES / 2);
+                assert_eq!(open.count(Table::RecentRequests)?, MAX_INDEXED_LEAVES / 2);
+                assert_eq!(open.get(Table::Requests, b"request 8")?, None);
+                assert_eq!(open.get(Table::Requests, b"request 10")?, Some(10_u64.to_be_bytes().to_vec()));
+                let place = (MAX_INDEXED_LEAVES + 8) % MAX_INDEXED_LEAVES;
+                let newest = format!("request {}", MAX_INDEXED_LEAVES + 8).into_bytes();
+                assert_eq!(open.get(Table::RecentRequests, &place.to_be_bytes())?, Some(newest));
+                Ok(())
+            })
+            .unwrap();
     }
 }

@@ -5,6 +5,9 @@ mod sqlite;
 
 pub use sqlite::Sqlite;
 
+/// Leaves of the audit log whose requests are in the index, counted from the newest. An older one is searched in the log.
+pub const MAX_INDEXED_LEAVES: u64 = 16_384;
+
 /// A table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
@@ -28,15 +31,17 @@ pub enum Table {
     Spent,
     /// Leaves of the audit log, by number.
     Audit,
-    /// Numbers of leaves, by request.
+    /// Numbers of the newest leaves, by request.
     Requests,
+    /// The same requests, by number of the leaf modulo their maximum: the oldest is found at the place of the next.
+    RecentRequests,
     /// Single values: the head of the audit log.
     State,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Nodes,
         Self::EndorsementKeys,
         Self::Machines,
@@ -48,6 +53,7 @@ impl Table {
         Self::Spent,
         Self::Audit,
         Self::Requests,
+        Self::RecentRequests,
         Self::State,
     ];
 
@@ -65,6 +71,7 @@ impl Table {
             Self::Spent => "spent",
             Self::Audit => "audit",
             Self::Requests => "requests",
+            Self::RecentRequests => "recent_requests",
             Self::State => "state",
         }
     }

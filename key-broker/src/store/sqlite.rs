@@ -10,7 +10,7 @@ use super::migration;
 use super::{Error, Failure, Look, Row, Store, Table, Transaction, Work};
 
 /// Version of the tables.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// How long another process may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a check waits for the lock.
@@ -65,8 +65,11 @@ impl Sqlite {
                 }
                 transaction.pragma_update(None, "user_version", VERSION)?;
             }
-            1 => {
-                migration::to_2(&transaction)?;
+            1 | 2 => {
+                if found == 1 {
+                    migration::to_2(&transaction)?;
+                }
+                migration::to_3(&transaction)?;
                 transaction.pragma_update(None, "user_version", VERSION)?;
             }
             found => return Err(Error::Version { found, expected: VERSION }),

@@ -8,9 +8,11 @@ use transparency::checkpoint::Checkpoint;
 use transparency::tree::{self, Frontier};
 
 use super::records::{bytes, get, put};
-use crate::store::{Error, Store, Table, Transaction};
+use crate::store::{Error, MAX_INDEXED_LEAVES, Store, Table, Transaction};
 
 const HEAD: &[u8] = b"audit head";
+/// Leaves that are read in one look.
+const PAGE: usize = 512;
 
 /// A decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,15 +69,27 @@ pub fn append(open: &mut dyn Transaction, mut leaf: Leaf, signer: &Signer) -> Re
     if !open.insert(Table::Audit, &key, &content)? {
         return Err(Error::Damaged("audit log"));
     }
-    if !leaf.request.is_empty() {
-        open.put(Table::Requests, leaf.request.as_bytes(), &key)?;
-    }
+    index(open, &leaf)?;
     let (size, root) = (frontier.size(), frontier.root());
     let checkpoint = Checkpoint { origin: signer.origin.to_owned(), size, root }.sign(signer.key);
     let roots = frontier.roots().iter().copied().map(Bytes32).collect();
     let time = head.time.max(signer.now);
     put(open, Table::State, HEAD, &Head { size, roots, checkpoint: checkpoint.clone(), time })?;
     Ok(Receipt { checkpoint, root: Bytes32(root), size })
+}
+
+/// Enters the leaf into the index by request, in the place of the leaf that is older by [`MAX_INDEXED_LEAVES`].
+fn index(open: &mut dyn Transaction, leaf: &Leaf) -> Result<(), Error> {
+    let place = (leaf.number % MAX_INDEXED_LEAVES).to_be_bytes();
+    if let Some(oldest) = open.get(Table::RecentRequests, &place)? {
+        open.remove(Table::Requests, &oldest)?;
+        open.remove(Table::RecentRequests, &place)?;
+    }
+    if leaf.request.is_empty() {
+        return Ok(());
+    }
+    open.put(Table::Requests, leaf.request.as_bytes(), &leaf.number.to_be_bytes())?;
+    open.put(Table::RecentRequests, &place, leaf.request.as_bytes())
 }
 
 /// The latest time at which a leaf was appended, in seconds since 1970.
@@ -106,15 +120,35 @@ pub fn tail(open: &dyn Transaction, count: usize) -> Result<Vec<Leaf>, Error> {
     rows.into_iter().map(read).collect()
 }
 
-/// The leaf of a request.
+/// The leaf of a request: by the index, or, if it is older than that, searched in the whole log page by page.
 ///
 /// # Errors
 /// [`Error`].
-pub fn of_request(open: &dyn Transaction, request: &str) -> Result<Option<Leaf>, Error> {
-    match open.get(Table::Requests, request.as_bytes())? {
-        Some(number) => get(open, Table::Audit, &number),
-        None => Ok(None),
+pub fn of_request(store: &dyn Store, request: &str) -> Result<Option<Leaf>, Error> {
+    let mut found = None;
+    store.look(&mut |open| {
+        if let Some(number) = open.get(Table::Requests, request.as_bytes())? {
+            found = get(open, Table::Audit, &number)?;
+        }
+        Ok(())
+    })?;
+    let mut last = None::<Vec<u8>>;
+    while found.is_none() {
+        let mut page = Vec::new();
+        store.look(&mut |open| {
+            page = open.after(Table::Audit, last.as_deref(), PAGE)?;
+            Ok(())
+        })?;
+        for (_, bytes) in &page {
+            let leaf: Leaf = serde_json::from_slice(bytes).map_err(|_| Error::Damaged("audit log"))?;
+            found = found.or((leaf.request == request).then_some(leaf));
+        }
+        last = match page.pop() {
+            Some((number, _)) => Some(number),
+            None => break,
+        };
     }
+    Ok(found)
 }
 
 /// A head of the log that was kept elsewhere: how many leaves it is of, and its root.
@@ -146,7 +180,6 @@ pub fn verify(
     key: &[u8; 32],
     kept: &[KeptHead],
 ) -> Result<Result<u64, String>, Error> {
-    const PAGE: usize = 512;
     let mut head = Head::default();
     store.look(&mut |open| {
         head = get(open, Table::State, HEAD)?.unwrap_or_default();
@@ -228,13 +261,13 @@ mod tests {
                 for request in ["a", "b", "c"] {
                     append(open, leaf(request), &signer)?;
                 }
-                assert_eq!(of_request(open, "b")?.map(|leaf| leaf.number), Some(1));
-                assert_eq!(of_request(open, "x")?, None);
                 assert_eq!(tail(open, 2)?.len(), 2);
                 Ok(())
             })
             .unwrap();
         assert_eq!(check(), Ok(3));
+        assert_eq!(of_request(&store, "b").unwrap().map(|leaf| leaf.number), Some(1));
+        assert_eq!(of_request(&store, "x").unwrap(), None);
         let mut changed = leaf("b");
         (changed.number, changed.code) = (1, "COMMITTED".into());
         store.transact(&mut |open| put(open, Table::Audit, &1_u64.to_be_bytes(), &changed)).unwrap();
@@ -285,5 +318,47 @@ mod tests {
         assert_eq!(check(&[]), Ok(700), "the log alone does not tell");
         assert_eq!(check(&heads[..700]), Ok(700));
         assert!(check(&heads[999..1000]).unwrap_err().contains("it was cut"));
+    }
+
+    #[test]
+    fn index_has_the_newest_requests_and_older_ones_are_found_in_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("database")).unwrap();
+        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+        let signer = Signer { origin: "cairn/test/audit", key: &key, now: 7 };
+        let size = MAX_INDEXED_LEAVES + 5;
+        store
+            .transact(&mut |open| {
+                for number in 0..size {
+                    // Each third leaf is a change by an operator, which has no request.
+                    let request = if number % 3 == 2 { String::new() } else { format!("request {number}") };
+                    append(open, Leaf { request, ..empty() }, &signer)?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        store
+            .look(&mut |open| {
+                let newest = (5..size).filter(|number| number % 3 != 2).count() as u64;
+                assert_eq!((open.count(Table::Requests)?, open.count(Table::RecentRequests)?), (newest, newest));
+                assert_eq!(open.get(Table::Requests, b"request 4")?, None);
+                Ok(())
+            })
+            .unwrap();
+        for number in [0, 4, 6, 600, size - 1] {
+            let leaf = of_request(&store, &format!("request {number}")).unwrap();
+            assert_eq!(leaf.map(|leaf| leaf.number), (number % 3 != 2).then_some(number), "{number}");
+        }
+    }
+
+    fn empty() -> Leaf {
+        Leaf {
+            number: 0,
+            time: "now".into(),
+            request: String::new(),
+            node: String::new(),
+            code: "RELEASED".into(),
+            found: String::new(),
+        }
     }
 }
