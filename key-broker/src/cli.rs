@@ -12,7 +12,7 @@ use measurements::Bank;
 use state_disk::layout::Profile;
 
 use crate::config::Config;
-use crate::engine::AdminCommand;
+use crate::engine::{AdminCommand, Missing, adopt_bundles};
 use crate::init::{self, Plan};
 use crate::passphrase::{PassphraseArgs, passphrase};
 use crate::store::{Sqlite, Store as _};
@@ -63,7 +63,7 @@ enum Command {
         /// What the node's console names
         request: String,
     },
-    /// Write a copy of the database while the broker runs
+    /// Write a copy of the database while the broker runs; copy the directory `audit` after it
     Backup {
         /// A file that is not there yet
         file: PathBuf,
@@ -375,10 +375,10 @@ fn restore(config: &Config, args: &RestoreArgs) -> Result<()> {
         "The broker runs: stop it first"
     );
     Sqlite::open(&args.file).with_context(|| format!("{} is no backup of a broker", args.file.display()))?;
-    let database = config.file("database");
+    let (database, time) = (config.file("database"), jiff::Timestamp::now().as_second());
     if database.exists() {
         ensure!(args.replace, "{} exists: with --replace it is kept beside the restored one", database.display());
-        let kept = config.file(&format!("database.before-{}", jiff::Timestamp::now().as_second()));
+        let kept = config.file(&format!("database.before-{time}"));
         // With what is in its write-ahead log.
         Sqlite::open(&database)?.backup(&kept)?;
         for name in ["database", "database-wal", "database-shm"] {
@@ -391,5 +391,16 @@ fn restore(config: &Config, args: &RestoreArgs) -> Result<()> {
     }
     Sqlite::open(&args.file)?.backup(&database).with_context(|| format!("Failed to write {}", database.display()))?;
     println!("restored {}", database.display());
+    let aside = config.file(&format!("audit.before-{time}"));
+    let found = adopt_bundles(&Sqlite::open(&database)?, &database, &aside)?;
+    if let Some(aside) = found.aside {
+        println!("kept {}: leaves of the audit log that the restored database does not have", aside.display());
+    }
+    if let Some(Missing { first, last, directory }) = found.missing {
+        println!(
+            "missing leaves {first} to {last} of the audit log: copy the directory audit of the backup to {}",
+            directory.display()
+        );
+    }
     Ok(())
 }

@@ -61,6 +61,7 @@ codes! {
     CapMismatch, "CAP_MISMATCH", "the node has not closed its boot as it must", "the node runs something else than its initrd by now: find out what";
     CommitLate, "COMMIT_LATE", "the node reported after its time was over", "boot the node again";
     GenerationAhead, "GENERATION", "the disk's generation is not the one after the last", "if an older database was restored: key-broker disk grant --generation; else find out who did it";
+    AuditBundleConflict, "AUDIT_BUNDLE_CONFLICT", "A file in the directory `audit` has other leaves than the database.", "Find out which log is right: key-broker audit verify. Then move the other files of this number and above out of the directory";
 }
 
 /// A code.

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -39,6 +40,7 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
         }
         std::io::stdout().flush()?;
         socket::serve(admin, engine.clone(), files.clone());
+        move_leaves(engine.clone());
         open_at_start(&engine, &files, args);
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::spawn(async move {
@@ -54,6 +56,18 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
     // The next broker replaces one that is left over.
     let _ = std::fs::remove_file(socket_path);
     served
+}
+
+/// Moves older leaves of the audit log to files for ever, in a thread of its own: no request waits for these files.
+fn move_leaves(engine: Arc<Engine>) {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    std::thread::spawn(move || {
+        engine.remove_abandoned();
+        loop {
+            engine.move_leaves();
+            std::thread::sleep(INTERVAL);
+        }
+    });
 }
 
 /// A broker whose passphrase does not fit stays sealed: it says so, and can be opened by hand.

@@ -1,9 +1,10 @@
 //! A key broker of a test's own: the real program with a database and keys of its own, on a free port of loopback.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
@@ -20,6 +21,10 @@ use crate::attester::Wire;
 use crate::environment::program;
 use crate::usage::Process;
 
+/// A node that no TPM belongs to.
+const IDLE: &str = "idle";
+/// Leaves of the audit log in the database, when all that can be moved have moved: fewer than 256 beside the newest 256.
+const MAX_AUDIT_ROWS: u64 = 512;
 const PASSPHRASE: &[u8] = b"a passphrase of a test\n";
 
 /// A broker, running or not. It is killed when dropped.
@@ -319,6 +324,36 @@ impl Broker {
     pub fn enrol(&self, name: &str, ek: &str, machine: &Path) -> Result<()> {
         let machine = machine.display().to_string();
         self.admin(&["node", "enrol", name, "--ek", ek, "--machine", &machine]).map(drop)
+    }
+
+    /// Enrolls a node that no TPM belongs to: for decisions of an operator that change nothing else.
+    pub fn enrol_idle(&self, machine: &Path) -> Result<()> {
+        self.enrol(IDLE, &"07".repeat(32), machine)
+    }
+
+    /// As many decisions on the idle node: each is a leaf of the audit log.
+    pub fn fill_audit(&self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            let mut socket = UnixStream::connect(self.file("admin.sock")).context("no broker answers")?;
+            writeln!(socket, r#"{{"admin":{{"command":"node-approve","name":"{IDLE}"}}}}"#)?;
+            let mut answer = String::new();
+            BufReader::new(socket).read_line(&mut answer)?;
+            ensure!(answer.contains("done"), "the decision was answered with {answer:?}");
+        }
+        Ok(())
+    }
+
+    /// Leaves of the audit log that are in the database, once older ones have moved to files.
+    pub fn audit_rows(&self) -> Result<u64> {
+        let database = rusqlite::Connection::open(self.file("database"))?;
+        for _ in 0..300 {
+            let rows: u64 = database.query_row("SELECT count(*) FROM audit", [], |row| row.get(0))?;
+            if rows < MAX_AUDIT_ROWS {
+                return Ok(rows);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        bail!("{MAX_AUDIT_ROWS} leaves or more of the audit log stay in the database")
     }
 
     /// Allows a release that nobody signed.

@@ -18,8 +18,8 @@ fn problem(text: &str) -> Problem {
     Problem(text.to_owned())
 }
 
-/// Hashes in a whole tile, and its height.
-const WIDTH: u64 = 256;
+/// Hashes in a whole tile, and entries in a whole bundle.
+pub const WIDTH: u64 = 256;
 /// No file of a log is longer: entries that have all the bytes that their two of length can say.
 pub const LARGEST: usize = WIDTH as usize * (2 + u16::MAX as usize);
 const HEIGHT: u32 = 8;
@@ -125,6 +125,30 @@ impl<'a, F: Files> Tiles<'a, F> {
     }
 }
 
+/// An entry bundle: each entry with its length before it, in two bytes, big-endian. None if an entry is longer than 65,535 bytes.
+pub fn entry_bundle<'a>(entries: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let mut bundle = Vec::new();
+    for entry in entries {
+        bundle.extend(u16::try_from(entry.len()).ok()?.to_be_bytes());
+        bundle.extend(entry);
+    }
+    Some(bundle)
+}
+
+/// The entries of a bundle.
+///
+/// # Errors
+/// [`Problem`].
+pub fn split_bundle(mut bytes: &[u8]) -> Result<Vec<&[u8]>> {
+    let mut entries = Vec::new();
+    while !bytes.is_empty() {
+        let (entry, rest) = split_entry(bytes)?;
+        entries.push(entry);
+        bytes = rest;
+    }
+    Ok(entries)
+}
+
 /// The first entry of these, and those after it: each has its length before it, in two bytes.
 fn split_entry(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk().ok_or_else(|| problem("The log's entries end before this one"))?;
@@ -132,8 +156,8 @@ fn split_entry(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
     split.ok_or_else(|| problem("The log's entries are cut off"))
 }
 
-/// `tile/<level>/x001/x234/067`, with `.p/<width>` where a level of `nodes` fills only a part of it.
-fn path(level: &str, nodes: u64, number: u64) -> String {
+/// `tile/<level>/x001/x234/067`, with `.p/<width>` where a level of `nodes` fills only a part of it. `level` is a number, or `entries`.
+pub fn path(level: &str, nodes: u64, number: u64) -> String {
     let mut text = format!("{:03}", number % 1000);
     let mut rest = number / 1000;
     while rest > 0 {
@@ -180,11 +204,10 @@ mod tests {
             level += 1;
         }
         for number in 0..size.div_ceil(256) {
-            let entries = (number * 256..size.min((number + 1) * 256)).flat_map(|entry| {
-                let text = entry.to_string();
-                [&(text.len() as u16).to_be_bytes()[..], text.as_bytes()].concat()
-            });
-            files.insert(path("entries", size, number), entries.collect());
+            let texts: Vec<String> =
+                (number * 256..size.min((number + 1) * 256)).map(|entry| entry.to_string()).collect();
+            let entries = entry_bundle(texts.iter().map(String::as_bytes)).unwrap();
+            files.insert(path("entries", size, number), entries);
         }
         (Written(files), leaves)
     }
@@ -226,6 +249,16 @@ mod tests {
         }
         assert!(Tiles::new(&files, 300).proof(299).is_err());
         assert!(Tiles::new(&files, 300).entry(299).is_err());
+    }
+
+    #[test]
+    fn bundle_has_the_length_of_each_entry_before_it() {
+        let long = [7; 300];
+        let bundle = entry_bundle([&b"ab"[..], b"", &long]).unwrap();
+        assert_eq!(bundle[..8], [0, 2, b'a', b'b', 0, 0, 1, 44]);
+        assert_eq!(split_bundle(&bundle), Ok(vec![&b"ab"[..], b"", &long]));
+        assert!(split_bundle(&bundle[..9]).is_err());
+        assert_eq!(entry_bundle([&[0; 65_536][..]]), None);
     }
 
     #[test]

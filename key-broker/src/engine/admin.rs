@@ -1,6 +1,6 @@
 //! What operators do: nodes, releases, disks, the audit log. Each change is a row of the audit log, in the same transaction.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use attest::bytes::{Bytes32, Hex};
 use measurements::Bank;
@@ -61,10 +61,7 @@ impl Engine {
     pub fn admin(&self, command: &AdminCommand) -> Outcome {
         match command {
             AdminCommand::Status => self.status(),
-            AdminCommand::Backup { to } => {
-                self.store.backup(to).map_err(|error| format!("{error}; name a file that is not there yet"))?;
-                Ok(json!({"backup": to}))
-            }
+            AdminCommand::Backup { to } => self.backup(to),
             AdminCommand::AuditHead => self.look(|transaction| Ok(Ok(json!({"head": audit::head(transaction)?})))),
             AdminCommand::AuditVerify { heads } => self.audit_verify(heads),
             AdminCommand::NodeList => self.look(|transaction| nodes(transaction).map(Ok)),
@@ -73,11 +70,10 @@ impl Engine {
             AdminCommand::Published => self.published().map_err(|error| error.to_string()),
             AdminCommand::DiskList => self.look(|transaction| disks(transaction).map(Ok)),
             AdminCommand::AuditTail { count } => {
-                self.look(|transaction| Ok(Ok(json!(audit::tail(transaction, *count)?))))
+                let leaves = audit::tail(&*self.store, &self.bundles, *count).map_err(|problem| problem.to_string())?;
+                Ok(json!(leaves))
             }
-            AdminCommand::Explain { request } => {
-                explain(&*self.store, request).map_err(|error| error.to_string()).and_then(|outcome| outcome)
-            }
+            AdminCommand::Explain { request } => explain(&*self.store, &self.bundles, request),
             command => {
                 let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
                 let mut outcome = None;
@@ -235,9 +231,11 @@ impl Engine {
         let mut sizes = serde_json::Map::new();
         self.store
             .look(&mut |transaction| {
-                for table in [Table::Nodes, Table::Releases, Table::Disks, Table::Audit] {
+                for table in [Table::Nodes, Table::Releases, Table::Disks] {
                     sizes.insert(table.name().into(), transaction.count(table)?.into());
                 }
+                sizes.insert(Table::Audit.name().into(), audit::size(transaction)?.into());
+                sizes.insert("audit leaves in the database".into(), transaction.count(Table::Audit)?.into());
                 Ok(())
             })
             .map_err(|error| error.to_string())?;
@@ -247,6 +245,7 @@ impl Engine {
             "cluster": hex::encode(&self.cluster.id.0),
             "least assurance": self.cluster.assurance,
             "sizes": sizes,
+            "audit directory": self.moving().unwrap_or_else(|| "ok".into()),
             "decisions": self.counts(),
         }))
     }
@@ -270,14 +269,25 @@ impl Engine {
                 Ok(())
             })
             .map_err(|error| error.to_string())?;
-        match audit::verify(&*self.store, &self.origin, &key, &kept).map_err(|error| error.to_string())? {
-            Ok(size) => {
-                Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))
-            }
-            Err(problem) => {
-                Err(format!("the audit log was changed: {problem}; restore a backup, and find out who did it"))
-            }
-        }
+        let size = audit::verify(&*self.store, &self.bundles, &self.origin, &key, &kept)
+            .map_err(|problem| problem.to_string())?;
+        Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))
+    }
+
+    /// Copies the database. Older leaves of the audit log are not in it, and the output names what else must be copied.
+    fn backup(&self, to: &Path) -> Outcome {
+        self.store.backup(to).map_err(|error| format!("{error}; name a file that is not there yet"))?;
+        let first = audit::first_in_database(&*self.store).map_err(|error| error.to_string())?;
+        Ok(match first.checked_sub(1) {
+            None => json!({"backup": to, "audit log": "complete"}),
+            Some(last) => json!({
+                "backup": to,
+                "audit log": format!(
+                    "leaves 0 to {last} are not in this file: copy the directory {} now",
+                    self.bundles.directory().display()
+                ),
+            }),
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod policy;
 mod published;
 mod ready;
 mod records;
+mod restored;
 mod shown;
 mod standing;
 mod verifiers;
@@ -37,7 +38,7 @@ use crate::code::{Code, Refusal};
 use crate::store::{Error as StoreError, Sqlite, Store, Table, Transaction};
 
 pub use admin::AdminCommand;
-use audit::{Leaf, Signer};
+use audit::{Bundles, Leaf, Signer};
 use clock::Clock;
 use compositions::Compositions;
 pub use decision::Answer;
@@ -47,6 +48,7 @@ use outcome::Stop;
 use ready::StoreCheck;
 pub use ready::Unready;
 use records::{Node, Waiting, get, put};
+pub use restored::{Missing, Restored, adopt_bundles};
 pub use standing::Figures;
 use verifiers::Verifiers;
 
@@ -139,6 +141,10 @@ pub struct Conversation {
 /// The broker.
 pub struct Engine {
     store: Box<dyn Store>,
+    /// Older leaves of the audit log.
+    bundles: Bundles,
+    /// Why leaves could not be moved to bundles the last time.
+    moving: Mutex<Option<String>>,
     cluster: Cluster,
     configuration: Configuration,
     origin: String,
@@ -204,6 +210,8 @@ impl Engine {
         let origin = format!("cairn/{}/audit", hex::encode(&cluster.id.0));
         Ok(Self {
             store: Box::new(store),
+            bundles: Bundles::of(database),
+            moving: Mutex::default(),
             configuration: Configuration::cluster(cluster_json),
             cluster,
             origin,
@@ -271,6 +279,29 @@ impl Engine {
 
     fn seconds(&self) -> u64 {
         self.clock.seconds()
+    }
+
+    /// Moves older leaves of the audit log from the database to files. A failure is printed once, delays moving, and stops nothing else.
+    pub fn move_leaves(&self) {
+        let problem = audit::move_leaves(&*self.store, &self.bundles).err().map(|problem| problem.to_string());
+        let mut last = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&problem, &*last) {
+            (Some(problem), last) if last.as_ref() != Some(problem) => {
+                eprintln!("key-broker: cannot move leaves of the audit log to files: {problem}");
+            }
+            (None, Some(_)) => eprintln!("key-broker: leaves of the audit log move to files again"),
+            _ => {}
+        }
+        *last = problem;
+    }
+
+    /// Removes what brokers left that ended while they moved leaves.
+    pub fn remove_abandoned(&self) {
+        self.bundles.remove_abandoned();
+    }
+
+    fn moving(&self) -> Option<String> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// By how many seconds the host's clock is behind the latest time that the broker knows.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::admin::Outcome;
-use super::audit;
+use super::audit::{self, Bundles};
 use super::records::{self, Disk, Node, get};
 use crate::code::Code;
 use crate::store::{Error, Store, Table, Transaction};
@@ -56,14 +56,15 @@ pub(super) fn disks(transaction: &dyn Transaction) -> Result<Value, Error> {
     Ok(disks.iter().map(|(_, disk)| disk_shown(disk)).collect())
 }
 
-pub(super) fn explain(store: &dyn Store, request: &str) -> Result<Outcome, Error> {
-    let Some(leaf) = audit::of_request(store, request)? else {
-        return Ok(Err(format!(
+pub(super) fn explain(store: &dyn Store, bundles: &Bundles, request: &str) -> Outcome {
+    let found = audit::of_request(store, bundles, request).map_err(|problem| problem.to_string())?;
+    let Some(leaf) = found else {
+        return Err(format!(
             "the audit log has no request {request:?}: it is of another broker, or one of too many refusals of strangers in that minute"
-        )));
+        ));
     };
     let code = Code::named(&leaf.code);
-    Ok(Ok(json!({
+    Ok(json!({
         "request": leaf.request,
         "time": leaf.time,
         "node": leaf.node,
@@ -71,5 +72,5 @@ pub(super) fn explain(store: &dyn Store, request: &str) -> Result<Outcome, Error
         "meaning": code.map_or("", Code::meaning),
         "found": leaf.found,
         "next": code.map_or("", Code::next),
-    })))
+    }))
 }

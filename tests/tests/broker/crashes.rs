@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use attest::message::Purpose;
 use cairn_tests::attacks::code;
+use cairn_tests::node::Node as Machine;
 use cairn_tests::suite::Suite;
 
 use crate::Row;
@@ -15,8 +16,15 @@ const IN_COMMIT: [(&str, bool); 3] =
     [("after-commit-verify", false), ("after-commit-insert", false), ("after-commit-transaction", true)];
 
 pub fn rows() -> Vec<Row> {
-    vec![Row::new("a_broker_killed_at_any_step_releases_once_and_loses_nothing", crashes)]
+    vec![
+        Row::new("a_broker_killed_at_any_step_releases_once_and_loses_nothing", crashes),
+        Row::new("broker_killed_while_leaves_move_loses_and_repeats_no_leaf", leaves_move),
+    ]
 }
+
+/// Places where the broker dies while it moves leaves of the audit log from the database to a file.
+const IN_MOVING: [&str; 4] =
+    ["after-bundle-write", "after-bundle-rename", "after-bundle-removal", "after-bundle-transaction"];
 
 /// Starts the broker anew, so that it dies at this place; or nowhere.
 fn restart(scene: &mut Scene, place: Option<&str>) -> Result<()> {
@@ -75,4 +83,34 @@ fn crashes(suite: &Suite, _: &str) -> Result<()> {
     }
     ensure!(code(54) == "COMMITTED" && commits == 9, "{commits} commits");
     scene.broker.admin(&["audit", "verify"]).map(drop)
+}
+
+fn leaves_move(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    scene.broker.enrol_idle(&Machine::machine_reference()?)?;
+    let mut decided = 0;
+    for place in IN_MOVING {
+        restart(&mut scene, Some(place))?;
+        let mut alive = 0;
+        while alive < 3000 && scene.broker.fill_audit(1).is_ok() {
+            alive += 1;
+        }
+        ensure!(alive < 3000, "the broker did not die at {place}");
+        decided += alive;
+        restart(&mut scene, None)?;
+        let rows = scene.broker.audit_rows()?;
+        let verified = scene.broker.admin(&["audit", "verify"])?;
+        let leaves = scene.broker.admin(&["audit", "tail", "1000000"])?;
+        let numbers = leaves.as_array().into_iter().flatten().map(|leaf| leaf["number"].as_u64());
+        ensure!(numbers.clone().eq((0..).map(Some).take(numbers.clone().count())), "{place}: leaves are not in order");
+        let (count, size) = (numbers.count() as u64, verified["leaves"].as_u64().unwrap_or_default());
+        ensure!(
+            count == size && size >= decided && size > rows,
+            "{place}: {count} of {size} leaves, {decided} decided"
+        );
+    }
+    let left = std::fs::read_dir(scene.broker.file("audit"))?.count();
+    // The directory `tile`, and what the deaths before renaming left, which a later start removes.
+    ensure!(left <= 1 + IN_MOVING.len(), "{left} files are left");
+    Ok(())
 }

@@ -6,9 +6,10 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use attest::message::Purpose;
 use cairn_tests::broker::Broker;
+use cairn_tests::node::Node as Machine;
 use cairn_tests::suite::Suite;
 use nix::sys::signal::Signal;
 
@@ -23,6 +24,8 @@ pub fn rows() -> Vec<Row> {
         Row::new("metrics_count_decisions_and_are_served_on_loopback", metrics),
         Row::new("a_backup_is_a_broker_and_is_never_overwritten", backup),
         Row::new("files_of_a_broker_are_readable_by_its_user_alone", modes),
+        Row::new("backup_without_older_leaves_names_them_and_a_later_log_is_set_aside", backup_of_leaves),
+        Row::new("two_brokers_move_the_leaves_of_one_log", two_brokers_move),
         Row::new("a_changed_audit_log_is_noticed", changed_audit),
         Row::new("an_audit_log_that_was_cut_is_found_by_a_head_that_left_the_broker", cut_audit),
     ]
@@ -182,6 +185,68 @@ fn modes(suite: &Suite, _: &str) -> Result<()> {
     must_be_private(&scene.broker, "restore", &["database"])?;
     scene.broker.run()?;
     must_be_private(&scene.broker, "serve after restore", &["database-wal"])
+}
+
+fn backup_of_leaves(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    scene.broker.enrol_idle(&Machine::machine_reference()?)?;
+    scene.broker.fill_audit(1000)?;
+    scene.broker.audit_rows()?;
+    let (file, audit) = (scene.broker.file("copy"), scene.broker.file("audit"));
+    let name = file.display().to_string();
+    let backup = scene.broker.admin(&["backup", &name])?;
+    let said = backup["audit log"].as_str().unwrap_or_default();
+    ensure!(said.contains("leaves 0 to 511") && said.contains(&audit.display().to_string()), "{backup}");
+    let restore = |scene: &mut Scene| -> Result<String> {
+        scene.broker.end(Signal::SIGTERM)?;
+        let restored = scene.broker.command(&["restore", &name, "--replace"])?;
+        ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        scene.broker.run()?;
+        Ok(String::from_utf8_lossy(&restored.stdout).into_owned())
+    };
+    // Without the directory: the leaves are named, and it can be copied later.
+    fs::rename(&audit, scene.broker.file("saved"))?;
+    let said = restore(&mut scene)?;
+    ensure!(said.contains("missing leaves 0 to 511") && said.contains(&audit.display().to_string()), "{said}");
+    let verified = scene.broker.command(&["audit", "verify"])?;
+    let words = String::from_utf8_lossy(&verified.stderr).into_owned();
+    ensure!(!verified.status.success() && words.contains("leaves 0 to 511"), "{words}");
+    ensure!(words.contains(&format!("to {}", audit.display())), "{words}");
+    // The broker decides nevertheless.
+    scene.provision()?;
+    fs::rename(scene.broker.file("saved"), &audit)?;
+    scene.broker.admin(&["audit", "verify"])?;
+    // A log that went on after the backup is set aside: the restored one continues otherwise.
+    scene.broker.fill_audit(600)?;
+    scene.broker.audit_rows()?;
+    let said = restore(&mut scene)?;
+    ensure!(said.contains("audit.before-") && !said.contains("missing"), "{said}");
+    scene.broker.fill_audit(700)?;
+    scene.broker.audit_rows()?;
+    let verified = scene.broker.admin(&["audit", "verify"])?;
+    ensure!(verified["leaves"].as_u64().is_some_and(|leaves| leaves > 1700), "{verified}");
+    let printed = String::from_utf8_lossy(&scene.broker.printed()?).into_owned();
+    ensure!(!printed.contains("AUDIT_BUNDLE_CONFLICT"), "{printed}");
+    Ok(())
+}
+
+fn two_brokers_move(suite: &Suite, _: &str) -> Result<()> {
+    let scene = Scene::new(suite)?;
+    scene.broker.enrol_idle(&Machine::machine_reference()?)?;
+    let replica = scene.broker.replica()?;
+    let brokers = [&scene.broker, &replica];
+    std::thread::scope(|scope| {
+        let fills = brokers.map(|broker| scope.spawn(|| broker.fill_audit(800)));
+        fills.into_iter().try_for_each(|fill| fill.join().map_err(|_| anyhow!("a broker's client panicked"))?)
+    })?;
+    scene.broker.audit_rows()?;
+    for broker in brokers {
+        let verified = broker.admin(&["audit", "verify"])?;
+        ensure!(verified["leaves"].as_u64().is_some_and(|leaves| leaves >= 1600), "{verified}");
+        let status = broker.admin(&["status"])?;
+        ensure!(status["audit directory"] == "ok", "{status}");
+    }
+    Ok(())
 }
 
 /// Rows are deleted, and the head of before is put back: the log fits itself, and neither a head that was kept nor the receipts of disks.

@@ -1,4 +1,10 @@
-//! The audit log: one leaf for each decision, in a Merkle tree whose head is signed with each of them (RFC 6962; C2SP tlog-checkpoint). Nodes keep the heads that they are given as receipts.
+//! The audit log: one leaf for each decision, in a Merkle tree whose head is signed with each of them (RFC 6962; C2SP tlog-checkpoint). Nodes keep the heads that they are given as receipts. The newest leaves are in the database; older ones move to files
+//! beside it.
+
+mod bundles;
+mod leaves;
+mod moving;
+mod verify;
 
 use attest::bytes::Bytes32;
 use attest::message::Receipt;
@@ -7,12 +13,17 @@ use serde::{Deserialize, Serialize};
 use transparency::checkpoint::Checkpoint;
 use transparency::tree::{self, Frontier};
 
+pub use bundles::{Bundles, WIDTH};
+pub use leaves::{first_in_database, of_request, tail};
+pub use moving::move_leaves;
+pub use verify::verify;
+
 use super::records::{bytes, get, put};
-use crate::store::{Error, MAX_INDEXED_LEAVES, Store, Table, Transaction};
+use crate::store::{Error, MAX_INDEXED_LEAVES, Table, Transaction};
 
 const HEAD: &[u8] = b"audit head";
-/// Leaves that are read in one look.
-const PAGE: usize = 512;
+/// Longest text of a leaf, so that the leaf is not longer than an entry of a bundle may be.
+const MAX_FOUND_BYTES: usize = 8 << 10;
 
 /// A decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +70,12 @@ pub struct Signer<'a> {
 /// # Errors
 /// [`Error`].
 pub fn append(open: &mut dyn Transaction, mut leaf: Leaf, signer: &Signer) -> Result<Receipt, Error> {
-    let head: Head = get(open, Table::State, HEAD)?.unwrap_or_default();
+    let head = head_of(open)?;
     let roots = head.roots.iter().map(|root| root.0).collect();
     let mut frontier = Frontier::new(head.size, roots).ok_or(Error::Damaged("audit head"))?;
     leaf.number = frontier.size();
+    let end = leaf.found.floor_char_boundary(MAX_FOUND_BYTES);
+    leaf.found.truncate(end);
     let content = bytes(&leaf)?;
     frontier.append(tree::leaf(&content));
     let key = leaf.number.to_be_bytes();
@@ -97,7 +110,7 @@ fn index(open: &mut dyn Transaction, leaf: &Leaf) -> Result<(), Error> {
 /// # Errors
 /// [`Error`].
 pub fn latest_time(open: &dyn Transaction) -> Result<u64, Error> {
-    Ok(get::<Head>(open, Table::State, HEAD)?.unwrap_or_default().time)
+    Ok(head_of(open)?.time)
 }
 
 /// It is at least this late: witnesses or authorities have signed it.
@@ -105,50 +118,9 @@ pub fn latest_time(open: &dyn Transaction) -> Result<u64, Error> {
 /// # Errors
 /// [`Error`].
 pub fn at_least(open: &mut dyn Transaction, proved: u64) -> Result<(), Error> {
-    let head: Head = get(open, Table::State, HEAD)?.unwrap_or_default();
+    let head = head_of(open)?;
     let time = head.time.max(proved);
     put(open, Table::State, HEAD, &Head { time, ..head })
-}
-
-/// The last leaves.
-///
-/// # Errors
-/// [`Error`].
-pub fn tail(open: &dyn Transaction, count: usize) -> Result<Vec<Leaf>, Error> {
-    let rows = open.last(Table::Audit, count)?;
-    let read = |(_, bytes): (Vec<u8>, Vec<u8>)| serde_json::from_slice(&bytes).map_err(|_| Error::Damaged("audit log"));
-    rows.into_iter().map(read).collect()
-}
-
-/// The leaf of a request: by the index, or, if it is older than that, searched in the whole log page by page.
-///
-/// # Errors
-/// [`Error`].
-pub fn of_request(store: &dyn Store, request: &str) -> Result<Option<Leaf>, Error> {
-    let mut found = None;
-    store.look(&mut |open| {
-        if let Some(number) = open.get(Table::Requests, request.as_bytes())? {
-            found = get(open, Table::Audit, &number)?;
-        }
-        Ok(())
-    })?;
-    let mut last = None::<Vec<u8>>;
-    while found.is_none() {
-        let mut page = Vec::new();
-        store.look(&mut |open| {
-            page = open.after(Table::Audit, last.as_deref(), PAGE)?;
-            Ok(())
-        })?;
-        for (_, bytes) in &page {
-            let leaf: Leaf = serde_json::from_slice(bytes).map_err(|_| Error::Damaged("audit log"))?;
-            found = found.or((leaf.request == request).then_some(leaf));
-        }
-        last = match page.pop() {
-            Some((number, _)) => Some(number),
-            None => break,
-        };
-    }
-    Ok(found)
 }
 
 /// A head of the log that was kept elsewhere: how many leaves it is of, and its root.
@@ -166,199 +138,300 @@ pub struct KeptHead {
 /// # Errors
 /// [`Error`].
 pub fn head(open: &dyn Transaction) -> Result<String, Error> {
-    Ok(get::<Head>(open, Table::State, HEAD)?.unwrap_or_default().checkpoint)
+    Ok(head_of(open)?.checkpoint)
 }
 
-/// Computes the tree anew from its leaves, and compares it with the signed head and with heads that were kept elsewhere: how many leaves there are, or what is wrong. It reads page by page, each in a look of its own, so that memory stays and nodes do
-/// not wait; leaves that are appended meanwhile are left out.
+/// Number of leaves of the log.
 ///
 /// # Errors
 /// [`Error`].
-pub fn verify(
-    store: &dyn Store,
-    origin: &str,
-    key: &[u8; 32],
-    kept: &[KeptHead],
-) -> Result<Result<u64, String>, Error> {
-    let mut head = Head::default();
-    store.look(&mut |open| {
-        head = get(open, Table::State, HEAD)?.unwrap_or_default();
-        Ok(())
-    })?;
-    if let Some(longer) = kept.iter().find(|kept| kept.size > head.size) {
-        return Ok(Err(format!(
-            "a head of {} leaves was given out, the log has {}: it was cut",
-            longer.size, head.size
-        )));
-    }
-    let (mut frontier, mut last) = (Frontier::default(), None::<Vec<u8>>);
-    loop {
-        let mut page = Vec::new();
-        store.look(&mut |open| {
-            page = open.after(Table::Audit, last.as_deref(), PAGE)?;
-            Ok(())
-        })?;
-        for (number, bytes) in &page {
-            if frontier.size() == head.size {
-                break;
-            }
-            if *number != frontier.size().to_be_bytes() {
-                return Ok(Err(format!("leaf {} is missing", frontier.size())));
-            }
-            frontier.append(tree::leaf(bytes));
-            let size = frontier.size();
-            if kept.iter().any(|kept| kept.size == size && kept.root.0 != frontier.root()) {
-                return Ok(Err(format!("the first {size} leaves are not those of the head that was given out")));
-            }
-        }
-        last = page.last().map(|(number, _)| number.clone());
-        if page.len() < PAGE || frontier.size() == head.size {
-            break;
-        }
-    }
-    if frontier.size() == 0 && head.size == 0 {
-        return Ok(Ok(0));
-    }
-    Ok(match Checkpoint::open(&head.checkpoint, origin, key) {
-        Err(error) => Err(error.to_string()),
-        Ok(checkpoint) if (checkpoint.size, checkpoint.root) != (frontier.size(), frontier.root()) => Err(format!(
-            "the signed head is of {} leaves with the root {}, the log has {} with the root {}",
-            checkpoint.size,
-            hex::encode(checkpoint.root),
-            frontier.size(),
-            hex::encode(frontier.root())
-        )),
-        Ok(checkpoint) => Ok(checkpoint.size),
-    })
+pub fn size(open: &dyn Transaction) -> Result<u64, Error> {
+    Ok(head_of(open)?.size)
+}
+
+fn head_of(open: &dyn Transaction) -> Result<Head, Error> {
+    Ok(get(open, Table::State, HEAD)?.unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use ring::signature::KeyPair as _;
 
     use super::*;
-    use crate::store::Sqlite;
+    use crate::store::{Sqlite, Store as _};
+
+    const ORIGIN: &str = "cairn/test/audit";
+
+    /// A log in a directory of its own.
+    struct Log {
+        folder: tempfile::TempDir,
+        store: Sqlite,
+        bundles: Bundles,
+        key: Ed25519KeyPair,
+        heads: Vec<KeptHead>,
+    }
+
+    impl Log {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let database = folder.path().join("database");
+            let store = Sqlite::open(&database).unwrap();
+            let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+            Self { bundles: Bundles::of(&database), folder, store, key, heads: Vec::new() }
+        }
+
+        /// Appends leaves until there are so many. Each third one is a change by an operator, which has no request.
+        fn grow(&mut self, size: u64) {
+            let signer = Signer { origin: ORIGIN, key: &self.key, now: 7 };
+            let heads = &mut self.heads;
+            self.store
+                .transact(&mut |open| {
+                    for number in head_of(open)?.size..size {
+                        let receipt = append(open, leaf(number), &signer)?;
+                        heads.push(KeptHead { size: receipt.size, root: receipt.root });
+                    }
+                    Ok(())
+                })
+                .unwrap();
+        }
+
+        fn check(&self, kept: &[KeptHead]) -> Result<u64, String> {
+            let public: [u8; 32] = self.key.public_key().as_ref().try_into().unwrap();
+            verify(&self.store, &self.bundles, ORIGIN, &public, kept).map_err(|problem| problem.to_string())
+        }
+
+        fn change(&self, number: u64) {
+            let mut changed = leaf(number);
+            (changed.number, changed.code) = (number, "COMMITTED".into());
+            self.store.transact(&mut |open| put(open, Table::Audit, &number.to_be_bytes(), &changed)).unwrap();
+        }
+
+        fn find(&self, request: &str) -> Result<Option<u64>, String> {
+            let found = of_request(&self.store, &self.bundles, request);
+            found.map(|leaf| leaf.map(|leaf| leaf.number)).map_err(|problem| problem.to_string())
+        }
+
+        fn rows(&self) -> u64 {
+            let mut count = 0;
+            self.store
+                .look(&mut |open| {
+                    count = open.count(Table::Audit)?;
+                    Ok(())
+                })
+                .unwrap();
+            count
+        }
+
+        fn move_leaves(&self) -> Result<(), String> {
+            move_leaves(&self.store, &self.bundles).map_err(|problem| problem.to_string())
+        }
+    }
+
+    fn leaf(number: u64) -> Leaf {
+        Leaf {
+            number: 0,
+            time: "now".into(),
+            request: if number % 3 == 2 { String::new() } else { format!("request {number}") },
+            node: String::new(),
+            code: "RELEASED".into(),
+            found: String::new(),
+        }
+    }
 
     #[test]
     fn a_log_that_was_changed_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("database")).unwrap();
-        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
-        let public: [u8; 32] = key.public_key().as_ref().try_into().unwrap();
-        let signer = Signer { origin: "cairn/test/audit", key: &key, now: 7 };
-        let leaf = |request: &str| Leaf {
-            number: 0,
-            time: "now".into(),
-            request: request.into(),
-            node: "node".into(),
-            code: "RELEASED".into(),
-            found: String::new(),
-        };
-        let check = || verify(&store, signer.origin, &public, &[]).unwrap();
-        assert_eq!(check(), Ok(0));
-        store
-            .transact(&mut |open| {
-                for request in ["a", "b", "c"] {
-                    append(open, leaf(request), &signer)?;
-                }
-                assert_eq!(tail(open, 2)?.len(), 2);
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(check(), Ok(3));
-        assert_eq!(of_request(&store, "b").unwrap().map(|leaf| leaf.number), Some(1));
-        assert_eq!(of_request(&store, "x").unwrap(), None);
-        let mut changed = leaf("b");
-        (changed.number, changed.code) = (1, "COMMITTED".into());
-        store.transact(&mut |open| put(open, Table::Audit, &1_u64.to_be_bytes(), &changed)).unwrap();
-        assert!(check().unwrap_err().contains("signed head"));
-        store.transact(&mut |open| open.remove(Table::Audit, &1_u64.to_be_bytes())).unwrap();
-        assert!(check().unwrap_err().contains("leaf 1 is missing"));
+        let mut log = Log::new();
+        assert_eq!(log.check(&[]), Ok(0));
+        log.grow(3);
+        assert_eq!(log.check(&[]), Ok(3));
+        assert_eq!((log.find("request 1"), log.find("x")), (Ok(Some(1)), Ok(None)));
+        log.change(1);
+        assert!(log.check(&[]).unwrap_err().contains("leaves 0 to 1 are not those of the signed head"));
+        log.store.transact(&mut |open| open.remove(Table::Audit, &1_u64.to_be_bytes())).unwrap();
+        assert!(log.check(&[]).unwrap_err().contains("leaves 1 to 1 of the audit log are missing"));
     }
 
     /// The last leaves are deleted, and the head that was signed before them is put back.
     #[test]
     fn log_that_was_cut_is_found_by_a_head_that_was_given_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("database")).unwrap();
-        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
-        let public: [u8; 32] = key.public_key().as_ref().try_into().unwrap();
-        let signer = Signer { origin: "cairn/test/audit", key: &key, now: 7 };
-        let mut heads = Vec::new();
-        for number in 0..1200 {
-            let leaf = Leaf {
-                number: 0,
-                time: "now".into(),
-                request: format!("request {number}"),
-                node: String::new(),
-                code: "RELEASED".into(),
-                found: String::new(),
-            };
-            store
-                .transact(&mut |open| {
-                    let receipt = append(open, leaf.clone(), &signer)?;
-                    heads.push(KeptHead { size: receipt.size, root: receipt.root });
-                    Ok(())
-                })
-                .unwrap();
-        }
-        let check = |kept: &[KeptHead]| verify(&store, signer.origin, &public, kept).unwrap();
-        assert_eq!(check(&heads), Ok(1200));
-        let other = KeptHead { root: Bytes32([9; 32]), ..heads[600] };
-        assert!(check(&[other]).unwrap_err().contains("the first 601 leaves"));
-        // A saved head of 700 leaves, and what came after it deleted.
-        let root = Checkpoint { origin: signer.origin.into(), size: 700, root: heads[699].root.0 }.sign(&key);
-        store
+        let mut log = Log::new();
+        log.grow(700);
+        let mut saved = None;
+        log.store
+            .look(&mut |open| {
+                saved = Some(head_of(open)?);
+                Ok(())
+            })
+            .unwrap();
+        log.grow(1200);
+        assert_eq!(log.check(&log.heads), Ok(1200));
+        let other = KeptHead { root: Bytes32([9; 32]), ..log.heads[600] };
+        assert!(log.check(&[other]).unwrap_err().contains("the first 601 leaves"));
+        log.store
             .transact(&mut |open| {
-                let head: Head = get(open, Table::State, HEAD)?.unwrap();
-                put(open, Table::State, HEAD, &Head { size: 700, checkpoint: root.clone(), ..head })?;
+                put(open, Table::State, HEAD, saved.as_ref().unwrap())?;
                 (700..1200_u64).try_for_each(|number| open.remove(Table::Audit, &number.to_be_bytes()))
             })
             .unwrap();
-        assert_eq!(check(&[]), Ok(700), "the log alone does not tell");
-        assert_eq!(check(&heads[..700]), Ok(700));
-        assert!(check(&heads[999..1000]).unwrap_err().contains("it was cut"));
+        assert_eq!(log.check(&[]), Ok(700), "the log alone does not tell");
+        assert_eq!(log.check(&log.heads[..700]), Ok(700));
+        assert!(log.check(&log.heads[999..1000]).unwrap_err().contains("it was cut"));
     }
 
     #[test]
-    fn index_has_the_newest_requests_and_older_ones_are_found_in_the_log() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("database")).unwrap();
-        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
-        let signer = Signer { origin: "cairn/test/audit", key: &key, now: 7 };
-        let size = MAX_INDEXED_LEAVES + 5;
-        store
-            .transact(&mut |open| {
-                for number in 0..size {
-                    // Each third leaf is a change by an operator, which has no request.
-                    let request = if number % 3 == 2 { String::new() } else { format!("request {number}") };
-                    append(open, Leaf { request, ..empty() }, &signer)?;
+    fn index_has_the_newest_requests() {
+        let log = Log::new();
+        let size = MAX_INDEXED_LEAVES + 600;
+        log.store
+            .transact(&mut |open| (0..size).try_for_each(|number| index(open, &Leaf { number, ..leaf(number) })))
+            .unwrap();
+        log.store
+            .look(&mut |open| {
+                let newest = (600..size).filter(|number| number % 3 != 2).count() as u64;
+                assert_eq!((open.count(Table::Requests)?, open.count(Table::RecentRequests)?), (newest, newest));
+                for (number, is_indexed) in [(597, false), (600, true), (size - 1, true)] {
+                    let found = open.get(Table::Requests, format!("request {number}").as_bytes())?;
+                    assert_eq!(found, is_indexed.then(|| u64::to_be_bytes(number).to_vec()), "{number}");
                 }
                 Ok(())
             })
             .unwrap();
-        store
-            .look(&mut |open| {
-                let newest = (5..size).filter(|number| number % 3 != 2).count() as u64;
-                assert_eq!((open.count(Table::Requests)?, open.count(Table::RecentRequests)?), (newest, newest));
-                assert_eq!(open.get(Table::Requests, b"request 4")?, None);
-                Ok(())
-            })
-            .unwrap();
-        for number in [0, 4, 6, 600, size - 1] {
-            let leaf = of_request(&store, &format!("request {number}")).unwrap();
-            assert_eq!(leaf.map(|leaf| leaf.number), (number % 3 != 2).then_some(number), "{number}");
+    }
+
+    #[test]
+    fn request_that_left_the_index_is_found_in_bundles_and_database() {
+        let mut log = Log::new();
+        log.grow(1500);
+        log.move_leaves().unwrap();
+        for left in [false, true] {
+            for number in [0, 255, 256, 511, 598, 600, 1000, 1300, 1499] {
+                let request = format!("request {number}");
+                if left {
+                    log.store.transact(&mut |open| open.remove(Table::Requests, request.as_bytes())).unwrap();
+                }
+                assert_eq!(log.find(&request), Ok((number % 3 != 2).then_some(number)), "{number}");
+            }
         }
     }
 
-    fn empty() -> Leaf {
-        Leaf {
-            number: 0,
-            time: "now".into(),
-            request: String::new(),
-            node: String::new(),
-            code: "RELEASED".into(),
-            found: String::new(),
+    #[test]
+    fn older_leaves_move_to_bundles_and_the_log_is_the_same() {
+        let mut log = Log::new();
+        log.grow(511);
+        log.move_leaves().unwrap();
+        assert_eq!(log.rows(), 511, "too few are newer");
+        for size in [512, 513, 1500] {
+            log.grow(size);
+            log.move_leaves().unwrap();
+            assert!((256..512).contains(&log.rows()), "{} of {size} leaves in the database", log.rows());
+            assert_eq!(first_in_database(&log.store).unwrap(), size - log.rows());
+            assert_eq!(log.check(&log.heads), Ok(size));
         }
+        for count in [1, 256, 700, 1500, 9999] {
+            let leaves = tail(&log.store, &log.bundles, count).unwrap();
+            let numbers: Vec<u64> = leaves.iter().map(|leaf| leaf.number).collect();
+            assert_eq!(numbers, (1500_u64.saturating_sub(count as u64)..1500).collect::<Vec<_>>());
+        }
+        log.grow(1501);
+        log.change(1500);
+        assert!(log.check(&[]).unwrap_err().contains("leaves 1500 to 1500 are not those"));
+    }
+
+    #[test]
+    fn bundle_that_is_missing_or_changed_is_named_by_verify() {
+        let mut log = Log::new();
+        log.grow(1500);
+        log.move_leaves().unwrap();
+        let path = log.bundles.entries(2);
+        let good = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        for found in [log.check(&[]), log.find("x").map(|_| 0), log.find("request 600").map(|_| 0)] {
+            let found = found.unwrap_err();
+            let next = first_in_database(&log.store).unwrap() - 1;
+            assert!(found.contains(&format!("to {next} of the audit log are missing")), "{found}");
+            assert!(found.contains(&path.display().to_string()), "{found}");
+            assert!(found.contains(&format!("to {}", log.bundles.directory().display())), "{found}");
+        }
+        fs::write(&path, &good[1..]).unwrap();
+        assert!(log.check(&[]).unwrap_err().contains(&format!("{} was changed", path.display())));
+        // Another leaf and its hash: only the signed head does not fit.
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(log.folder.path().join("audit/tile/0/002")).unwrap();
+        let other: Vec<Vec<u8>> = (0..256).map(|number: u32| bytes(&number).unwrap()).collect();
+        log.bundles.write(2, &other).unwrap();
+        let found = log.check(&[]).unwrap_err();
+        assert!(found.contains("leaves 0 to 1023 are not those of the signed head"), "{found}");
+        assert!(found.contains("tile/entries/000 to ") && found.contains("tile/entries/003"), "{found}");
+    }
+
+    /// A broker that ends after the bundle is written, and two brokers that move the same leaves.
+    #[test]
+    fn bundle_that_exists_is_used_and_another_one_is_left_alone() {
+        let mut log = Log::new();
+        log.grow(1100);
+        let page = |first: u64| -> Vec<Vec<u8>> {
+            let mut rows = Vec::new();
+            log.store
+                .look(&mut |open| {
+                    rows = open.after(
+                        Table::Audit,
+                        first.checked_sub(1).map(u64::to_be_bytes).as_ref().map(|it| &it[..]),
+                        256,
+                    )?;
+                    Ok(())
+                })
+                .unwrap();
+            rows.into_iter().map(|(_, leaf)| leaf).collect()
+        };
+        log.bundles.write(0, &page(0)).unwrap();
+        log.bundles.write(1, &page(0)).unwrap();
+        let refused = log.move_leaves().unwrap_err();
+        assert!(refused.starts_with("AUDIT_BUNDLE_CONFLICT: ") && refused.contains("tile/0/001"), "{refused}");
+        assert_eq!((log.rows(), log.check(&log.heads)), (1100 - 256, Ok(1100)), "no leaf is lost");
+        log.bundles.set_aside(1, &log.folder.path().join("aside")).unwrap();
+        log.move_leaves().unwrap();
+        assert_eq!((log.rows(), log.check(&log.heads)), (1100 - 768, Ok(1100)));
+        let other = Sqlite::open(&log.folder.path().join("database")).unwrap();
+        log.grow(3000);
+        std::thread::scope(|scope| {
+            for store in [&log.store, &other] {
+                scope.spawn(|| move_leaves(store, &log.bundles).unwrap());
+            }
+        });
+        assert_eq!(log.check(&log.heads), Ok(3000));
+        assert!((256..512).contains(&log.rows()));
+    }
+
+    #[test]
+    fn directory_that_cannot_be_written_delays_moving_and_nothing_else() {
+        let mut log = Log::new();
+        log.grow(1000);
+        let directory = log.bundles.directory().to_owned();
+        fs::write(&directory, "a file in its place").unwrap();
+        assert!(log.move_leaves().unwrap_err().contains(&directory.display().to_string()));
+        log.grow(1001);
+        assert_eq!((log.rows(), log.check(&log.heads)), (1001, Ok(1001)));
+        fs::remove_file(&directory).unwrap();
+        log.move_leaves().unwrap();
+        assert_eq!((log.rows(), log.check(&log.heads)), (1001 - 512, Ok(1001)));
+    }
+
+    #[test]
+    fn leaf_is_never_longer_than_an_entry_of_a_bundle() {
+        let log = Log::new();
+        let signer = Signer { origin: ORIGIN, key: &log.key, now: 7 };
+        let found = "\u{1}".repeat(100_000);
+        log.store
+            .transact(&mut |open| append(open, Leaf { found: found.clone(), ..leaf(0) }, &signer).map(drop))
+            .unwrap();
+        log.store
+            .look(&mut |open| {
+                assert!(open.after(Table::Audit, None, 1)?[0].1.len() <= usize::from(u16::MAX));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(log.check(&[]), Ok(1));
     }
 }
