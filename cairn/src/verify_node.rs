@@ -1,7 +1,7 @@
 //! `cairn verify-node`: asks a running node what it is, and says what was found. Nothing of the node is believed that its TPM did not sign in this conversation, and the TPM's key is believed because somebody named who vouches for it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Cluster;
 use attest::message::{self, Credential};
-use attest::runtime::{self, Activate, Activated, AkTrust, Answer, Question, Verdict};
+use attest::runtime::{self, Activate, Activated, AkTrust, Answer, Checked, Question, Verdict};
 use attest::tpm::{AttestationKey, EndorsementKey, Randomness, certified};
 use attest::{Code, Refusal};
 use clap::Args;
@@ -55,6 +55,9 @@ pub struct VerifyNodeArgs {
     /// Name of the node that is meant; with the certificate of a broker any node of the cluster would do
     #[arg(long, value_name = "NAME", conflicts_with_all = ["ek", "ek_authority"])]
     node: Option<String>,
+    /// Output file for the node's receipt of the audit log, for `key-broker audit verify --heads`
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -83,8 +86,12 @@ pub fn run(args: &VerifyNodeArgs) -> Result<(String, ExitCode)> {
     let verdict = node
         .vouched(&answer, &known, &cluster)?
         .and_then(|key| runtime::verify(&answer, &nonce, node.connection.tls_key(), &expected, &cluster, key));
+    let receipt = receipt(&answer, &cluster, args.receipt.as_deref())?;
     Ok(match verdict {
-        Ok(verdict) => (said(&verdict, args.json), ExitCode::SUCCESS),
+        Ok(mut verdict) => {
+            verdict.checked.extend(receipt.map(|found| Checked { what: "receipt", found }));
+            (said(&verdict, args.json), ExitCode::SUCCESS)
+        }
         Err(refusal) => (refused(&refusal, args.json), ExitCode::from(REFUSED)),
     })
 }
@@ -144,6 +151,28 @@ impl Node {
         }
         Ok(Ok(trust))
     }
+}
+
+/// The node's receipt in words, and in this file. Its signature is verified by the broker, which knows the key of its audit log; here it is only a checkpoint of the cluster's log.
+fn receipt(answer: &Answer, cluster: &Cluster, file: Option<&Path>) -> Result<Option<String>> {
+    let Some(text) = &answer.receipt else {
+        anyhow::ensure!(file.is_none(), "cannot write --receipt: the node has no receipt of an audit log");
+        return Ok(None);
+    };
+    let origin = format!("cairn/{}/audit", hex::encode(&cluster.id.0));
+    let mut lines = text.lines();
+    let size: Option<u64> = match lines.next() {
+        Some(line) if line == origin => lines.next().and_then(|size| size.parse().ok()),
+        _ => None,
+    };
+    let Some(size) = size else {
+        anyhow::ensure!(file.is_none(), "cannot write --receipt: the node's receipt is not a checkpoint of {origin}");
+        return Ok(Some(format!("not a checkpoint of {origin}")));
+    };
+    let found = format!("a head of {size} leaves of the audit log");
+    let Some(file) = file else { return Ok(Some(found)) };
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(Some(format!("{found}, written to {}", file.display())))
 }
 
 /// Whether the endorsement key is known, or certified.
@@ -239,7 +268,7 @@ fn random() -> Result<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
-    use attest::runtime::Checked;
+    use attest::cluster::{Assurance, Keys};
 
     use super::*;
 
@@ -263,5 +292,47 @@ mod tests {
     fn a_digest_has_64_digits() {
         assert_eq!(digest_of(&format!("sha256:{}", "07".repeat(32))).unwrap(), [7; 32]);
         assert!(digest_of("07").is_err() && digest_of(&"0g".repeat(32)).is_err());
+    }
+
+    #[test]
+    fn receipt_is_written_as_the_node_has_it_and_another_log_is_refused() {
+        let keys = Keys { keys: vec![], threshold: 0 };
+        let cluster = Cluster {
+            assurance: Assurance::Development,
+            broker: keys.clone(),
+            epoch: 1,
+            id: Hex(vec![7; 16]),
+            recovery: keys,
+            schema: Cluster::SCHEMA.into(),
+            slots: vec![],
+        };
+        let head = |origin: &str| format!("{origin}\n9\n{}=\n\n\u{2014} {origin} AAAAAAAA\n", "A".repeat(43));
+        let empty = Hex(vec![]);
+        let mut answer = Answer {
+            ak: empty.clone(),
+            bank: measurements::Bank::Sha256,
+            certificate: None,
+            broker: None,
+            ek: empty.clone(),
+            ek_certificate: None,
+            event_log: empty.clone(),
+            quote: empty.clone(),
+            receipt: Some(head(&format!("cairn/{}/audit", "07".repeat(16)))),
+            registers: vec![],
+            schema: Answer::SCHEMA.into(),
+            signature: empty,
+            user_space_log: String::new(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("receipt");
+        let found = receipt(&answer, &cluster, Some(&file)).unwrap().unwrap();
+        assert!(found.starts_with("a head of 9 leaves of the audit log, written to "), "{found}");
+        assert_eq!(std::fs::read_to_string(&file).ok(), answer.receipt);
+        answer.receipt = Some(head("cairn/other/audit"));
+        assert!(receipt(&answer, &cluster, None).unwrap().unwrap().starts_with("not a checkpoint of"));
+        assert!(receipt(&answer, &cluster, Some(&file)).is_err());
+        answer.receipt = None;
+        assert_eq!(receipt(&answer, &cluster, None).unwrap(), None);
+        assert!(receipt(&answer, &cluster, Some(&file)).is_err());
     }
 }

@@ -25,6 +25,8 @@ const USER_SPACE_LOG: &str = "user-space-log";
 /// The agent leaves what the broker said of this node, and of itself.
 const NODE_CERTIFICATE: &str = "/run/cairn/node-certificate.json";
 const BROKER_CERTIFICATE: &str = "/run/cairn/broker-certificate.json";
+/// The head of the broker's audit log that came with them.
+const RECEIPT: &str = "/run/cairn/receipt";
 
 /// Why nothing can be shown.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +91,7 @@ impl Node {
             ek_certificate: self.ek_certificate.clone().map(Hex),
             event_log: Hex(read(EVENT_LOG)?),
             quote: Hex(quote.attest),
+            receipt: text(RECEIPT),
             registers: quote.registers.into_values().map(Hex).collect(),
             schema: Answer::SCHEMA.into(),
             signature: Hex(quote.signature),

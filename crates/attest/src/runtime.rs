@@ -42,6 +42,9 @@ pub struct Answer {
     pub event_log: Hex,
     /// TPMS_ATTEST.
     pub quote: Hex,
+    /// The newest head of the broker's audit log that the node was given in its boot (C2SP tlog-checkpoint), signed by the log. It is not part of the quote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
     /// PCR 0 to 15 of the quoted bank, in order.
     #[serde(deserialize_with = "at_most::<16, _, _>")]
     pub registers: Vec<Hex>,
@@ -365,6 +368,7 @@ mod tests {
             ek_certificate: None,
             event_log: Hex(vec![]),
             quote: Hex(vec![]),
+            receipt: None,
             registers: vec![],
             schema: Answer::SCHEMA.into(),
             signature: Hex(vec![]),

@@ -14,7 +14,7 @@ use cairn_tests::suite::Suite;
 use nix::sys::signal::Signal;
 
 use crate::Row;
-use crate::scene::{Scene, ask};
+use crate::scene::{Scene, ask, commit, release};
 
 pub fn rows() -> Vec<Row> {
     vec![
@@ -27,6 +27,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("backup_without_older_leaves_names_them_and_a_later_log_is_set_aside", backup_of_leaves),
         Row::new("two_brokers_move_the_leaves_of_one_log", two_brokers_move),
         Row::new("a_changed_audit_log_is_noticed", changed_audit),
+        Row::new("audit_log_that_was_cut_is_found_by_the_receipt_of_a_node", cut_audit_by_receipt),
         Row::new("an_audit_log_that_was_cut_is_found_by_a_head_that_left_the_broker", cut_audit),
     ]
 }
@@ -299,6 +300,28 @@ fn cut_audit(suite: &Suite, _: &str) -> Result<()> {
     scene.broker.run()?;
     let (fits, words) = verify(&scene, &[])?;
     ensure!(!fits && words.contains("it was cut"), "a log without its last release is fine: {words}");
+    Ok(())
+}
+
+/// The whole database of before is put back: only a node has a head of the log from after it.
+fn cut_audit_by_receipt(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let (copy, receipt) = (scene.broker.file("copy"), scene.broker.file("receipt").display().to_string());
+    scene.broker.admin(&["backup", &copy.display().to_string()])?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    let ack = commit(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
+    // As the agent writes it, and `cairn verify-node --receipt` gives it back.
+    fs::write(&receipt, &ack.receipt.checkpoint)?;
+    let heads = ["audit", "verify", "--heads", &receipt];
+    scene.broker.admin(&heads)?;
+    scene.broker.end(Signal::SIGTERM)?;
+    let restored = scene.broker.command(&["restore", &copy.display().to_string(), "--replace"])?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    scene.broker.run()?;
+    scene.broker.admin(&["audit", "verify"]).context("the control: alone the log fits")?;
+    let verified = scene.broker.command(&heads)?;
+    let words = String::from_utf8_lossy(&verified.stderr).into_owned();
+    ensure!(!verified.status.success() && words.contains("it was cut"), "a cut log is fine: {words}");
     Ok(())
 }
 

@@ -120,7 +120,11 @@ fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16, autho
         let (found, text) = ask(image, more)?;
         ensure!(found == Some(code) && text.contains(words), "{more:?}: {found:?}, {text}");
     }
-    Ok(())
+    // The head of the audit log that the node keeps is one that its broker accepts.
+    let receipt = broker.file("receipt").display().to_string();
+    let (found, text) = ask(&suite.debug, &["--receipt", &receipt])?;
+    ensure!(found == Some(0) && text.contains("leaves of the audit log"), "{found:?}, {text}");
+    broker.admin(&["audit", "verify", "--heads", &receipt]).map(drop)
 }
 
 /// The recovery key, and stock cryptsetup with the header that was verified. A disk with another header gets no passphrase.

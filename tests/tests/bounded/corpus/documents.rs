@@ -80,12 +80,14 @@ fn runtime() -> Vec<File> {
         ek_certificate: None,
         event_log: Hex(vec![5; 40]),
         quote: Hex(vec![6; 20]),
+        receipt: None,
         registers: vec![Hex(vec![9; 32]); 2],
         schema: Answer::SCHEMA.into(),
         signature: Hex(vec![8; 20]),
         user_space_log: "\u{1e}{\"pcr\":15}\n".into(),
     };
     let without = Answer { certificate: None, broker: None, ..answer.clone() };
+    let with_receipt = Answer { receipt: Some("cairn/07/audit\n1\n".into()), ..answer.clone() };
     let empty = Answer { registers: vec![Hex(vec![]); 1000], ..without.clone() };
     let credential = Credential { blob: Hex(vec![1; 60]), seed: Hex(vec![2; 60]) };
     let good = canonical(&answer);
@@ -95,6 +97,7 @@ fn runtime() -> Vec<File> {
         file("runtime", "nonce-with-a-digit-more", changed(&question, "\"0404", "\"00404")),
         file("runtime", "answer", good.clone()),
         file("runtime", "answer-without-certificates", canonical(&without)),
+        file("runtime", "answer-with-a-receipt", canonical(&with_receipt)),
         file("runtime", "answer-with-registers-of-no-bytes", canonical(&empty)),
         file(
             "runtime",
