@@ -158,6 +158,17 @@ fn after_each_wait_another_broker_is_asked() {
 }
 
 #[test]
+fn broker_without_its_store_is_left_for_the_next_address_at_once() {
+    let identity = Identity::new().unwrap();
+    let away = LyingBroker::start(&identity, &[Lie::NoCertificate(503); 50], Then::Honest).unwrap();
+    let healthy = LyingBroker::start(&identity, &[], Then::Honest).unwrap();
+    let (acknowledged, machine) = boot(&identity, &[away.address(), healthy.address()], PATIENCE);
+    assert!(acknowledged.is_ok(), "{:?}", acknowledged.err());
+    assert_eq!((machine.pauses, away.requests().len()), (0, 0));
+    assert_eq!(healthy.requests(), ["/krp/1/hello", "/krp/1/evidence", "/krp/1/commit"]);
+}
+
+#[test]
 fn release_that_one_broker_signed_is_accepted_from_another() {
     let identity = Identity::new().unwrap();
     let lost = LyingBroker::start(&identity, &[Lie::Closed; 50], Then::Honest).unwrap();

@@ -12,6 +12,8 @@ pub enum Lie {
     LowerEpoch,
 
     // A thief of the TLS key, and any fault of the peer.
+    /// This status, with no body, instead of a certificate: that of a broker without its store.
+    NoCertificate(u16),
     /// The challenge answers another hello.
     AnotherHello,
     /// 403 to the hello, without a signature.
@@ -68,8 +70,9 @@ pub enum Lie {
 
 impl Lie {
     /// After these the node waits, and asks again.
-    pub const WAITS: [Self; 21] = [
+    pub const WAITS: [Self; 22] = [
         Self::CopiedCertificate,
+        Self::NoCertificate(503),
         Self::ForeignRoot,
         Self::LowerEpoch,
         Self::AnotherHello,
