@@ -163,24 +163,28 @@ pub async fn serve(
         if permit.is_none() && !unproven.close_oldest() {
             continue;
         }
+        // Before the next connection is accepted, which may close this one.
+        let (entry, closing) = unproven.enter();
         let (shared, acceptor, stop) = (shared.clone(), acceptor.clone(), stop.clone());
-        let (connections, unproven) = (connections.clone(), unproven.clone());
+        let connections = connections.clone();
         tokio::spawn(async move {
-            let permit = match permit {
-                Some(permit) => permit,
-                None => match timeout(HANDOVER, connections.acquire_owned()).await {
-                    Ok(Ok(permit)) => permit,
-                    _ => return,
-                },
-            };
-            let whole = Duration::from_secs(shared.limits.connection_seconds);
-            let (entry, closing) = unproven.enter();
-            tokio::select! {
+            let served = async {
+                let _permit = match permit {
+                    Some(permit) => permit,
+                    None => match timeout(HANDOVER, connections.acquire_owned()).await {
+                        Ok(Ok(permit)) => permit,
+                        _ => return,
+                    },
+                };
+                let whole = Duration::from_secs(shared.limits.connection_seconds);
                 // Whoever it was has gone, or does not speak as we do: there is nobody to tell.
-                _ = timeout(whole, converse(shared, acceptor, socket, (address, entry), stop)) => {}
+                let _ = timeout(whole, converse(shared, acceptor, socket, (address, entry), stop)).await;
+            };
+            tokio::select! {
+                () = served => {}
                 () = closing.notified() => {}
             }
-            drop((permit, place));
+            drop(place);
         });
     }
     // All permits are back when all connections have ended.
