@@ -82,10 +82,12 @@ pub fn run(args: &RecoverArgs) -> Result<String> {
 
 /// The broker's statement about this header, if there is one and the header is as it says. What is not part of the header is taken out of `area`.
 fn checked(area: &mut [u8], cluster: &Cluster) -> Result<DiskStatement> {
-    if unfinished::take(area).is_some() {
-        bail!("the disk was never finished: nothing was written to it that a broker has acknowledged");
-    }
-    let said = newest(&statement::take(area), cluster)?;
+    // Anybody can write the mark, so it says nothing against a statement.
+    let is_marked = unfinished::take(area).is_some();
+    let said = newest(&statement::take(area), cluster).map_err(|error| match is_marked {
+        true => error.context("the disk was never finished: no broker has acknowledged what was written to it"),
+        false => error,
+    })?;
     header::check(area, &said.header.0, &said.disk).map_err(|error| anyhow!("the header: {error}"))?;
     Ok(said)
 }
@@ -233,7 +235,10 @@ mod tests {
         write("another share", &with_statement(others, 3, DISK, digest_of_others));
         let mut marked = with_statement(good.clone(), 3, DISK, digest);
         marked[state_disk::layout::UNFINISHED..][..4096].copy_from_slice(&unfinished::mark(&[1; 16]));
-        write("unfinished", &marked);
+        write("marked", &marked);
+        let mut unfinished_disk = vec![0; HEADER];
+        unfinished_disk[state_disk::layout::UNFINISHED..][..4096].copy_from_slice(&unfinished::mark(&[1; 16]));
+        write("unfinished", &unfinished_disk);
         let mut torn = with_statement(good.clone(), 3, DISK, digest);
         torn[STATEMENT..STATEMENT + 512].fill(0);
         write("torn", &torn);
@@ -272,6 +277,7 @@ mod tests {
             assert!(!at("x").exists() && !at("x.header").exists(), "{disk}");
         }
         assert!(recover("torn", "1", "torn passphrase").is_ok(), "one copy of the statement is whole");
+        assert!(recover("marked", "1", "marked passphrase").is_ok(), "anybody can write the mark");
         let words = recover("good", "1", "passphrase").unwrap();
         assert!(words.contains("cryptsetup open --header"), "{words}");
         let id = id::parse(DISK).unwrap();

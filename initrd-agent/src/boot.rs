@@ -35,8 +35,7 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
 
     console::state("partitions");
     let found = discovery::wait_for_root(&document, &mut uevents)?;
-    let image_disks = [&found.data, &found.hash].map(|partition| partition.disk.clone());
-    gaps::check(&Places::default(), &image_disks)?;
+    gaps::check(&Places::default(), &found.disks)?;
     let configuration = configuration::decide(&found.configuration)?;
     if let Configuration::Cluster { file, .. } = &configuration {
         measure(&mut tpm, &Measurement::configuration(file.clone()))?;

@@ -27,6 +27,8 @@ pub struct Found {
     pub hash: Partition,
     /// All configuration partitions.
     pub configuration: Vec<Candidate>,
+    /// All disks with partitions of these ids, also those that were not taken: the firmware may have started from another one.
+    pub disks: Vec<String>,
 }
 
 /// Waits until a pair of partitions matches the root hash.
@@ -46,7 +48,8 @@ pub fn wait_for_root(document: &BootDocument, uevents: &mut Uevents) -> Result<F
         let failure = match choose(root, &inventory) {
             Ok((data, hash)) => {
                 console::detail(|| format!("root on {}, hashes on {}", data.device.display(), hash.device.display()));
-                return Ok(Found { data, hash, configuration: inventory.configuration });
+                let disks = inventory.disks_of_the_root();
+                return Ok(Found { data, hash, configuration: inventory.configuration, disks });
             }
             Err(failure) => failure,
         };

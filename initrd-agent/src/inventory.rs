@@ -57,6 +57,17 @@ pub struct Inventory {
     pub ignored: Vec<String>,
 }
 
+impl Inventory {
+    /// The disks on which parts of the root were found.
+    pub fn disks_of_the_root(&self) -> Vec<String> {
+        let ready = |candidate: &Candidate| match candidate {
+            Candidate::Ready(partition) => Some(partition.disk.clone()),
+            _ => None,
+        };
+        self.data.iter().chain(&self.hash).filter_map(ready).collect()
+    }
+}
+
 /// Where the kernel shows its devices.
 #[derive(Debug, Clone)]
 pub struct Places {

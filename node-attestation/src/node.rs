@@ -110,7 +110,7 @@ impl Node {
         Ok(Activated { proof, schema: Activated::SCHEMA.into() })
     }
 
-    /// Runs a command with the keys. After a failure they are created again: a TPM that was reset has lost them.
+    /// Runs a command with the keys. They are created again only if the TPM has lost them, by a reset: a client can make a command fail as often as it likes.
     fn with_keys<T>(
         &self,
         run: impl FnOnce(&mut Context, &Keys) -> Result<T, node_tpm::Error>,
@@ -122,9 +122,10 @@ impl Node {
             None => Keys::make(context)?,
         };
         let done = run(context, &current);
-        match &done {
-            Ok(_) => *keys = Some(current),
-            Err(_) => current.flush(context),
+        if done.is_ok() || current.are_loaded(context) {
+            *keys = Some(current);
+        } else {
+            current.flush(context);
         }
         done
     }

@@ -103,6 +103,11 @@ impl Keys {
         done
     }
 
+    /// Whether the TPM still has both keys: a reset takes them, a command that it refuses does not.
+    pub fn are_loaded(&self, context: &mut Context) -> bool {
+        [self.ek, self.ak].into_iter().all(|key| context.read_public(key).is_ok())
+    }
+
     /// Takes both keys out of the TPM.
     pub fn flush(self, context: &mut Context) {
         for key in [self.ek, self.ak] {

@@ -16,7 +16,7 @@ const SECOND_MAGIC: &[u8] = b"SKUL\xba\xbe\0\x02";
 const UUID: std::ops::Range<usize> = 168..208;
 
 /// What was found.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Contents {
     /// The area of the header, without the mark of an unfinished disk and the broker's statement.
     pub area: Vec<u8>,

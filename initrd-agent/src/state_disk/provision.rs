@@ -17,12 +17,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use attest::message::{DiskGrant, DiskState};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use state_disk::keys::DiskKeys;
 use state_disk::layout::{HEADER, Profile, STATEMENT, STATEMENT_LENGTH, UNFINISHED, UNFINISHED_LENGTH};
 use state_disk::{header, id, recovery, unfinished};
 use zeroize::Zeroizing;
 
-use super::contents::Contents;
+use super::contents::{self, Contents};
 use super::device::Disk;
 use super::luks::{self, VolumeKey};
 use crate::code::Code;
@@ -85,9 +86,22 @@ pub fn make_header(
         return Err(invalid("its recovery document is too long"));
     }
     header::check_fresh(&area, &grant.id).map_err(|error| failed(format!("the new header: {error}")))?;
+    must_be_unchanged(disk, file, contents)?;
     write_header(&mut { file }, id, &contents.area, &area)
         .map_err(|error| failed(format!("writing the header to disk {}: {error}", disk.node.display())))?;
     Ok((area, key))
+}
+
+/// Refuses a disk that is not as it was when the broker was asked about it, which may be days ago: an operator decides in his own time, and data may have been put on it since.
+fn must_be_unchanged(disk: &Disk, file: &File, before: &Contents) -> Result<(), Failure> {
+    // Else the kernel would show again what it has read before.
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    let name = disk.node.display().to_string();
+    if contents::read(file, disk.bytes, &name)? == *before {
+        return Ok(());
+    }
+    let what = format!("disk {name} has changed since the broker was asked about it, and nothing was written to it");
+    Err(Failure::new(Code::DiskForeign, what))
 }
 
 /// Refuses to make a disk that holds what somebody may want back.
@@ -190,6 +204,23 @@ mod tests {
                 self.disk[offset..offset + sector.len()].copy_from_slice(&sector);
             }
             Ok(())
+        }
+    }
+
+    #[test]
+    fn disk_that_has_changed_since_it_was_looked_at_is_not_made() {
+        for at in [0, HEADER as u64 - 1, LEAST_DISK - 1] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            file.as_file().set_len(LEAST_DISK).unwrap();
+            let disk = Disk { node: file.path().into(), number: String::new(), bytes: LEAST_DISK };
+            let contents = contents::read(file.as_file(), LEAST_DISK, "x").unwrap();
+            assert_eq!(contents.state, DiskState::Blank);
+            file.as_file().write_all_at(b"x", at).unwrap();
+            let before = std::fs::read(file.path()).unwrap();
+            let keys = keys::derive(&SHARE, &id::parse(TEXT).unwrap());
+            let refused = make_header(&disk, file.as_file(), &contents, &grant(), &keys, Profile::Xts).unwrap_err();
+            assert_eq!(refused.code(), Code::DiskForeign, "{at}");
+            assert!(std::fs::read(file.path()).unwrap() == before, "the disk was written to");
         }
     }
 

@@ -61,7 +61,7 @@ fn rebuilt(shop: &Workshop, row: &str) -> Result<()> {
 
     // Another commit, whose own tools build it: the same, once more.
     let first = head(&bench.checkout)?;
-    bench.edit("os/root/etc/sysctl.d/10-cairn.conf", "", "# changed\n")?;
+    bench.edit("os/root/etc/sysctl.d/99-cairn.conf", "", "# changed\n")?;
     let second = commit(&bench.checkout, "A change")?;
     let text = bench.must_succeed(again(&name).env("CARGO", fake_cargo(&bench)?))?;
     ensure!(text.contains("SAME       9 outputs, ") && text.contains(&first), "{text}");
@@ -70,7 +70,7 @@ fn rebuilt(shop: &Workshop, row: &str) -> Result<()> {
     let lied = publish(&bench.folder.join("published"), |reference| reference.revision = second.clone())?;
     let alone = bench.folder.join("alone.json");
     fs::copy(&lied, &alone).context("Failed to copy a statement")?;
-    for (statement, words) in [(&lied, "file /etc/sysctl.d/10-cairn.conf"), (&alone, "was published")] {
+    for (statement, words) in [(&lied, "file /etc/sysctl.d/99-cairn.conf"), (&alone, "was published")] {
         let output = again(&statement.display().to_string()).output().context("Failed to start xtask")?;
         let text = text_of(&output);
         ensure!(output.status.code() == Some(DIFFERS), "{:?}: {text}", output.status);

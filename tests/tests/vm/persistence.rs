@@ -36,7 +36,7 @@ const REFUSED: [(&str, &str); 13] = [
     ("something executable that is mounted beside the root", "! grep -v ' / ' /proc/mounts | grep -v noexec"),
     (
         "a preload in /var",
-        "cp /usr/lib/x86_64-linux-gnu/libm.so.6 /var/lib/pwned.so && LD_PRELOAD=/var/lib/pwned.so true 2>&1 | grep -q 'cannot be preloaded'",
+        "cp /usr/lib/x86_64-linux-gnu/libm.so.6 /var/lib/pwned.so && LD_PRELOAD=/var/lib/pwned.so /usr/bin/true 2>&1 | grep -q 'cannot be preloaded'",
     ),
 ];
 
