@@ -226,6 +226,19 @@ mod tests {
         assert_eq!(seen(note_id("witness.example", COSIGNATURE, &public)), None);
     }
 
+    /// The name of a signature is not signed: a log with the same key could lend its checkpoints.
+    #[test]
+    fn checkpoint_of_another_log_with_the_same_key_is_refused() {
+        let (pair, public) = key(1);
+        let id = note_id("cairn/audit", 1, &public);
+        let open = |origin: &str| {
+            let body = Checkpoint { origin: origin.into(), ..checkpoint() }.body();
+            let line = Signature::line("cairn/audit", id, pair.sign(body.as_bytes()).as_ref());
+            Checkpoint::open(&format!("{body}\n{line}"), "cairn/audit", &public)
+        };
+        assert_eq!((open("cairn/audit"), open("another")), (Ok(checkpoint()), Err(Error::Origin)));
+    }
+
     #[test]
     fn one_change_is_refused() {
         let (pair, public) = key(1);
