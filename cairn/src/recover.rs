@@ -188,6 +188,7 @@ mod tests {
         let (root, broker) = (signer(root), signer(9));
         let id = attest::bytes::Hex(vec![7; 16]);
         let certificate = BrokerCertificate {
+            audit_key: None,
             cluster: id.clone(),
             epoch: 1,
             message_key: public(&broker),

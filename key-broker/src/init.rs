@@ -99,7 +99,9 @@ fn make(plan: &Plan, folder: &Path, passphrase: &[u8]) -> Result<()> {
     };
     seal::write(&folder.join("sealed.json"), &contents, passphrase)?;
     let message = Ed25519KeyPair::from_pkcs8(message.as_ref()).map_err(|error| anyhow!("{error}"))?;
+    let audit = Ed25519KeyPair::from_pkcs8(audit.as_ref()).map_err(|error| anyhow!("{error}"))?;
     let certificate = BrokerCertificate {
+        audit_key: Some(Bytes32(public(&audit)?)),
         cluster: cluster.id.clone(),
         epoch,
         message_key: Bytes32(public(&message)?),

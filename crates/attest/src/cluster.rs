@@ -153,6 +153,9 @@ pub struct StaticNetwork {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BrokerCertificate {
+    /// Ed25519 key that signs the heads of its audit log. Missing in certificates of older brokers: nodes cannot verify the receipts of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_key: Option<Bytes32>,
     /// Id of the cluster.
     pub cluster: Hex,
     /// Epoch of these keys.
@@ -319,6 +322,7 @@ mod tests {
 
     fn signed(seed: u8, change: impl FnOnce(&mut BrokerCertificate)) -> Vec<u8> {
         let mut certificate = BrokerCertificate {
+            audit_key: None,
             cluster: Hex(vec![7; 16]),
             epoch: 2,
             message_key: Bytes32([5; 32]),

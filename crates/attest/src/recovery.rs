@@ -177,6 +177,7 @@ mod tests {
             slots: vec![Slot { device: Device::OnlyOther, layout: None, mount: "/var".into(), name: "state".into() }],
         };
         let certificate = BrokerCertificate {
+            audit_key: None,
             cluster: cluster.id.clone(),
             epoch: 0,
             message_key: public(&broker),

@@ -350,6 +350,7 @@ mod tests {
     /// An answer with this certificate, signed with `signer`, of a broker of this epoch.
     fn answer(certificate: &NodeCertificate, signer: &Ed25519KeyPair, epoch: u64) -> Answer {
         let broker = BrokerCertificate {
+            audit_key: None,
             cluster: Hex(vec![7; 16]),
             epoch,
             message_key: public(&key(5)),

@@ -141,6 +141,10 @@ impl<M: Machine> Attester<'_, M> {
                     if !self.known.contains(&key) && self.known.len() < MAX_KNOWN_KEYS {
                         self.known.push(key);
                     }
+                    let audit_key = broker.certificate.audit_key;
+                    if !self.audit_keys.contains(&audit_key) && self.audit_keys.len() < MAX_KNOWN_KEYS {
+                        self.audit_keys.push(audit_key);
+                    }
                     return Ok(broker);
                 }
                 Err(wait) => last = Some(wait),
@@ -253,6 +257,7 @@ impl<M: Machine> Attester<'_, M> {
             other => return Ok(self.outcome(other, address, "a release for another conversation")),
         };
         checks::release(&release, self.settings.cluster, &asked.slot, asked.purpose)?;
+        checks::receipt(&release.receipt, self.settings.cluster, &self.audit_keys)?;
         let opened = self
             .hpke
             .open(&release.share, Context::Release(asked.transcript.as_bytes()))
@@ -327,7 +332,7 @@ impl<M: Machine> Attester<'_, M> {
                 };
             }
         };
-        checks::receipt(&ack.receipt, self.settings.cluster)?;
+        checks::receipt(&ack.receipt, self.settings.cluster, &self.audit_keys)?;
         checks::grows(&released.release.receipt, &ack.receipt)?;
         Ok(Ok(Acknowledged { ack, broker: broker.envelope }))
     }

@@ -143,6 +143,8 @@ pub struct Attester<'a, M> {
     brokers: Brokers,
     /// Message keys of the brokers that have shown their certificate: one may send what another has signed.
     known: Vec<Bytes32>,
+    /// Keys of their audit logs, with which receipts are verified; none of a broker whose certificate has none.
+    audit_keys: Vec<Option<Bytes32>>,
     /// The broker that released a share, at the other end of the connection.
     kept: Option<Broker>,
     hpke: PrivateKey,
@@ -161,7 +163,7 @@ impl<'a, M: Machine> Attester<'a, M> {
     ) -> Result<Self, Error<M::Error>> {
         let start = machine.random().map_err(Error::Machine)?[0];
         let brokers = Brokers::starting_at(addresses, usize::from(start));
-        Ok(Self { machine, settings, brokers, known: Vec::new(), kept: None, hpke })
+        Ok(Self { machine, settings, brokers, known: Vec::new(), audit_keys: Vec::new(), kept: None, hpke })
     }
 
     /// The machine.

@@ -238,6 +238,11 @@ impl Engine {
             .map_err(|refusal| anyhow!("the broker's certificate does not fit cluster.json: {}", refusal.found))?;
         let public = ring::signature::KeyPair::public_key(&keys.message);
         anyhow::ensure!(public.as_ref() == certificate.message_key.0, "the broker's certificate is of another key");
+        let audit = ring::signature::KeyPair::public_key(&keys.audit);
+        anyhow::ensure!(
+            certificate.audit_key.is_none_or(|key| audit.as_ref() == key.0),
+            "the broker's certificate is of another key of the audit log"
+        );
         anyhow::ensure!(
             keys.epochs.contains_key(&certificate.epoch),
             "the key of epoch {} is missing",

@@ -60,6 +60,8 @@ pub enum Lie {
     ForeignRecoveryKey,
     /// The receipt is that of another log.
     ForeignReceipt,
+    /// The receipt is signed with another key than the certificate's audit key.
+    ForgedReceipt,
     /// The receipt of the acknowledgement has fewer entries than that of the release.
     ShrunkLog,
     /// 403 to the evidence, signed: no lie.
@@ -96,7 +98,7 @@ impl Lie {
     ];
 
     /// Each of these ends the boot.
-    pub const ENDS: [Self; 10] = [
+    pub const ENDS: [Self; 11] = [
         Self::FlippedBit,
         Self::AnotherSlot,
         Self::AnotherEpoch,
@@ -104,6 +106,7 @@ impl Lie {
         Self::LowerAssurance,
         Self::ForeignRecoveryKey,
         Self::ForeignReceipt,
+        Self::ForgedReceipt,
         Self::ShrunkLog,
         Self::Refusal,
         Self::RefusalOfCommit,

@@ -29,6 +29,8 @@ pub(super) struct Liar {
     cluster: Cluster,
     key: Ed25519KeyPair,
     other: Ed25519KeyPair,
+    /// Signs the heads of its audit log.
+    audit: Ed25519KeyPair,
     certificates: Certificates,
     lie: Option<Lie>,
     hello: Option<(Hello, [u8; 32])>,
@@ -49,9 +51,10 @@ type Answer = (u16, Vec<u8>);
 impl Liar {
     pub(super) fn new(identity: &Identity, tls_key: [u8; 32]) -> Result<Self> {
         let Identity { cluster, root, stored, log } = identity;
-        let (key, other) = (new_key()?, new_key()?);
+        let (key, other, audit) = (new_key()?, new_key()?, new_key()?);
         let certificate = |root: &Ed25519KeyPair, tls_key: [u8; 32], epoch: u64| -> Result<Vec<u8>> {
             let certificate = BrokerCertificate {
+                audit_key: Some(Bytes32(audit.public_key().as_ref().try_into()?)),
                 cluster: cluster.id.clone(),
                 epoch,
                 message_key: Bytes32(key.public_key().as_ref().try_into()?),
@@ -69,7 +72,7 @@ impl Liar {
             lower: certificate(root, tls_key, epoch.saturating_sub(1))?,
         };
         let (cluster, stored, log) = (cluster.clone(), stored.clone(), log.clone());
-        Ok(Self { cluster, key, other, certificates, lie: None, hello: None, challenge: [0; 32], stored, log })
+        Ok(Self { cluster, key, other, audit, certificates, lie: None, hello: None, challenge: [0; 32], stored, log })
     }
 
     /// A new connection.
@@ -237,7 +240,10 @@ impl Liar {
         let origin = format!("cairn/{}/audit", hex::encode(&self.cluster.id.0));
         let root = Bytes32([8; 32]);
         let head = format!("{origin}\n{size}\n{}\n", STANDARD.encode(root.0));
-        Receipt { checkpoint: format!("{head}\n\u{2014} {origin} c2lnbmF0dXJl\n"), root, size }
+        let key = if self.lie == Some(Lie::ForgedReceipt) { &self.other } else { &self.audit };
+        // An id of four bytes, which the node does not read, and the signature (C2SP signed-note).
+        let signature = STANDARD.encode([&[0; 4], key.sign(head.as_bytes()).as_ref()].concat());
+        Receipt { checkpoint: format!("{head}\n\u{2014} {origin} {signature}\n"), root, size }
     }
 
     fn commit(&mut self, body: &[u8], exporter: &[u8; 32]) -> Result<Answer> {

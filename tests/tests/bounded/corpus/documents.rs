@@ -24,6 +24,7 @@ pub fn files() -> Vec<File> {
 /// The certificate of a broker of the known cluster.
 pub fn broker() -> BrokerCertificate {
     BrokerCertificate {
+        audit_key: Some(DIGEST),
         cluster: known::cluster().id,
         epoch: 2,
         message_key: known::signed_by(),
@@ -62,6 +63,11 @@ fn clusters() -> Vec<File> {
         file("cluster", "hints-with-brokers-without-names", canonical(&many)),
         file("cluster", "hints-with-a-name", changed(&canonical(&hints), "10.0.0.3", "broker.example")),
         file("cluster", "broker-certificate", canonical(&broker())),
+        file(
+            "cluster",
+            "broker-certificate-without-audit-key",
+            canonical(&BrokerCertificate { audit_key: None, ..broker() }),
+        ),
         file("cluster", "broker-certificate-of-an-older-epoch", canonical(&BrokerCertificate { epoch: 1, ..broker() })),
         file("cluster", "broker-certificate-of-another-cluster", canonical(&other)),
         file("cluster", "cut", &good.as_bytes()[..good.len() / 2]),
