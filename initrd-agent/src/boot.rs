@@ -53,7 +53,7 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
             handover::mount_volatile_var()?;
         }
         Configuration::Cluster { file, hints } => {
-            membership::join(&mut tpm, &document, &file, hints.as_deref(), &image_disks, started)?;
+            membership::join(&mut tpm, &document, &file, hints.as_deref(), &found.disks, started)?;
         }
     }
 
