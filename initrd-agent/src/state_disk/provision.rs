@@ -209,18 +209,17 @@ mod tests {
 
     #[test]
     fn disk_that_has_changed_since_it_was_looked_at_is_not_made() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(LEAST_DISK).unwrap();
+        let disk = Disk { node: file.path().into(), number: String::new(), bytes: LEAST_DISK };
+        let contents = contents::read(file.as_file(), LEAST_DISK, "x").unwrap();
+        assert_eq!(contents.state, DiskState::Blank);
+        assert!(must_be_unchanged(&disk, file.as_file(), &contents).is_ok());
         for at in [0, HEADER as u64 - 1, LEAST_DISK - 1] {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            file.as_file().set_len(LEAST_DISK).unwrap();
-            let disk = Disk { node: file.path().into(), number: String::new(), bytes: LEAST_DISK };
-            let contents = contents::read(file.as_file(), LEAST_DISK, "x").unwrap();
-            assert_eq!(contents.state, DiskState::Blank);
             file.as_file().write_all_at(b"x", at).unwrap();
-            let before = std::fs::read(file.path()).unwrap();
-            let keys = keys::derive(&SHARE, &id::parse(TEXT).unwrap());
-            let refused = make_header(&disk, file.as_file(), &contents, &grant(), &keys, Profile::Xts).unwrap_err();
+            let refused = must_be_unchanged(&disk, file.as_file(), &contents).unwrap_err();
             assert_eq!(refused.code(), Code::DiskForeign, "{at}");
-            assert!(std::fs::read(file.path()).unwrap() == before, "the disk was written to");
+            file.as_file().write_all_at(&[0], at).unwrap();
         }
     }
 
