@@ -49,7 +49,7 @@ unit /var/lib/confexts/pwned/etc/systemd/system && release /var/lib/confexts/pwn
 unit /var/lib/portables/pwned/usr/lib/systemd/system &&
 unit /var/lib/systemd/system && unit /var/lib/systemd/user &&
 mkdir -p /var/lib/systemd/linger /var/spool/cron/crontabs /var/lib/dbus-1/system-services /var/lib/binfmts &&
-touch /var/lib/systemd/linger/root && echo '* * * * * echo PWNED > /dev/kmsg' > /var/spool/cron/crontabs/root &&
+touch /var/lib/systemd/linger/root /var/lib/systemd/linger/backup && unit /var/backups/.config/systemd/user && echo '* * * * * echo PWNED > /dev/kmsg' > /var/spool/cron/crontabs/root &&
 printf '[D-BUS Service]\nName=org.freedesktop.pwned\nExec=/bin/sh\nUser=root\n' > /var/lib/dbus-1/system-services/org.freedesktop.pwned.service &&
 echo /var/lib/pwned.so > /var/lib/ld.so.preload
 "#;
@@ -59,6 +59,14 @@ const DISKS: &str = r#"
 tune2fs -L PWNED "$(grep ' /var ' /proc/mounts | cut -d' ' -f1)" > /dev/null &&
 printf PWNED | dd of=/dev/vda1 bs=1 conv=notrunc status=none seek=$(( $(cat /sys/class/block/vda1/size) * 512 - 512 ))
 "#;
+
+/// Settings of ours, of which Debian has others.
+const IN_EFFECT: [(&str, &str); 4] = [
+    ("no SysRq", "grep -qx 0 /proc/sys/kernel/sysrq"),
+    ("no word that switches SysRq on", "! dmesg | grep -i 'sysrq always enabled'"),
+    ("no core dumps", "grep -qx '|/bin/false' /proc/sys/kernel/core_pattern"),
+    ("no core dumps of services", "systemctl show -p DefaultLimitCORE | grep -qx 'DefaultLimitCORE=0'"),
+];
 
 pub fn rows() -> Vec<Row> {
     vec![Row::new("nothing_that_root_of_a_node_leaves_behind_runs_in_a_later_boot", persistence)]
@@ -109,8 +117,12 @@ fn persistence(suite: &Suite, row: &str) -> Result<()> {
         ("a unit", "test -z \"$(systemctl list-units --all --plain --no-legend 'pwned*')\""),
         ("an extension", "! grep -q ' overlay ' /proc/mounts"),
         ("a preload", "! grep -q pwned /proc/1/maps /proc/self/maps"),
+        ("a user's manager", "! grep ' /run/user' /proc/mounts && ! grep -v ' / ' /proc/mounts | grep -v noexec"),
     ] {
         shell.run(command).with_context(|| format!("{what} of the boot before took effect"))?;
+    }
+    for (what, command) in IN_EFFECT {
+        shell.run(command).with_context(|| format!("{what}: not in effect"))?;
     }
     let left =
         "tune2fs -l \"$(grep ' /var ' /proc/mounts | cut -d' ' -f1)\" | grep PWNED && ls /var/lib/systemd/linger/root";
