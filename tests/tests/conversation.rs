@@ -146,6 +146,44 @@ fn release_that_was_lost_is_requested_again_before_a_new_one() {
 }
 
 #[test]
+fn evidence_that_reaches_the_broker_late_does_not_end_the_boot() {
+    let identity = Identity::new().unwrap();
+    // Two pieces of evidence are held back, and each resumption is refused; the first one latches the boot before the third is read.
+    let script = [Lie::HeldBack, Lie::Refusal, Lie::HeldBack, Lie::Refusal, Lie::Latched];
+    let broker = LyingBroker::start(&identity, &script, Then::Honest).unwrap();
+    let (acknowledged, machine) = boot(&identity, &[broker.address()], PATIENCE);
+    assert!(acknowledged.is_ok(), "{:?}", acknowledged.err());
+    assert_eq!(machine.pauses, 2, "a refusal is not followed by a wait");
+    let conversation = ["/krp/1/hello", "/krp/1/evidence", "/krp/1/resume"];
+    let end = ["/krp/1/resume", "/krp/1/commit"];
+    assert_eq!(broker.requests(), [&conversation[..], &conversation, &conversation, &end].concat());
+}
+
+#[test]
+fn refusal_ends_the_boot_when_no_session_has_a_stored_release() {
+    let identity = Identity::new().unwrap();
+    // The first refusal is of the resumption, the second of the evidence. The broker is away once, then refuses the resumption again.
+    let script = [Lie::HeldBack, Lie::Refusal, Lie::Refusal, Lie::Status(503)];
+    let broker = LyingBroker::start(&identity, &script, Then::Honest).unwrap();
+    let (acknowledged, _) = boot(&identity, &[broker.address()], PATIENCE);
+    assert!(matches!(acknowledged, Err(Error::AttestationRefused(_))), "{:?}", acknowledged.err());
+    let conversation = ["/krp/1/hello", "/krp/1/evidence", "/krp/1/resume"];
+    assert_eq!(broker.requests(), [&conversation[..], &conversation, &["/krp/1/resume"]].concat());
+}
+
+#[test]
+fn sixteen_newest_sessions_without_a_decision_are_resumed() {
+    let identity = Identity::new().unwrap();
+    let lost = [Lie::HeldBack, Lie::Refusal];
+    let script = [&lost.repeat(17)[..], &[Lie::Refusal]].concat();
+    let broker = LyingBroker::start(&identity, &script, Then::Honest).unwrap();
+    let (acknowledged, _) = boot(&identity, &[broker.address()], PATIENCE);
+    assert!(matches!(acknowledged, Err(Error::AttestationRefused(_))), "{:?}", acknowledged.err());
+    let resumed = broker.requests().iter().filter(|path| *path == "/krp/1/resume").count();
+    assert_eq!(resumed, 17 + 16);
+}
+
+#[test]
 fn after_each_wait_another_broker_is_asked() {
     let identity = Identity::new().unwrap();
     let failing = LyingBroker::start(&identity, &[Lie::Status(500); 50], Then::Honest).unwrap();

@@ -17,6 +17,7 @@ use ring::digest::{SHA256, digest};
 use zeroize::Zeroizing;
 
 use crate::answer::{Answer, Asked};
+use crate::unanswered::Unanswered;
 use crate::wait::{Kind, Wait};
 use crate::{Acknowledged, Attester, Error, Machine, Released, all_hex, checks};
 
@@ -30,12 +31,11 @@ pub(crate) enum Outcome {
     Released(Box<Released>),
     Wait(Wait),
     Refused(String),
-    /// There is no reply to send again: the same broker gets a new hello.
+    /// The session has no stored reply at this time.
     NothingStored,
 }
 
-/// Evidence that was sent and not answered by a decision.
-#[derive(Clone)]
+/// A session whose evidence was sent and not answered by a decision. With the HPKE key of the boot it is enough to open the session's release.
 pub(crate) struct Pending {
     slot: String,
     purpose: Purpose,
@@ -69,13 +69,13 @@ fn write<D: Document, E>(message: &D) -> Result<Sent, Error<E>> {
 }
 
 impl<M: Machine> Attester<'_, M> {
-    /// Says hello, answers the challenge with evidence. Once evidence is on its way, `pending` says how to ask for its answer again.
+    /// Says hello, answers the challenge with evidence. A session whose evidence got no decision is added to `unanswered`.
     pub(crate) fn converse(
         &mut self,
         slot: &str,
         disk: &DiskState,
         purpose: Purpose,
-        pending: &mut Option<Pending>,
+        unanswered: &mut Unanswered<Pending>,
     ) -> Result<Outcome, Error<M::Error>> {
         let mut broker = match self.connect() {
             Ok(broker) => broker,
@@ -102,32 +102,25 @@ impl<M: Machine> Attester<'_, M> {
         match &outcome {
             Outcome::Released(_) => self.kept = Some(broker),
             // A hold is a decision. Everything else may have hidden a release: it is asked for before a new one, which a latched boot would not get.
-            Outcome::Wait(wait) if wait.kind != Kind::Held => *pending = Some(asked),
+            Outcome::Wait(wait) if wait.kind != Kind::Held => unanswered.add(asked),
             Outcome::Wait(_) | Outcome::Refused(_) | Outcome::NothingStored => {}
         }
         Ok(outcome)
     }
 
     /// Asks for an answer that was lost.
-    pub(crate) fn resume(&mut self, asked: Pending, pending: &mut Option<Pending>) -> Result<Outcome, Error<M::Error>> {
+    pub(crate) fn resume(&mut self, asked: &Pending) -> Result<Outcome, Error<M::Error>> {
         let resume = Resume { schema: Resume::SCHEMA.into(), session: Hex(asked.session.clone()) };
         let resume = write(&resume)?;
         let mut broker = match self.connect() {
             Ok(broker) => broker,
-            Err(wait) => {
-                *pending = Some(asked);
-                return Ok(Outcome::Wait(wait));
-            }
+            Err(wait) => return Ok(Outcome::Wait(wait)),
         };
         let answer = broker.post("/krp/1/resume", &resume, &self.known);
-        let outcome = match self.released(answer, broker.address, &asked)? {
-            Outcome::Refused(_) => return Ok(Outcome::NothingStored),
+        Ok(match self.released(answer, broker.address, asked)? {
+            Outcome::Refused(_) => Outcome::NothingStored,
             outcome => outcome,
-        };
-        if matches!(outcome, Outcome::Wait(_)) {
-            *pending = Some(asked);
-        }
-        Ok(outcome)
+        })
     }
 
     /// The first broker that answers and is one of the cluster's.
@@ -267,7 +260,7 @@ impl<M: Machine> Attester<'_, M> {
             return Err(Error::ReleaseInvalid("the share does not have 32 bytes".into()));
         }
         share.copy_from_slice(&opened);
-        let Pending { purpose, session, bank, .. } = asked.clone();
+        let (purpose, session, bank) = (asked.purpose, asked.session.clone(), asked.bank);
         Ok(Outcome::Released(Box::new(Released { release, digest, purpose, share, session, bank })))
     }
 

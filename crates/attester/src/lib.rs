@@ -11,6 +11,7 @@ mod backoff;
 mod brokers;
 mod checks;
 mod conversation;
+mod unanswered;
 mod wait;
 
 use std::net::SocketAddr;
@@ -25,7 +26,8 @@ use zeroize::Zeroizing;
 
 use backoff::Backoff;
 use brokers::Brokers;
-use conversation::{Broker, Outcome, Pending};
+use conversation::{Broker, Outcome};
+use unanswered::Unanswered;
 use wait::Wait;
 
 /// How often a report that may be lost is sent.
@@ -178,34 +180,40 @@ impl<'a, M: Machine> Attester<'a, M> {
 
     /// Asks until there is a decision. `purposes` are tried in order: the next one after a refusal.
     ///
+    /// A refusal is final only if no session without a decision has a stored release: evidence that reached a broker late may have latched the boot, and its release is what the boot gets.
+    ///
     /// # Errors
     /// All of [`Error`] but [`Error::CommitRefused`].
     pub fn release(&mut self, slot: &str, disk: &DiskState, purposes: &[Purpose]) -> Result<Released, Error<M::Error>> {
         let mut backoff = Backoff::default();
         let mut purposes = purposes.iter().copied();
         let mut purpose = purposes.next().unwrap_or(Purpose::Unlock);
-        let mut pending: Option<Pending> = None;
+        let mut unanswered = Unanswered::default();
+        let mut refusal: Option<String> = None;
         loop {
-            let outcome = match pending.take() {
-                Some(asked) => self.resume(asked, &mut pending)?,
-                None => self.converse(slot, disk, purpose, &mut pending)?,
+            let outcome = if let Some(asked) = unanswered.next() {
+                self.resume(asked)?
+            } else if let Some(request) = refusal.take() {
+                purpose = purposes.next().ok_or_else(|| self.attestation_refused(&request))?;
+                continue;
+            } else {
+                self.converse(slot, disk, purpose, &mut unanswered)?
             };
             match outcome {
                 Outcome::Released(released) => return Ok(*released),
-                Outcome::NothingStored => {}
+                Outcome::NothingStored => unanswered.skip(),
                 Outcome::Wait(wait) => self.wait(&mut backoff, &wait),
-                Outcome::Refused(request) => match purposes.next() {
-                    Some(next) => purpose = next,
-                    None => {
-                        let what = format!(
-                            "the broker refused request {request} of this machine, ek sha256:{}",
-                            self.endorsement_key_digest()
-                        );
-                        return Err(Error::AttestationRefused(what));
-                    }
-                },
+                Outcome::Refused(request) => {
+                    refusal = Some(request);
+                    unanswered.resume_all();
+                }
             }
         }
+    }
+
+    fn attestation_refused(&self, request: &str) -> Error<M::Error> {
+        let ek = self.endorsement_key_digest();
+        Error::AttestationRefused(format!("the broker refused request {request} of this machine, ek sha256:{ek}"))
     }
 
     /// Report of what became of a release, with a second quote.

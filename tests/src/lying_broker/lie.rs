@@ -40,6 +40,10 @@ pub enum Lie {
     Status(u16),
     /// The connection is closed after the evidence.
     Closed,
+    /// The connection is closed, and the evidence reaches the broker only when [`Lie::Latched`] follows: its last bytes are held back on the way.
+    HeldBack,
+    /// The oldest evidence that was held back reaches the broker, which stores its release; 403 to the evidence, signed: that boot has its release.
+    Latched,
     /// 403 to the commit, without a signature.
     UnsignedRefusalOfCommit,
     /// The acknowledgement is that of another commit.

@@ -1,5 +1,6 @@
 //! The liar's messages: those of a broker, with the lie of the connection in them.
 
+use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -35,6 +36,8 @@ pub(super) struct Liar {
     lie: Option<Lie>,
     hello: Option<(Hello, [u8; 32])>,
     challenge: [u8; 32],
+    /// Sessions and releases of evidence that has not reached the broker yet, oldest first.
+    held_back: VecDeque<(Vec<u8>, Vec<u8>)>,
     stored: Stored,
     log: Log,
 }
@@ -72,7 +75,8 @@ impl Liar {
             lower: certificate(root, tls_key, epoch.saturating_sub(1))?,
         };
         let (cluster, stored, log) = (cluster.clone(), stored.clone(), log.clone());
-        Ok(Self { cluster, key, other, audit, certificates, lie: None, hello: None, challenge: [0; 32], stored, log })
+        let (held_back, challenge) = (VecDeque::new(), [0; 32]);
+        Ok(Self { cluster, key, other, audit, certificates, lie: None, hello: None, challenge, held_back, stored, log })
     }
 
     /// A new connection.
@@ -144,12 +148,12 @@ impl Liar {
             Some(Lie::HoldOfAnotherRequest) => {
                 Ok(Some((202, message::sign(&hold(b"another", exporter), "broker", &self.key)?.bytes)))
             }
-            Some(Lie::Refusal) => refusal(body, exporter, &self.key),
+            Some(Lie::Refusal | Lie::Latched) => refusal(body, exporter, &self.key),
             Some(Lie::RefusalOfAnotherSigner) => refusal(body, exporter, &self.other),
             Some(Lie::RefusalOfAnotherRequest) => refusal(b"another", exporter, &self.key),
             Some(Lie::RefusalOfAnotherConnection) => refusal(body, &[1; 32], &self.key),
             Some(Lie::Status(status)) => Ok(Some((status, vec![]))),
-            Some(Lie::Closed) => bail!("closes"),
+            Some(Lie::Closed | Lie::HeldBack) => bail!("closes"),
             _ => Ok(None),
         }
     }
@@ -161,6 +165,10 @@ impl Liar {
         if matches!(self.lie, None | Some(Lie::Status(408 | 503) | Lie::Closed)) {
             let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
             stored.insert(evidence.session.0, release.clone());
+        } else if self.lie == Some(Lie::HeldBack) {
+            self.held_back.push_back((evidence.session.0, release.clone()));
+        } else if self.lie == Some(Lie::Latched) {
+            self.stored.lock().unwrap_or_else(PoisonError::into_inner).extend(self.held_back.pop_front());
         }
         Ok(self.no_release(body, exporter)?.unwrap_or((200, release)))
     }

@@ -23,6 +23,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("a_boot_is_released_once", latched),
         Row::new("messages_have_their_order", order),
         Row::new("a_lost_reply_is_sent_again_byte_for_byte", resumed),
+        Row::new("release_of_a_latched_boot_is_sent_again_after_a_later_session_was_refused", late),
         Row::new("an_attestation_key_is_activated_once", known_key),
         Row::new("a_retired_or_held_node_gets_nothing", administered),
     ]
@@ -192,6 +193,28 @@ fn resumed(suite: &Suite, _: &str) -> Result<()> {
     }
     let response = scene.broker.wire()?.resume(&Hex(vec![7; 16]))?;
     scene.broker.must_refuse(&response, "SESSION_INVALID")
+}
+
+/// Evidence of a first session is on its way while a second one begins: its release is sent again after the second session was refused.
+fn late(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    let mut first = scene.begin(Purpose::Provision)?;
+    let evidence = scene.node.evidence(&first)?;
+    let session = first.challenge.session.clone();
+    let response = scene.broker.wire()?.resume(&session)?;
+    scene.broker.must_refuse(&response, "SESSION_INVALID")?;
+    let mut second = scene.begin(Purpose::Provision)?;
+    let late = first.show(&evidence)?;
+    ensure!(late.status == 200, "no release: {}", scene.broker.judged(&late)?);
+    let evidence = scene.node.evidence(&second)?;
+    let response = second.show(&evidence)?;
+    scene.broker.must_refuse(&response, "BOOT_LATCHED")?;
+    let response = scene.broker.wire()?.resume(&second.challenge.session)?;
+    scene.broker.must_refuse(&response, "SESSION_INVALID")?;
+    let again = scene.broker.wire()?.resume(&session)?;
+    ensure!(again.status == 200 && again.body == late.body, "another reply than before");
+    let released = scene.node.open(&first, &again.body)?;
+    scene::commit(&scene.broker, &mut scene.node, &released, Purpose::Provision).map(drop)
 }
 
 fn known_key(suite: &Suite, _: &str) -> Result<()> {
