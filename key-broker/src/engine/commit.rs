@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use attest::binding::Commitment;
 use attest::bytes::{Bytes32, Hex};
-use attest::message::{self, Ack, Commit, CommitResult, NodeCertificate};
+use attest::message::{self, Ack, Commit, CommitResult, NodeCertificate, Purpose};
 use attest::recovery::DiskStatement;
 use attest::tpm::{self, AttestationKey, Quoted};
+use envelope::Envelope;
 use measurements::canonical::Document;
 use state_disk::record::{self, Report};
 
 use super::audit::{self, Leaf};
+use super::hello::sha256;
 use super::records::{Disk, Latch, get, put};
 use super::{Answer, Engine, Open, Reply};
 use crate::code::{Code, Own, Refusal};
@@ -30,6 +32,15 @@ const ALARMS: [&str; 7] = [
     "HEADER_DIGEST",
     "HEADER_INVALID",
 ];
+
+/// A report whose quote was verified.
+struct Reported<'a> {
+    commit: &'a Commit,
+    /// SHA-256 of its body.
+    digest: [u8; 32],
+    /// SHA-256 of what the quote covers: release, header, volume, generation, registers. A report with another signature, code or other stages has the same.
+    covered: Bytes32,
+}
 
 /// How a transaction ended.
 enum Decided {
@@ -52,8 +63,8 @@ impl Engine {
             Err(error) => return self.unavailable(&error.to_string()),
         };
         let name = latch.node.clone();
-        let shown = match self.verifiers.run(|| show(&commit, &latch)) {
-            Ok(quoted) => quoted,
+        let (shown, covered) = match self.verifiers.run(|| show(&commit, &latch)) {
+            Ok(shown) => shown,
             // Whoever knows the session may send this; only the TPM of the node can quote.
             Err(refusal) => return self.refuse(None, &refusal),
         };
@@ -61,9 +72,10 @@ impl Engine {
             return self.refuse(Some(&name), &refusal);
         }
         fault::point("after-commit-verify");
+        let reported = Reported { commit: &commit, digest, covered };
         let mut decided = None;
         let written = self.store.transact(&mut |transaction| {
-            let outcome = self.acknowledge(transaction, &open, &commit, digest, &name)?;
+            let outcome = self.acknowledge(transaction, &open, &reported, &name)?;
             let undone = matches!(outcome, Decided::Refused(_));
             decided = Some(outcome);
             if undone { Err(Error::Work(String::new())) } else { Ok(()) }
@@ -97,10 +109,15 @@ impl Engine {
 
     /// That the boot was closed with this release, and nothing but PCR 15 has moved since. A node that failed shows what it can.
     fn closed(&self, shown: &Quoted, commit: &Commit, latch: &Latch) -> Result<(), Refusal> {
-        let volume = match &commit.result {
-            CommitResult::Formatted { volume, .. } | CommitResult::Opened { volume, .. } => volume,
+        let (purpose, volume) = match &commit.result {
+            CommitResult::Formatted { volume, .. } => (Purpose::Provision, volume),
+            CommitResult::Opened { volume, .. } => (Purpose::Unlock, volume),
             CommitResult::Failed { .. } => return Ok(()),
         };
+        // The quote does not cover the word of the result; that of the release covers the purpose.
+        if purpose != latch.purpose {
+            return Err(Refusal::new(Own::State, "the result is not that of the purpose of the release"));
+        }
         let before: BTreeMap<u8, &Vec<u8>> =
             latch.registers.iter().map(|(number, value)| (*number, &value.0)).collect();
         for (number, value) in shown.registers.iter().filter(|(number, _)| **number != CAP) {
@@ -127,10 +144,11 @@ impl Engine {
         &self,
         transaction: &mut dyn Transaction,
         open: &Open,
-        commit: &Commit,
-        digest: [u8; 32],
+        reported: &Reported<'_>,
         name: &str,
     ) -> Result<Decided, Error> {
+        let Reported { commit, digest, covered } = *reported;
+        let work = |refusal: &dyn std::fmt::Display| Error::Work(format!("making an acknowledgement: {refusal}"));
         let refused = |code: Code, found: &str| Ok(Decided::Refused(Refusal::new(code, found)));
         let Some(mut latch) = get::<Latch>(transaction, Table::Latches, name.as_bytes())? else {
             return refused(Own::State.into(), "nothing was released in this boot");
@@ -139,12 +157,15 @@ impl Engine {
             return refused(Own::State.into(), "the node has been given another release meanwhile");
         }
         if let Some((known, ack)) = &latch.acknowledged {
-            // Said again, with another quote of the same: the answer is the same.
-            return if known.0 == digest {
-                Ok(Decided::Acknowledged(ack.clone().into_bytes(), None))
-            } else {
-                refused(Own::State.into(), "this boot has reported before, and something else")
-            };
+            if known.0 == digest {
+                return Ok(Decided::Acknowledged(ack.clone().into_bytes(), None));
+            }
+            // A report that was changed where the quote does not cover it may have come first: the node gets the same acknowledgement for its own.
+            if latch.covered == Some(covered) {
+                let again = acknowledged_again(open, ack, digest).map_err(|refusal| work(&refusal))?;
+                return Ok(Decided::Acknowledged(again, None));
+            }
+            return refused(Own::State.into(), "this boot has reported before, and something else");
         }
         if self.seconds() > latch.deadline {
             return refused(Own::CommitLate.into(), "the time to report is over");
@@ -172,7 +193,6 @@ impl Engine {
             found,
         };
         let receipt = audit::append(transaction, leaf, &self.signer(open))?;
-        let work = |refusal: &dyn std::fmt::Display| Error::Work(format!("making an acknowledgement: {refusal}"));
         let key = AttestationKey::parse(&latch.ak.0).map_err(|refusal| work(&refusal))?;
         let said = self.said_of(open, &latch, &disk, &commit.result, &key).map_err(|refusal| work(&refusal))?;
         let (certificate, statement) = said.unzip();
@@ -186,6 +206,7 @@ impl Engine {
         };
         let sent = message::sign(&ack, "broker", &open.keys.message).map_err(|refusal| work(&refusal))?;
         latch.acknowledged = Some((Bytes32(digest), String::from_utf8_lossy(&sent.bytes).into_owned()));
+        latch.covered = Some(covered);
         put(transaction, Table::Latches, name.as_bytes(), &latch)?;
         fault::point("after-commit-insert");
         Ok(Decided::Acknowledged(sent.bytes, Some(code)))
@@ -272,8 +293,15 @@ fn clean(name: &str) -> String {
     name.chars().filter(|c| c.is_ascii_lowercase() || *c == '-').take(32).collect()
 }
 
-/// The second quote: of the same key and the same boot.
-fn show(commit: &Commit, latch: &Latch) -> Result<Quoted, Refusal> {
+/// The acknowledgement of an earlier report, for the report with this digest. The audit log does not grow.
+fn acknowledged_again(open: &Open, ack: &str, digest: [u8; 32]) -> Result<Vec<u8>, attest::Refusal> {
+    // It is from the broker's own database; another broker of the cluster may have signed it.
+    let (ack, _): (Ack, _) = message::read(&Envelope::parse(ack.as_bytes())?.unverified_payload()?)?;
+    Ok(message::sign(&Ack { commit: Bytes32(digest), ..ack }, "broker", &open.keys.message)?.bytes)
+}
+
+/// The second quote: of the same key and the same boot. With it comes the digest of what it covers.
+fn show(commit: &Commit, latch: &Latch) -> Result<(Quoted, Bytes32), Refusal> {
     if commit.release != latch.release {
         return Err(Refusal::new(Own::State, "the report is on another release"));
     }
@@ -287,9 +315,12 @@ fn show(commit: &Commit, latch: &Latch) -> Result<Quoted, Refusal> {
     let commitment = Commitment { release: &latch.release.0, header_digest, volume, generation: commit.generation };
     let registers = (0..).zip(commit.registers.iter().map(|value| value.0.clone())).take(256).collect();
     let evidence = tpm::Evidence { attest: &commit.quote.0, signature: &commit.signature.0, registers: &registers };
-    let quoted = tpm::check(&evidence, &key, latch.bank, &commitment.extra_data())?;
+    let extra_data = commitment.extra_data();
+    let quoted = tpm::check(&evidence, &key, latch.bank, &extra_data)?;
     if (quoted.boot.reset, quoted.boot.restart) != (latch.reset, latch.restart) {
         return Err(Refusal::new(Own::State, "the report is of another boot"));
     }
-    Ok(quoted)
+    let values: Vec<u8> = quoted.registers.values().flatten().copied().collect();
+    let covered = Bytes32(sha256(&[&extra_data[..], &values].concat()));
+    Ok((quoted, covered))
 }

@@ -275,6 +275,7 @@ impl Engine {
             reply: String::from_utf8_lossy(&sent.bytes).into_owned(),
             deadline: self.seconds() + self.settings.commit.as_secs(),
             acknowledged: None,
+            covered: None,
         };
         put(transaction, Table::Latches, name.as_bytes(), &latch)?;
         put(transaction, Table::Disks, &Disk::key(name, slot), &disk)?;

@@ -165,6 +165,9 @@ pub struct Latch {
     pub deadline: u64,
     /// SHA-256 of its report, and what was acknowledged.
     pub acknowledged: Option<(Bytes32, String)>,
+    /// SHA-256 of what the quote of the acknowledged report covers; not in records of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered: Option<Bytes32>,
 }
 
 /// Names the boot of a machine: its TPM, and the counts of resets and restarts, which do not depend on the attestation key.

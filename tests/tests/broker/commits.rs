@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use attest::bytes::Bytes32;
-use attest::message::{CommitResult, Purpose};
+use attest::message::{Ack, Commit, CommitResult, Purpose};
 use cairn_tests::attester::{HEADER, Released, VOLUME};
 use cairn_tests::broker::Broker;
 use cairn_tests::suite::Suite;
@@ -23,6 +23,8 @@ pub fn rows() -> Vec<Row> {
         Row::new("report_with_another_generation_is_refused", another_generation),
         Row::new("report_on_another_release_is_refused", another_release),
         Row::new("failed_report_gets_no_certificate", failed),
+        Row::new("report_that_was_changed_on_its_way_does_not_refuse_the_report_of_the_node", changed_on_its_way),
+        Row::new("report_of_another_result_than_was_released_is_refused", another_result),
         Row::new("node_that_is_changed_during_verification_gets_nothing", changed_meanwhile),
     ]
 }
@@ -162,6 +164,75 @@ fn failed(suite: &Suite, _: &str) -> Result<()> {
     let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
     let ack = scene::commit(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
     ensure!(ack.certificate.is_some() && ack.disk.is_some(), "a boot that opened its disk is not certified");
+    Ok(())
+}
+
+/// A holder of the TLS key changes what the quote does not cover, and delivers the report before the node does.
+fn changed_on_its_way(suite: &Suite, _: &str) -> Result<()> {
+    type Change = fn(&mut Commit) -> Result<()>;
+    const CHANGES: [(&str, Change); 3] = [
+        ("a stage", |commit| {
+            commit.stages.insert("later".into(), 2);
+            Ok(())
+        }),
+        ("the other signature", |commit| negate(&mut commit.signature.0)),
+        ("the code", |commit| {
+            commit.result = CommitResult::Failed { code: "ROOT_NOT_FOUND".into() };
+            Ok(())
+        }),
+    ];
+    let mut scene = Scene::known(suite)?;
+    let mut receipts = Vec::new();
+    for (what, change) in CHANGES {
+        let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+        let own = if what == "the code" {
+            scene.node.commit(&released, CommitResult::Failed { code: "DISK_OPEN_FAILED".into() }, 0)?
+        } else {
+            report(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?
+        };
+        let mut changed = own.clone();
+        change(&mut changed)?;
+        ensure!(changed != own, "{what} was not changed");
+        let first = scene.broker.wire()?.must_acknowledge(&changed).context(what)?;
+        for _ in 0..2 {
+            let ack = scene.broker.wire()?.must_acknowledge(&own).context(what)?;
+            ensure!(Ack { commit: first.commit, ..ack } == first, "{what}: another acknowledgement");
+        }
+        receipts.extend([released.release.receipt.size, first.receipt.size]);
+        scene.reboot()?;
+    }
+    ensure!(receipts.windows(2).all(|sizes| sizes[1] == sizes[0] + 1), "rows were added: {receipts:?}");
+    Ok(())
+}
+
+/// The second valid signature (r, n - s) of a TPMT_SIGNATURE of ECDSA with P-256, which ends with s.
+fn negate(signature: &mut [u8]) -> Result<()> {
+    /// Order of the group of P-256 (SEC 2, section 2.4.2).
+    const ORDER: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
+    let start = signature.len().checked_sub(32).context("the signature is too short")?;
+    let mut borrow = 0;
+    for (byte, order) in signature[start..].iter_mut().zip(hex::decode(ORDER)?).rev() {
+        let difference = i16::from(order) - i16::from(*byte) - borrow;
+        borrow = i16::from(difference < 0);
+        *byte = difference.rem_euclid(256) as u8;
+    }
+    Ok(())
+}
+
+/// A disk that was released to be opened was not made, and the other way round: the quote covers the purpose, and not the word of the result.
+fn another_result(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    let made = CommitResult::Formatted { header: HEADER, volume: VOLUME };
+    for (purpose, result) in [(Purpose::Provision, opened()), (Purpose::Unlock, made)] {
+        let released = release(&scene.broker, &mut scene.node, purpose)?;
+        let own = report(&scene.broker, &mut scene.node, &released, purpose)?;
+        let changed = Commit { result, ..own.clone() };
+        let response = scene.broker.wire()?.say("/krp/1/commit", &changed)?;
+        scene.broker.must_refuse(&response, "STATE")?;
+        scene.broker.wire()?.must_acknowledge(&own)?;
+        scene.node.keep(&released);
+        scene.reboot()?;
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use attest::bytes::Hex;
-use attest::message::{self, Purpose};
+use attest::message::{self, CommitResult, Purpose};
 use cairn_tests::attacks::{code, codes};
 use cairn_tests::attester::HEADER;
 use cairn_tests::broker::Broker;
@@ -165,8 +165,7 @@ fn order(suite: &Suite, _: &str) -> Result<()> {
     // Twice is once; another report of the same boot is none.
     let acks = (0..2).map(|_| scene.broker.wire()?.say("/krp/1/commit", &commit)).collect::<Result<Vec<_>>>()?;
     ensure!(acks.iter().all(|ack| ack.status == 200) && acks[0].body == acks[1].body, "the acknowledgements differ");
-    let mut other = commit.clone();
-    other.stages.insert("later".into(), 2);
+    let other = scene.node.commit(&own, CommitResult::Failed { code: "DISK_OPEN_FAILED".into() }, 0)?;
     let response = scene.broker.wire()?.say("/krp/1/commit", &other)?;
     scene.broker.must_refuse(&response, state)?;
     let generation = scene.broker.disk("one", "generation")?;
