@@ -5,18 +5,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use attest::bytes::{Bytes32, Hex};
 use clap::{Args, Parser, Subcommand};
 use measurements::Bank;
 use state_disk::layout::Profile;
 
 use crate::config::Config;
-use crate::engine::{AdminCommand, Missing, adopt_bundles};
+use crate::engine::AdminCommand;
 use crate::init::{self, Plan};
 use crate::passphrase::{PassphraseArgs, passphrase};
-use crate::store::{Sqlite, Store as _};
-use crate::{harden, serve, socket, table};
+use crate::{harden, restore, serve, socket, table};
 
 /// Release the keys of disks to nodes that have shown what they run
 #[derive(Parser)]
@@ -267,7 +266,7 @@ fn run(cli: Cli) -> Result<()> {
             let value = socket::ask_to_unseal(&config.file("admin.sock"), &passphrase(&args, false)?)?;
             return say(&value, json);
         }
-        Command::Restore(args) => return restore(&Config::read(config)?, &args),
+        Command::Restore(args) => return restore::run(&Config::read(config)?, &args.file, args.replace),
         Command::Node(NodeCommand::Enrol { name, ek, machine, bank, hold }) => AdminCommand::NodeEnrol {
             name,
             ek: digest_of(&ek)?,
@@ -364,42 +363,6 @@ fn make(args: InitArgs) -> Result<()> {
         println!(
             "Move {} away, to a medium that is on no network: whoever has it opens every disk.",
             plan.folder.join("offline").display()
-        );
-    }
-    Ok(())
-}
-
-fn restore(config: &Config, args: &RestoreArgs) -> Result<()> {
-    ensure!(
-        std::os::unix::net::UnixStream::connect(config.file("admin.sock")).is_err(),
-        "The broker runs: stop it first"
-    );
-    Sqlite::open(&args.file).with_context(|| format!("{} is no backup of a broker", args.file.display()))?;
-    let (database, time) = (config.file("database"), jiff::Timestamp::now().as_second());
-    if database.exists() {
-        ensure!(args.replace, "{} exists: with --replace it is kept beside the restored one", database.display());
-        let kept = config.file(&format!("database.before-{time}"));
-        // With what is in its write-ahead log.
-        Sqlite::open(&database)?.backup(&kept)?;
-        for name in ["database", "database-wal", "database-shm"] {
-            let path = config.file(name);
-            if path.exists() {
-                std::fs::remove_file(&path).with_context(|| format!("Failed to remove {}", path.display()))?;
-            }
-        }
-        println!("kept {}", kept.display());
-    }
-    Sqlite::open(&args.file)?.backup(&database).with_context(|| format!("Failed to write {}", database.display()))?;
-    println!("restored {}", database.display());
-    let aside = config.file(&format!("audit.before-{time}"));
-    let found = adopt_bundles(&Sqlite::open(&database)?, &database, &aside)?;
-    if let Some(aside) = found.aside {
-        println!("kept {}: leaves of the audit log that the restored database does not have", aside.display());
-    }
-    if let Some(Missing { first, last, directory }) = found.missing {
-        println!(
-            "missing leaves {first} to {last} of the audit log: copy the directory audit of the backup to {}",
-            directory.display()
         );
     }
     Ok(())

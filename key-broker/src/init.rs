@@ -1,4 +1,4 @@
-//! `key-broker init`: keys, `cluster.json`, `broker.toml`, and the folder `offline`, which is to be moved away. All of it appears at once, or nothing.
+//! `key-broker init`: keys, an empty database, `cluster.json`, `broker.toml`, and the folder `offline`, which is to be moved away. All of it appears at once, or nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::config::Config;
 use crate::seal::{self, Contents, secret_file};
+use crate::store::Sqlite;
 
 /// What a new broker is to be.
 pub struct Plan {
@@ -88,6 +89,8 @@ fn make(plan: &Plan, folder: &Path, passphrase: &[u8]) -> Result<()> {
     secret_file(&folder.join("tls.key"), &made.signing_key.serialize_der())?;
     fs::write(folder.join("tls.der"), made.cert.der()).context("Failed to write the TLS certificate")?;
     let tls_key = digest(&SHA256, &rcgen::PublicKeyData::subject_public_key_info(&made.signing_key));
+
+    drop(Sqlite::create(&folder.join("database")).context("Failed to create the database")?);
 
     let (message, audit) = (new_key()?, new_key()?);
     let mut wrapping = vec![0; 32];
@@ -191,6 +194,7 @@ mod tests {
         let file = |name: &str| fs::read(folder.path().join("broker").join(name)).unwrap();
         let cluster = Cluster::read(&file("cluster.json")).unwrap();
         cluster.certificate(&file("certificate.json")).unwrap();
+        Sqlite::open(&folder.path().join("broker/database")).unwrap();
         let error = run(&plan(folder.path()), b"a passphrase").unwrap_err().to_string();
         assert!(error.contains("exists"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left over");

@@ -10,6 +10,7 @@ mod harden;
 mod init;
 mod pace;
 mod passphrase;
+mod restore;
 mod seal;
 mod serve;
 mod server;

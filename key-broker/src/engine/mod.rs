@@ -67,7 +67,7 @@ pub struct Settings {
     pub stale_unlock: Duration,
     /// How many rebuilders must have made a logged release again.
     pub least_rebuilders: u64,
-    /// How long a transaction waits for a database that another process has locked.
+    /// How long a transaction waits for others, of this process and of another that has locked the database.
     pub store: Duration,
     /// How long a node's certificate is good.
     pub certificate: Duration,
@@ -430,3 +430,6 @@ impl Reply {
         Self { status: 503, body: b"{\"state\":\"sealed\"}\n".to_vec(), retry_after: None }
     }
 }
+
+#[cfg(test)]
+mod tests;

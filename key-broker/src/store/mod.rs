@@ -3,7 +3,7 @@
 mod migration;
 mod sqlite;
 
-pub use sqlite::Sqlite;
+pub use sqlite::{Sqlite, copy, fold};
 
 /// Leaves of the audit log whose requests are in the index, counted from the newest. An older one is searched in the log.
 pub const MAX_INDEXED_LEAVES: u64 = 16_384;
@@ -131,6 +131,14 @@ pub enum Error {
         /// What is understood.
         expected: i64,
     },
+    /// The file does not exist.
+    #[error(
+        "the file does not exist: restore a backup with `key-broker restore`, or create a broker with `key-broker init`"
+    )]
+    Missing,
+    /// The file has no tables of a broker.
+    #[error("the file is not the database of a broker: restore a backup with `key-broker restore`")]
+    Foreign,
     /// What was read cannot be.
     #[error("the database holds a {0} that cannot be read: restore a backup")]
     Damaged(&'static str),

@@ -1,10 +1,12 @@
 //! SQLite: one file, write-ahead log, every commit on the disk before it counts. Several processes may use one file; the writing one locks it.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use super::migration;
 use super::{Error, Failure, Look, Row, Store, Table, Transaction, Work};
@@ -13,6 +15,10 @@ use super::{Error, Failure, Look, Row, Store, Table, Transaction, Work};
 const VERSION: i64 = 3;
 /// How long another process may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum of that time; SQLite counts milliseconds with 32 bits.
+const MAX_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// Minimum time that a transaction waits for earlier ones of this process, which take milliseconds each.
+const MIN_TURN_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a check waits for the lock.
 const CHECK_PATIENCE: Duration = Duration::from_millis(500);
 /// For how long a commit shows that the next one can succeed.
@@ -22,10 +28,15 @@ const CHECK: &[u8] = b"store check";
 /// More than there are statements: none is compiled twice.
 const STATEMENTS: usize = 128;
 
-/// A database: one connection writes, and another reads beside it, so that nobody who only reads waits until the disk has what is being written.
+/// A database: one connection writes, and another reads beside it, so that nobody who only reads waits until the disk has what is being written. A third one copies.
 pub struct Sqlite {
-    writer: Mutex<Connection>,
+    // The last connection that closes moves the write-ahead log into the database, which one that only reads cannot.
     reader: Mutex<Connection>,
+    copier: Mutex<Connection>,
+    /// With a lock that can be waited for until a deadline.
+    writer: parking_lot::Mutex<Connection>,
+    /// Maximum time that a transaction waits for the transactions of this process and of others together.
+    patience: Duration,
     /// Does not wait for transactions of this process.
     checker: Mutex<Connection>,
     /// Time of the last commit.
@@ -33,7 +44,26 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens a database, which is made if it is not there.
+    /// Creates an empty database in a new file.
+    ///
+    /// # Errors
+    /// [`Error`]; the file exists.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        let created = File::create_new(path);
+        created.map_err(|error| Error::Work(format!("cannot create the database {}: {error}", path.display())))?;
+        let mut connection = connect(path)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for table in Table::ALL {
+            let name = table.name();
+            let make = format!("CREATE TABLE {name} (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID");
+            transaction.execute(&make, [])?;
+        }
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()?;
+        Self::open(path)
+    }
+
+    /// Opens a database that exists.
     ///
     /// # Errors
     /// [`Error`].
@@ -41,12 +71,15 @@ impl Sqlite {
         Self::open_with(path, PATIENCE)
     }
 
-    /// The same; another process may hold the lock for so long before a transaction fails.
+    /// The same; a transaction waits so long for other transactions, of this process and of others, before it fails.
     ///
     /// # Errors
     /// [`Error`].
     pub fn open_with(path: &Path, patience: Duration) -> Result<Self, Error> {
         let mut connection = connect(path)?;
+        if connection.pragma_query_value(None, "user_version", |row| row.get(0).map(|found: i64| found == 0))? {
+            return Err(Error::Foreign);
+        }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // What is removed, destroyed shares above all, is overwritten.
@@ -55,16 +88,6 @@ impl Sqlite {
         let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match found {
             VERSION => {}
-            0 => {
-                for table in Table::ALL {
-                    let name = table.name();
-                    let make = format!(
-                        "CREATE TABLE {name} (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID"
-                    );
-                    transaction.execute(&make, [])?;
-                }
-                transaction.pragma_update(None, "user_version", VERSION)?;
-            }
             1 | 2 => {
                 if found == 1 {
                     migration::to_2(&transaction)?;
@@ -74,27 +97,64 @@ impl Sqlite {
             }
             found => return Err(Error::Version { found, expected: VERSION }),
         }
+        for table in Table::ALL {
+            transaction.prepare(&format!("SELECT key, value FROM {}", table.name())).map_err(|_| Error::Foreign)?;
+        }
         transaction.commit()?;
         let reader = connect(path)?;
         reader.pragma_update(None, "query_only", "ON")?;
-        connection.busy_timeout(patience)?;
         let checker = connect(path)?;
         checker.pragma_update(None, "synchronous", "FULL")?;
         checker.busy_timeout(CHECK_PATIENCE)?;
         Ok(Self {
-            writer: Mutex::new(connection),
             reader: Mutex::new(reader),
+            copier: Mutex::new(connect(path)?),
+            writer: parking_lot::Mutex::new(connection),
+            patience: patience.min(MAX_PATIENCE),
             checker: Mutex::new(checker),
             committed: Mutex::new(Instant::now()),
         })
     }
 }
 
+/// A connection to a database that exists: a missing one is never replaced with an empty one.
 fn connect(path: &Path) -> Result<Connection, Error> {
-    let connection = Connection::open(path)?;
+    if std::fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        return Err(Error::Missing);
+    }
+    let connection = Connection::open_with_flags(path, OpenFlags::default().difference(OpenFlags::SQLITE_OPEN_CREATE))?;
     connection.busy_timeout(PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
+}
+
+/// Copies a database to a new file and flushes it; the database itself and its version stay as they are.
+///
+/// # Errors
+/// [`Error`]; the new file exists.
+pub fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    copy_with(&connect(from)?, to)
+}
+
+fn copy_with(connection: &Connection, to: &Path) -> Result<(), Error> {
+    let text = to.to_str().ok_or(Error::Work("the name of the backup is not UTF-8".into()))?;
+    // A new file: VACUUM INTO refuses one that is there.
+    connection.execute("VACUUM INTO ?1", params![text])?;
+    // VACUUM INTO flushes nothing.
+    let flushed = File::open(to).and_then(|file| file.sync_all());
+    flushed.map_err(|error| Error::Work(format!("cannot flush {}: {error}", to.display())))
+}
+
+/// Moves the write-ahead log of a database that no process uses into the database.
+///
+/// # Errors
+/// [`Error`]; another process uses the database.
+pub fn fold(path: &Path) -> Result<(), Error> {
+    let is_busy: bool = connect(path)?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if is_busy {
+        return Err(Error::Database { failure: Failure::Locked, detail: "its write-ahead log is in use".into() });
+    }
+    Ok(())
 }
 
 /// A transaction that panicked was rolled back.
@@ -118,7 +178,13 @@ impl From<rusqlite::Error> for Error {
 
 impl Store for Sqlite {
     fn transact(&self, work: Work) -> Result<(), Error> {
-        let mut connection = lock(&self.writer);
+        let deadline = Instant::now() + self.patience;
+        let turn = self.writer.try_lock_for(self.patience.max(MIN_TURN_PATIENCE));
+        let mut connection = turn.ok_or_else(|| Error::Database {
+            failure: Failure::Locked,
+            detail: format!("earlier transactions of this broker have not ended after {:?}", self.patience),
+        })?;
+        connection.busy_timeout(deadline.saturating_duration_since(Instant::now()))?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut open = Open(transaction);
         work(&mut open)?;
@@ -146,10 +212,8 @@ impl Store for Sqlite {
     }
 
     fn backup(&self, to: &Path) -> Result<(), Error> {
-        let text = to.to_str().ok_or(Error::Work("the name of the backup is not UTF-8".into()))?;
-        // A new file: VACUUM INTO refuses one that is there.
-        lock(&self.writer).execute("VACUUM INTO ?1", params![text])?;
-        Ok(())
+        // Transactions go on meanwhile.
+        copy_with(&lock(&self.copier), to)
     }
 }
 
@@ -212,7 +276,7 @@ mod tests {
     #[test]
     fn a_transaction_happens_whole_or_not_at_all_and_keys_are_unique() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("database")).unwrap();
+        let store = Sqlite::create(&folder.path().join("database")).unwrap();
         store
             .transact(&mut |open| {
                 assert!(open.insert(Table::Nodes, b"a", b"1")?);
@@ -242,7 +306,7 @@ mod tests {
     #[test]
     fn a_look_sees_what_has_ended_and_waits_for_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("database")).unwrap();
+        let store = Sqlite::create(&folder.path().join("database")).unwrap();
         let seen = || {
             let mut seen = (None, 0);
             store
@@ -267,7 +331,7 @@ mod tests {
     fn check_of_a_locked_database_fails_within_a_second() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("database");
-        let store = Sqlite::open(&path).unwrap();
+        let store = Sqlite::create(&path).unwrap();
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         store.check().unwrap();
@@ -283,7 +347,7 @@ mod tests {
     #[test]
     fn full_database_is_reported_as_full() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("database")).unwrap();
+        let store = Sqlite::create(&folder.path().join("database")).unwrap();
         store.transact(&mut |open| open.put(Table::State, b"x", &[1; 2000])).unwrap();
         let checker = lock(&store.checker);
         checker.pragma_update(None, "max_page_count", 1).unwrap();
@@ -298,7 +362,7 @@ mod tests {
     fn another_version_is_refused_and_a_backup_is_a_database() {
         let folder = tempfile::tempdir().unwrap();
         let (path, copy) = (folder.path().join("database"), folder.path().join("copy"));
-        let store = Sqlite::open(&path).unwrap();
+        let store = Sqlite::create(&path).unwrap();
         store.transact(&mut |open| open.put(Table::State, b"x", b"1")).unwrap();
         store.backup(&copy).unwrap();
         assert!(store.backup(&copy).is_err(), "a backup never overwrites one");
@@ -312,5 +376,62 @@ mod tests {
         drop(store);
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 9).unwrap();
         assert!(matches!(Sqlite::open(&path), Err(Error::Version { found: 9, .. })));
+    }
+
+    #[test]
+    fn missing_or_foreign_database_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("database");
+        assert!(matches!(Sqlite::open(&path), Err(Error::Missing)));
+        assert!(!path.exists(), "an empty database was created");
+        for (text, version) in [("", 0), ("CREATE TABLE other (x)", 0), ("CREATE TABLE nodes (key, value)", VERSION)] {
+            let other = Connection::open(&path).unwrap();
+            other.execute_batch(text).unwrap();
+            other.pragma_update(None, "user_version", version).unwrap();
+            drop(other);
+            assert!(matches!(Sqlite::open(&path), Err(Error::Foreign)), "{text}");
+            assert!(Sqlite::create(&path).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_transactions_in_line_fail_within_the_time_of_one() {
+        const PATIENCE: Duration = Duration::from_millis(1500);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("database");
+        drop(Sqlite::create(&path).unwrap());
+        let store = Sqlite::open_with(&path, PATIENCE).unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let failed = store.transact(&mut |_| Ok(()));
+                    assert!(matches!(failed, Err(Error::Database { failure: Failure::Locked, .. })), "{failed:?}");
+                });
+            }
+        });
+        assert!(started.elapsed() < 2 * PATIENCE, "{:?}", started.elapsed());
+        other.execute_batch("ROLLBACK").unwrap();
+        store.transact(&mut |_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn backup_and_transaction_do_not_wait_for_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::create(&folder.path().join("database")).unwrap();
+        store
+            .transact(&mut |open| {
+                open.put(Table::State, b"x", b"1")?;
+                std::thread::scope(|scope| {
+                    let (send, receive) = std::sync::mpsc::channel();
+                    let (store, copy) = (&store, folder.path().join("copy"));
+                    scope.spawn(move || send.send(store.backup(&copy)));
+                    receive.recv_timeout(Duration::from_secs(10)).expect("the backup waits for a transaction").unwrap();
+                });
+                Ok(())
+            })
+            .unwrap();
     }
 }

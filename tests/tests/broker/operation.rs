@@ -139,6 +139,14 @@ fn backup(suite: &Suite, _: &str) -> Result<()> {
     ensure!(String::from_utf8_lossy(&over.stderr).contains("--replace"), "a database was overwritten");
     let nothing = scene.broker.command(&["restore", "/dev/null", "--replace"])?;
     ensure!(!nothing.status.success(), "/dev/null is a backup");
+    let missing = scene.broker.command(&["restore", &format!("{file}x"), "--replace"])?;
+    let words = String::from_utf8_lossy(&missing.stderr).into_owned();
+    ensure!(!missing.status.success() && words.contains("does not exist"), "a missing backup is restored: {words}");
+    let (database, moved) = (scene.broker.file("database"), scene.broker.file("moved"));
+    fs::rename(&database, &moved)?;
+    let words = scene.broker.run().err().context("a broker without a database serves")?.to_string();
+    ensure!(words.contains("key-broker restore") && !database.exists(), "{words}");
+    fs::rename(&moved, &database)?;
     ensure!(scene.broker.command(&["restore", &file, "--replace"])?.status.success(), "the backup is not restored");
     scene.broker.run()?;
     scene.reboot()?;
@@ -173,7 +181,7 @@ fn modes(suite: &Suite, _: &str) -> Result<()> {
         Ok(())
     };
     // Whatever the shell of the operator allows others.
-    must_be_private(&broker, "init", &["broker.toml", "sealed.json", "tls.key", "offline/root.key"])?;
+    must_be_private(&broker, "init", &["broker.toml", "database", "sealed.json", "tls.key", "offline/root.key"])?;
     broker.run()?;
     let mut scene = Scene::with(suite, broker)?;
     scene.provision()?;

@@ -177,7 +177,7 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let database = folder.path().join("database");
-            let store = Sqlite::open(&database).unwrap();
+            let store = Sqlite::create(&database).unwrap();
             let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
             Self { bundles: Bundles::of(&database), folder, store, key, heads: Vec::new() }
         }

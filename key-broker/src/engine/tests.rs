@@ -1,0 +1,41 @@
+//! A whole broker in this process, as `init` makes it and an operator uses it.
+
+use std::path::{Path, PathBuf};
+
+use attest::cluster::Assurance;
+
+use super::{Engine, Settings};
+use crate::init::{self, Plan};
+use crate::socket::{self, Files};
+
+fn init(folder: &Path) -> PathBuf {
+    let plan = Plan {
+        folder: folder.join("broker"),
+        assurance: Assurance::Development,
+        listen: "127.0.0.1:0".parse().unwrap(),
+        serial: None,
+        layout: None,
+        existing: None,
+    };
+    init::run(&plan, b"a passphrase").unwrap();
+    plan.folder
+}
+
+fn open(folder: &Path) -> anyhow::Result<Engine> {
+    let cluster = std::fs::read(folder.join("cluster.json")).unwrap();
+    let engine = Engine::open(&folder.join("database"), &cluster, Settings::default())?;
+    let files = Files { sealed: folder.join("sealed.json"), certificate: folder.join("certificate.json") };
+    socket::unseal(&engine, &files, b"a passphrase")?;
+    Ok(engine)
+}
+
+#[test]
+fn broker_without_its_database_is_refused_and_makes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = init(folder.path());
+    open(&broker).unwrap();
+    std::fs::remove_file(broker.join("database")).unwrap();
+    let error = format!("{:#}", open(&broker).err().unwrap());
+    assert!(error.contains("key-broker restore") && error.contains("key-broker init"), "{error}");
+    assert!(!broker.join("database").exists());
+}
