@@ -3,13 +3,15 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use transparency::verify::SKEW;
+
 use super::{Engine, Reply, audit};
 use crate::store::Store;
 
 /// For how long the result of a check of the store holds.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// By how much the host's clock may be behind the latest time in the database.
-const MAX_CLOCK_BEHIND_SECONDS: u64 = 30;
+/// By how much the host's clock may be behind the latest time in the database. A witness or timestamp authority whose clock is ahead by an accepted `SKEW` must not make a broker with a right clock unready.
+pub(super) const MAX_CLOCK_BEHIND_SECONDS: u64 = SKEW + 30;
 
 /// Why the broker decides nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use attest::cluster::Assurance;
 
-use super::{Engine, Settings};
+use super::ready::MAX_CLOCK_BEHIND_SECONDS;
+use super::{Engine, Settings, Unready};
 use crate::init::{self, Plan};
 use crate::socket::{self, Files};
 
@@ -38,4 +39,15 @@ fn broker_without_its_database_is_refused_and_makes_none() {
     let error = format!("{:#}", open(&broker).err().unwrap());
     assert!(error.contains("key-broker restore") && error.contains("key-broker init"), "{error}");
     assert!(!broker.join("database").exists());
+}
+
+#[test]
+fn clock_of_an_accepted_witness_does_not_make_a_broker_unready() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(&init(folder.path())).unwrap();
+    let now = engine.seconds();
+    engine.clock.at_least(now + transparency::verify::SKEW);
+    assert_eq!(engine.readiness(), Ok(()));
+    engine.clock.at_least(now + MAX_CLOCK_BEHIND_SECONDS + 60);
+    assert_eq!(engine.readiness(), Err(Unready::Clock));
 }
