@@ -45,6 +45,9 @@ pub enum AdminCommand {
     Status,
 }
 
+/// Limit of a generation that an operator sets. Messages carry generations as integers of canonical JSON, which end at 2^53 - 1, and each boot takes the next one.
+const GENERATION_LIMIT: u64 = 1 << 52;
+
 /// What is wrong, and what to do next.
 pub(super) type Outcome = Result<Value, String>;
 
@@ -389,6 +392,11 @@ fn disk_grant(
 ) -> Result<Result<(String, String), String>, Error> {
     if get::<Node>(transaction, Table::Nodes, node.as_bytes())?.is_none() {
         return Ok(Err(format!("there is no node {node:?}: key-broker node list")));
+    }
+    if let Some(generation) = generation.filter(|generation| *generation >= GENERATION_LIMIT) {
+        return Ok(Err(format!(
+            "cannot grant generation {generation}: expected a number below 2^52; the last console line of the node names the generation of its disk"
+        )));
     }
     let (key, mut what) = (Disk::key(node, slot), Vec::new());
     if let Some(from) = rebind_from {

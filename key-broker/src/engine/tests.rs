@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Assurance;
+use measurements::Bank;
 
 use super::ready::MAX_CLOCK_BEHIND_SECONDS;
-use super::{Engine, Settings, Unready};
+use super::{AdminCommand, Engine, Settings, Unready};
 use crate::init::{self, Plan};
 use crate::socket::{self, Files};
+
+const MACHINE: &[u8] = include_bytes!("../../../measurements/machines/q35-ovmf-2025.02-1cpu-1gib.machine.json");
 
 fn init(folder: &Path) -> PathBuf {
     let plan = Plan {
@@ -30,6 +34,17 @@ fn open(folder: &Path) -> anyhow::Result<Engine> {
     Ok(engine)
 }
 
+fn enrol(engine: &Engine, name: &str) -> Result<(), String> {
+    let machine = Hex(MACHINE.to_vec());
+    let (name, ek) = (name.to_owned(), Bytes32([1; 32]));
+    engine.admin(&AdminCommand::NodeEnrol { name, ek, machine, bank: Bank::Sha384, hold: false }).map(drop)
+}
+
+fn grant(engine: &Engine, overwrite: bool, generation: Option<u64>) -> Result<(), String> {
+    let (node, slot, rebind_from) = ("one".into(), "state".into(), None);
+    engine.admin(&AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation }).map(drop)
+}
+
 #[test]
 fn broker_without_its_database_is_refused_and_makes_none() {
     let folder = tempfile::tempdir().unwrap();
@@ -50,4 +65,16 @@ fn clock_of_an_accepted_witness_does_not_make_a_broker_unready() {
     assert_eq!(engine.readiness(), Ok(()));
     engine.clock.at_least(now + MAX_CLOCK_BEHIND_SECONDS + 60);
     assert_eq!(engine.readiness(), Err(Unready::Clock));
+}
+
+#[test]
+fn generation_that_no_message_can_carry_is_not_granted() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(&init(folder.path())).unwrap();
+    enrol(&engine, "one").unwrap();
+    for generation in [1 << 53, u64::MAX] {
+        let error = grant(&engine, true, Some(generation)).unwrap_err();
+        assert!(error.contains(&generation.to_string()) && error.contains("below 2^52"), "{error}");
+    }
+    grant(&engine, true, Some(41)).unwrap();
 }
