@@ -39,9 +39,9 @@ codes! {
     SessionInvalid, "SESSION_INVALID", "the session is none of this connection's, or its time is over", "let the node begin anew; if it happens again, look at the network between";
     NonceSpent, "NONCE_SPENT", "the session has been answered before", "somebody sends a message again: find out who; the node may ask for its answer with resume";
     EkUntrusted, "EK_UNTRUSTED", "no node with this endorsement key is enrolled", "if it is yours: key-broker node enrol";
-    NodeRetired, "NODE_RETIRED", "the node was retired", "nothing, or enrol it under a new name";
+    NodeRetired, "NODE_RETIRED", "the node was retired", "nothing; to use the machine again: key-broker node enrol with the same name and endorsement key, then key-broker disk grant NAME --overwrite, and attach a blank disk";
     NodeHeld, "NODE_HELD", "the node waits for an operator's approval", "key-broker node approve";
-    IdentityConflict, "IDENTITY_CONFLICT", "a node of this name, or another with this endorsement key, is enrolled already", "choose another name, or retire the old node first; if nobody enrolled it, find out who tries";
+    IdentityConflict, "IDENTITY_CONFLICT", "a node of this name, or another with this endorsement key, is enrolled already", "for another machine of this name: choose another name, or retire the old node first; for this endorsement key: enrol the machine with the name that it has in key-broker node list";
     ActivationFailed, "ACTIVATION_FAILED", "the TPM with this endorsement key does not hold the attestation key", "somebody shows keys of two machines: find out who";
     RateLimited, "RATE_LIMITED", "the node asks too often", "nothing; it will ask again";
     NoReleaseAllowed, "RELEASE_NONE_ALLOWED", "no release is allowed", "key-broker release allow";
@@ -141,7 +141,7 @@ impl Code {
                     "attach the node's disk; nothing was formatted. If it is lost: key-broker disk grant --overwrite"
                 }
                 Disk::Hold => "key-broker explain the requests of this node, then: key-broker disk grant",
-                Disk::Retired => "enrol the machine as a new node with a new disk",
+                Disk::Retired => "key-broker disk grant NODE --overwrite, then attach a blank disk",
                 Disk::DiskNodeMismatch => {
                     "attach the node's own disk; if the machine was replaced: key-broker disk grant --rebind-from"
                 }

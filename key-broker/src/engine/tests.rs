@@ -8,6 +8,7 @@ use measurements::Bank;
 
 use super::ready::MAX_CLOCK_BEHIND_SECONDS;
 use super::{AdminCommand, Engine, Settings, Unready};
+use crate::code::{Code, Own};
 use crate::init::{self, Plan};
 use crate::socket::{self, Files};
 
@@ -77,4 +78,18 @@ fn generation_that_no_message_can_carry_is_not_granted() {
         assert!(error.contains(&generation.to_string()) && error.contains("below 2^52"), "{error}");
     }
     grant(&engine, true, Some(41)).unwrap();
+}
+
+#[test]
+fn retired_machine_is_used_again_as_its_code_advises() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(&init(folder.path())).unwrap();
+    enrol(&engine, "one").unwrap();
+    engine.admin(&AdminCommand::NodeRetire { name: "one".into() }).unwrap();
+    let refused = enrol(&engine, "two").unwrap_err();
+    assert!(refused.starts_with("IDENTITY_CONFLICT"), "{refused}");
+    let advice = Code::from(Own::NodeRetired).next();
+    assert!(advice.contains("same name") && advice.contains("disk grant NAME --overwrite"), "{advice}");
+    enrol(&engine, "one").unwrap();
+    grant(&engine, true, None).unwrap();
 }
