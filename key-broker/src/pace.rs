@@ -1,6 +1,6 @@
-//! `Retry-After` of 429 and 503: a random time within what the broker needs for those who wait and those who were turned away, so that they do not come back at one time.
+//! `Retry-After` of 429 and 503: a random time within what the broker needs for the requests that wait and those that its queue turned away, so that they do not come back at one time.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -17,17 +17,28 @@ const FIRST_RATE: f64 = 50.0;
 /// The lowest rate that is computed with.
 const MIN_RATE: f64 = 1.0;
 
-/// How fast requests are decided, and how many were turned away.
+/// A shorter time under load measures a burst and not a rate.
+const MIN_LOAD: Duration = Duration::from_secs(1);
+
+/// How fast requests are decided, and how many the queue turned away.
 pub struct Pace(Mutex<Counts>);
 
 struct Counts {
     since: Instant,
-    decided: u32,
+    /// Requests that the queue turned away in this window.
     turned_away: u32,
+    load: Option<Load>,
     /// Decisions in a second, when it was last measured.
     rate: f64,
     /// Requests that were turned away before this window, and are expected again.
     expected: f64,
+}
+
+/// The part of a window in which the queue was full, or was still emptied.
+struct Load {
+    since: Instant,
+    last: Instant,
+    decided: u32,
 }
 
 impl Counts {
@@ -37,33 +48,50 @@ impl Counts {
         if passed < WINDOW {
             return;
         }
-        if self.turned_away > 0 {
-            self.rate = (f64::from(self.decided) / passed.as_secs_f64()).max(MIN_RATE);
+        if let Some(load) = self.load.take() {
+            let time = load.last.saturating_duration_since(load.since);
+            if time >= MIN_LOAD {
+                self.rate = (f64::from(load.decided) / time.as_secs_f64()).max(MIN_RATE);
+            }
         }
         let left = 1.0 - (passed.as_secs_f64() / MEMORY.as_secs_f64()).min(1.0);
         self.expected = self.expected * left + f64::from(self.turned_away);
-        (self.since, self.decided, self.turned_away) = (now, 0, 0);
+        (self.since, self.turned_away) = (now, 0);
     }
 }
 
 impl Pace {
     /// From now on.
     pub fn new(now: Instant) -> Self {
-        Self(Mutex::new(Counts { since: now, decided: 0, turned_away: 0, rate: FIRST_RATE, expected: 0.0 }))
+        Self(Mutex::new(Counts { since: now, turned_away: 0, load: None, rate: FIRST_RATE, expected: 0.0 }))
     }
 
-    /// A request got its answer.
-    pub fn decided(&self, now: Instant) {
+    fn counts(&self, now: Instant) -> MutexGuard<'_, Counts> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.roll(now);
-        counts.decided += 1;
+        counts
     }
 
-    /// A request is turned away while so many wait: the longest pause, in seconds.
-    fn spread(&self, waiting: usize, now: Instant) -> u32 {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.roll(now);
+    /// A request got its answer, and so many wait.
+    pub fn decided(&self, waiting: usize, now: Instant) {
+        let mut counts = self.counts(now);
+        // With an empty queue, decisions are as many as requests.
+        if let Some(load) = counts.load.as_mut().filter(|_| waiting > 0) {
+            load.last = now;
+            load.decided += 1;
+        }
+    }
+
+    /// The queue was full and turned a request away. Refusals with any other cause are not the broker's load.
+    pub fn turned_away(&self, now: Instant) {
+        let mut counts = self.counts(now);
         counts.turned_away += 1;
+        counts.load.get_or_insert(Load { since: now, last: now, decided: 0 }).last = now;
+    }
+
+    /// The longest pause while so many requests wait, in seconds.
+    fn spread(&self, waiting: usize, now: Instant) -> u32 {
+        let counts = self.counts(now);
         let waiting = f64::from(u32::try_from(waiting).unwrap_or(u32::MAX));
         let needed = (waiting + counts.expected + f64::from(counts.turned_away)) / counts.rate;
         // Bounded, so that it fits.
@@ -90,21 +118,48 @@ mod tests {
         let now = Instant::now();
         let pace = Pace::new(now);
         assert_eq!(pace.spread(0, now), 8);
-        assert_eq!(pace.spread(1000, now), 21, "1000 requests at 50 a second");
+        assert_eq!(pace.spread(1000, now), 20, "1000 requests at 50 a second");
         assert_eq!(pace.spread(1_000_000, now), 60);
-        // 100 decisions in 5 s, while 203 were turned away.
-        (0..100).for_each(|_| pace.decided(now));
-        (0..200).for_each(|_| _ = pace.retry_after(0, now));
+        // 100 decisions in 5 s, while 204 were turned away.
+        (0..203).for_each(|_| pace.turned_away(now));
+        (0..100).for_each(|step| pace.decided(1, now + step * Duration::from_millis(50)));
+        pace.turned_away(now + WINDOW - Duration::from_millis(1));
         assert_eq!(pace.spread(400, now + WINDOW), 31, "604 requests at 20 a second");
-        // Whoever was turned away has come again, or has gone.
+        // Requests that were turned away have come again, or have gone.
         let later = now + WINDOW + 2 * MEMORY;
-        pace.decided(later);
-        pace.decided(later + 2 * MEMORY);
+        pace.decided(1, later);
+        pace.decided(1, later + 2 * MEMORY);
         let mut counts = pace.0.lock().unwrap();
         assert!(counts.expected < 2.0, "{}", counts.expected);
         counts.rate = FIRST_RATE;
         drop(counts);
         let found: BTreeSet<u32> = (0..500).map(|_| pace.retry_after(900, later + 2 * MEMORY)).collect();
         assert!(found.len() > 10 && found.first() >= Some(&1) && found.last() <= Some(&60), "{found:?}");
+    }
+
+    #[test]
+    fn refusals_that_the_queue_did_not_cause_change_no_pause() {
+        let now = Instant::now();
+        let pace = Pace::new(now);
+        let seconds = |count: u64| now + Duration::from_secs(count);
+        // An address over its limit, while the broker decides one request in 10 s.
+        for step in 0..1000 {
+            _ = pace.retry_after(0, seconds(step / 10));
+            if step % 100 == 0 {
+                pace.decided(0, seconds(step / 10));
+            }
+        }
+        assert_eq!(pace.spread(500, seconds(100)), 10, "500 requests at 50 a second");
+    }
+
+    #[test]
+    fn one_request_that_a_burst_turned_away_sets_no_rate() {
+        let now = Instant::now();
+        let pace = Pace::new(now);
+        pace.turned_away(now);
+        (0..50).for_each(|step| pace.decided(49 - step, now + Duration::from_millis(100)));
+        // The queue is empty, and a request comes now and then.
+        (1..100).for_each(|step| pace.decided(0, now + Duration::from_secs(step)));
+        assert_eq!(pace.spread(450, now + 2 * MEMORY), 10, "451 requests at 50 a second");
     }
 }

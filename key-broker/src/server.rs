@@ -59,6 +59,13 @@ struct Shared {
     evidence: Places,
 }
 
+impl Shared {
+    /// Requests in the queue.
+    fn waiting(&self) -> usize {
+        self.limits.queue.saturating_sub(self.queue.available_permits())
+    }
+}
+
 /// A connection's own state.
 struct Peer {
     address: IpAddr,
@@ -236,8 +243,7 @@ async fn converse(
 async fn respond(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let mut reply = reply(shared, peer, request).await;
     if matches!(reply.status, 429 | 503) {
-        let waiting = shared.limits.queue.saturating_sub(shared.queue.available_permits());
-        reply.retry_after = Some(shared.pace.retry_after(waiting, Instant::now()));
+        reply.retry_after = Some(shared.pace.retry_after(shared.waiting(), Instant::now()));
     }
     answer(reply)
 }
@@ -290,7 +296,10 @@ async fn work(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>
     };
     // Evidence is in time when it has arrived in time: the wait for a processor or for the store is not the node's.
     let arrived = Instant::now();
-    let Ok(_place) = shared.queue.try_acquire() else { return Reply::unavailable() };
+    let Ok(queued) = shared.queue.try_acquire() else {
+        shared.pace.turned_away(Instant::now());
+        return Reply::unavailable();
+    };
     if is_large {
         // A node that has sent its evidence keeps its connection until it is judged.
         peer.entry.set(Stage::Proven);
@@ -311,8 +320,9 @@ async fn work(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>
     });
     let reply = decided.await.unwrap_or_else(|_| Reply::unavailable());
     peer.note(&path, reply.status);
+    drop(queued);
     if reply.status != 503 {
-        shared.pace.decided(Instant::now());
+        shared.pace.decided(shared.waiting(), Instant::now());
     }
     reply
 }
