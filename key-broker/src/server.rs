@@ -30,10 +30,9 @@ use crate::pace::Pace;
 /// Largest bodies: without logs, and with them.
 const SMALL: usize = 16 << 10;
 const LARGE: usize = 1 << 20;
-/// Bodies that are read at a time, of all connections together: large ones (128 MiB), of which one network has a quarter, and small ones (16 MiB), which large ones cannot keep out.
+/// Large bodies that are read at a time, of all connections together (128 MiB), of which one network has a quarter. Small ones are as many as connections, so no connection keeps out another one's.
 const LARGE_BODIES: usize = 128;
 const LARGE_BODIES_PER_ADDRESS: usize = 32;
-const SMALL_BODIES: usize = 1024;
 /// How often addresses are forgotten that have not asked for a while: to find them takes longer the more there are.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Commits and resumptions of a connection that spend nothing of its address, once it has shown an enrolled node.
@@ -51,8 +50,6 @@ struct Shared {
     /// Work that runs, or waits for a processor or for the store.
     queue: Semaphore,
     addresses: DefaultKeyedRateLimiter<IpAddr>,
-    /// Small bodies that are being read, or wait.
-    small_bodies: Semaphore,
     /// Large bodies, of evidence.
     large_bodies: Semaphore,
     /// Large bodies of each network.
@@ -140,7 +137,6 @@ pub async fn serve(
         pace: Pace::new(Instant::now()),
         queue: Semaphore::new(limits.queue),
         addresses: RateLimiter::keyed(quota),
-        small_bodies: Semaphore::new(SMALL_BODIES),
         large_bodies: Semaphore::new(LARGE_BODIES),
         evidence: Places::new(LARGE_BODIES_PER_ADDRESS),
         limits,
@@ -286,8 +282,10 @@ async fn work(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>
     if matches!(place, Some(None)) {
         return Reply::unavailable();
     }
-    let bodies = if is_large { &shared.large_bodies } else { &shared.small_bodies };
-    let Ok(_room) = bodies.try_acquire() else { return Reply::unavailable() };
+    let room = is_large.then(|| shared.large_bodies.try_acquire());
+    if matches!(room, Some(Err(_))) {
+        return Reply::unavailable();
+    }
     let body = match timeout(patience, Limited::new(request.into_body(), most).collect()).await {
         Err(_) => return status(408),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return status(413),
