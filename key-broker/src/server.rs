@@ -93,13 +93,13 @@ impl Peer {
         match (path, status) {
             ("/krp/1/hello", 200) => {
                 self.has_paid.store(true, Ordering::Relaxed);
-                self.entry.set(Stage::Challenged);
+                self.entry.set(Stage::Unproven);
             }
             ("/krp/1/evidence", 200 | 202) => {
                 self.free.store(REQUESTS_OF_A_NODE, Ordering::Relaxed);
                 self.entry.set(Stage::Proven);
             }
-            ("/krp/1/hello" | "/krp/1/evidence", _) => self.entry.set(Stage::Silent),
+            ("/krp/1/hello" | "/krp/1/evidence", _) => self.entry.set(Stage::Unproven),
             _ => {}
         }
     }
@@ -159,15 +159,16 @@ pub async fn serve(
             shared.addresses.retain_recent();
             swept = Instant::now();
         }
+        let network = network(address.ip());
         // Too many of this network: whoever comes is turned away at once, and may come again.
-        let Some(place) = places.take(network(address.ip())) else { continue };
-        // Too many in all: the oldest connection that has not shown a node is closed, if there is one.
+        let Some(place) = places.take(network) else { continue };
+        // Too many in all: a connection that has not shown a node is closed, if there is one.
         let permit = connections.clone().try_acquire_owned().ok();
-        if permit.is_none() && !unproven.close_oldest() {
+        if permit.is_none() && !unproven.close_one() {
             continue;
         }
         // Before the next connection is accepted, which may close this one.
-        let (entry, closing) = unproven.enter();
+        let (entry, closing) = unproven.enter(network);
         let (shared, acceptor, stop) = (shared.clone(), acceptor.clone(), stop.clone());
         let connections = connections.clone();
         tokio::spawn(async move {
