@@ -102,6 +102,26 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Open files that are not connections of nodes: databases, files of the audit log, the admin socket, metrics.
+    const RESERVED_FILES: u64 = 64;
+
+    /// Lowers `connections` to what a process with so many open files can have; true if it was lowered.
+    pub fn fit(&mut self, open_files: u64) -> Result<bool> {
+        let room = open_files.saturating_sub(Self::RESERVED_FILES);
+        ensure!(
+            room > 0,
+            "cannot start with a limit of {open_files} open files: {} are reserved\nhint: set LimitNOFILE={}",
+            Self::RESERVED_FILES,
+            u64::try_from(self.connections)?.saturating_add(Self::RESERVED_FILES)
+        );
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let is_lower = room < self.connections;
+        self.connections = self.connections.min(room);
+        Ok(is_lower)
+    }
+}
+
 impl Config {
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self> {
@@ -169,6 +189,18 @@ mod tests {
         let written = Config::read(&path).unwrap();
         assert_eq!(format!("{:?}", plain.limits), format!("{:?}", written.limits));
         assert_eq!(format!("{:?}", plain.policy), format!("{:?}", written.policy));
+    }
+
+    #[test]
+    fn connections_fit_the_limit_of_open_files() {
+        for (open_files, lowered, connections) in
+            [(u64::MAX, false, 2048), (2112, false, 2048), (2111, true, 2047), (1024, true, 960), (65, true, 1)]
+        {
+            let mut limits = Limits::default();
+            assert_eq!((limits.fit(open_files).unwrap(), limits.connections), (lowered, connections), "{open_files}");
+        }
+        let error = Limits::default().fit(64).unwrap_err().to_string();
+        assert!(error.contains("LimitNOFILE=2112"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the process does to itself before it has secrets: no core dumps, no swap, no file that others read.
+//! What the process does to itself before it has secrets: no core dumps, no swap, no file that others read, and as many open files as the system allows.
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::prctl::set_dumpable;
@@ -33,4 +33,30 @@ fn lock_memory() -> Result<(), String> {
     setrlimit(Resource::RLIMIT_MEMLOCK, most, most)
         .and_then(|()| mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE))
         .map_err(|error| error.to_string())
+}
+
+/// Raises the soft limit of open files to the hard one, and gives the limit that holds then.
+pub fn open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(error) => {
+            eprintln!("key-broker: cannot raise the limit of open files from {soft} to {hard}: {error}");
+            soft
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn soft_limit_of_open_files_is_raised_to_the_hard_limit() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        // Enough for the tests beside this one.
+        setrlimit(Resource::RLIMIT_NOFILE, hard - 1, hard).unwrap();
+        assert_eq!(open_files(), hard);
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+    }
 }

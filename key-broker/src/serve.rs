@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::engine::Engine;
 use crate::passphrase::{PassphraseArgs, credential};
 use crate::seal::passphrase_of;
@@ -17,6 +17,7 @@ use crate::{harden, server};
 /// Serves until a signal ends it.
 pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
     harden::process();
+    let limits = limits_that_fit(config)?;
     let cluster = std::fs::read(config.file("cluster.json"))
         .with_context(|| format!("Failed to read {}: restore it", config.file("cluster.json").display()))?;
     let engine = Arc::new(Engine::open(&config.file("database"), &cluster, config.settings())?);
@@ -51,11 +52,24 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
             // Nobody listens any more: then it has ended already.
             let _ = stop.send(true);
         });
-        server::serve(listener, tls, engine, config.limits.clone(), stopped).await
+        server::serve(listener, tls, engine, limits, stopped).await
     });
     // The next broker replaces one that is left over.
     let _ = std::fs::remove_file(socket_path);
     served
+}
+
+/// The limits of broker.toml, with no more connections than files may be open.
+fn limits_that_fit(config: &Config) -> Result<Limits> {
+    let mut limits = config.limits.clone();
+    let open_files = harden::open_files();
+    if limits.fit(open_files)? {
+        let (wanted, most) = (config.limits.connections, limits.connections);
+        eprintln!(
+            "key-broker: connections lowered from {wanted} to {most}: the limit of open files is {open_files}; set LimitNOFILE"
+        );
+    }
+    Ok(limits)
 }
 
 /// Moves older leaves of the audit log to files for ever, in a thread of its own: no request waits for these files.

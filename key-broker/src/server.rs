@@ -15,6 +15,7 @@ use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::errno::Errno;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,6 +40,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 const REQUESTS_OF_A_NODE: u32 = 32;
 /// How long a new connection waits for the place of one that is closed for it.
 const HANDOVER: Duration = Duration::from_secs(1);
+/// Pause after `accept` has failed, for want of file descriptors or because the client has gone.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// How long running requests have after a signal.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -150,10 +153,13 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             _ = stop.changed() => break,
         };
-        let Ok((socket, address)) = accepted else {
-            // Too many open files, or a connection that is gone again: neither is for ever.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
+        let (socket, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                make_room(&error, &unproven);
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
         };
         if swept.elapsed() > SWEEP {
             shared.addresses.retain_recent();
@@ -194,6 +200,14 @@ pub async fn serve(
     // All permits are back when all connections have ended.
     let _ = timeout(GRACE, connections.acquire_many(most)).await;
     Ok(())
+}
+
+/// Without a free file descriptor nobody is accepted before a connection ends: one that has not shown a node is closed.
+fn make_room(error: &std::io::Error, unproven: &Unproven) {
+    let is_exhausted = |code| code == Errno::EMFILE as i32 || code == Errno::ENFILE as i32;
+    if error.raw_os_error().is_some_and(is_exhausted) {
+        unproven.close_one();
+    }
 }
 
 async fn converse(
@@ -374,7 +388,10 @@ pub async fn serve_metrics(listener: TcpListener, engine: Arc<Engine>, mut stop:
             accepted = listener.accept() => accepted,
             _ = stop.changed() => return,
         };
-        let Ok((socket, _)) = accepted else { continue };
+        let Ok((socket, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_RETRY).await;
+            continue;
+        };
         let engine = engine.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let engine = engine.clone();
@@ -425,4 +442,23 @@ fn metrics(engine: &Engine) -> Response<Full<Bytes>> {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn accept_without_free_file_descriptor_closes_an_unproven_connection() {
+        let unproven = Unproven::default();
+        let (_entry, _closing) = unproven.enter(Ipv4Addr::LOCALHOST.into());
+        make_room(&Errno::ECONNABORTED.into(), &unproven);
+        make_room(&Errno::EMFILE.into(), &unproven);
+        assert!(!unproven.close_one(), "the connection is open");
+        let (_entry, _closing) = unproven.enter(Ipv4Addr::LOCALHOST.into());
+        make_room(&Errno::ECONNABORTED.into(), &unproven);
+        assert!(unproven.close_one(), "the connection was closed");
+    }
 }

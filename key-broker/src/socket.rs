@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::engine::{AdminCommand, Engine};
 use crate::seal;
+use crate::server::ACCEPT_RETRY;
 
 /// Longest line: a machine reference in hexadecimal digits.
 const LARGEST: u64 = 16 << 20;
@@ -72,7 +73,11 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
 /// Serves for ever, in threads of its own.
 pub fn serve(listener: UnixListener, engine: Arc<Engine>, files: Files) {
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                std::thread::sleep(ACCEPT_RETRY);
+                continue;
+            };
             let (engine, files) = (engine.clone(), files.clone());
             std::thread::spawn(move || {
                 // Whoever asked has gone.
