@@ -167,6 +167,10 @@ fn broker_with_database_in(directory: &Path) -> Result<Broker> {
     let mut broker = Broker::new("store_seconds = 1")?;
     let moved = directory.join("database");
     fs::copy(broker.file("database"), &moved).context("Failed to move the database")?;
+    // An error of the file system must not lose what a broker has on the disk.
+    for path in [&moved, directory] {
+        fs::File::open(path)?.sync_all()?;
+    }
     fs::remove_file(broker.file("database"))?;
     std::os::unix::fs::symlink(moved, broker.file("database"))?;
     broker.run()?;
