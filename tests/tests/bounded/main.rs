@@ -30,7 +30,7 @@ const CONSTANT: usize = 16 << 10;
 /// Only a hang takes longer.
 const TIME: Duration = Duration::from_secs(10);
 /// Most bytes of all files of the corpus together.
-const CORPUS: usize = 640 << 10;
+const CORPUS: usize = 600 << 10;
 /// Inputs that take more memory are run as they are, but not mutated.
 const MUTABLE: usize = 1 << 20;
 
