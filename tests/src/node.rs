@@ -148,7 +148,7 @@ impl Node {
         Ok(watched)
     }
 
-    /// Boots until the disk is open and the broker knows it; what systemd does then is not waited for.
+    /// Boots until the disk is open and the broker has acknowledged it, without waiting for systemd.
     pub fn must_open(&self, suite: &Suite, row: &str) -> Result<Watched> {
         let mut watched = self.boot(suite, row)?;
         watched.must_hand_over()?;

@@ -26,10 +26,10 @@ const PROMPTS: [&str; 9] = [
     "(initramfs)",
 ];
 
-/// What the agent says last: the broker knows that the disk is open, and systemd is started.
+/// The agent's last line: the broker has acknowledged the open disk, and systemd starts.
 pub const HANDING_OVER: &str = "cairn: handing over after";
 
-/// What a guest's kernel says when QEMU's threads have lost one of its timer interrupts; it never goes on.
+/// The guest's kernel prints this after QEMU has lost one of its timer interrupts; the guest does not recover.
 const LOST_TIMER: &str = "kthread timer wakeup didn't happen";
 
 /// No boot takes longer; a machine that has not decided by then hangs.

@@ -35,7 +35,7 @@ fn lies(suite: &Suite, row: &str) -> Result<()> {
     node.must_fail(suite, row, code(52))?;
     let liar = LyingBroker::start(&identity, &UNSIGNED, Then::Forward(broker.port()?))?;
     node.configure(&suite.image.file("raw"), &broker.cluster()?, liar.port())?;
-    node.must_open(suite, row)?;
+    node.must_run(suite, row)?;
     let expected = ["/krp/1/hello", "/krp/1/hello", "/krp/1/evidence", "/krp/1/resume"];
     ensure!(liar.requests() == expected, "the liar was asked {:?}", liar.requests());
     generation(&broker, "one", 1)
@@ -52,7 +52,7 @@ fn black_hole(suite: &Suite, row: &str) -> Result<()> {
     let node = Node::new(suite, "one", &suite.image, &broker)?;
     let network = StaticNetwork { address: "10.0.2.77/24".into(), gateway: Some("10.0.2.2".into()) };
     node.configure_network(&suite.image.file("raw"), &broker.cluster()?, &ports, Some(network))?;
-    node.must_open(suite, row)?;
+    node.must_run(suite, row)?;
     generation(&broker, "one", 1)?;
     let strangers = stranger.admin(&["audit", "tail"])?;
     ensure!(

@@ -188,7 +188,7 @@ fn late_broker(suite: &Suite, row: &str) -> Result<()> {
     let waits = watched.vm.console().wait_for(&["waiting: broker unreachable"], 0, PATIENCE);
     ensure!(matches!(waits, Found::Text(..)), "the node does not wait{}", watched.last_lines());
     broker.run()?;
-    watched.must_hand_over()?;
+    watched.must_run()?;
     generation(&broker, "one", 1)
 }
 
@@ -225,7 +225,7 @@ fn older_database(suite: &Suite, row: &str) -> Result<()> {
     generation(&broker, "one", 1)?;
     node.must_fail(suite, row, "BROKER_BEHIND")?;
     broker.admin(&["disk", "grant", "one", "--generation", "3"])?;
-    node.must_open(suite, row)?;
+    node.must_run(suite, row)?;
     generation(&broker, "one", 4)
 }
 
@@ -239,7 +239,7 @@ fn held(suite: &Suite, row: &str) -> Result<()> {
     let holds = watched.vm.console().wait_for(&["waiting: hold: an operator must decide on request"], 0, PATIENCE);
     ensure!(matches!(holds, Found::Text(..)), "the node does not wait{}", watched.last_lines());
     broker.admin(&["node", "approve", "one"])?;
-    watched.must_hand_over()?;
+    watched.must_run()?;
     generation(&broker, "one", 1)
 }
 

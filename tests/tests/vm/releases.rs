@@ -113,7 +113,7 @@ fn side_by_side(suite: &Suite, row: &str) -> Result<()> {
     for expected in [1, 2] {
         let mut both = [one.boot(suite, row)?, two.boot(suite, &format!("{row}-two"))?];
         for watched in &mut both {
-            watched.must_hand_over()?;
+            watched.must_run()?;
         }
         upgrade.runs(&one, false)?;
         upgrade.runs(&two, true)?;

@@ -160,7 +160,7 @@ fn written_headers(suite: &Suite, row: &str) -> Result<()> {
     records::set_header(&broker, &digest_of(&good))?;
     broker.run()?;
     write(&node.disk(), &good, 0)?;
-    node.must_open(suite, row)?;
+    node.must_run(suite, row)?;
     commits += 1;
     generation(&broker, "one", commits)
 }
@@ -179,7 +179,7 @@ fn changing_header(suite: &Suite, row: &str) -> Result<()> {
     luks::edit(&mut area, &luks::COPIES, CHANGES[0].2, CHANGES[0].3)?;
     write(&node.disk(), &area, 0)?;
     broker.run()?;
-    watched.must_hand_over()?;
+    watched.must_run()?;
     drop(watched);
     generation(&broker, "one", 2)?;
     must_be_refused(suite, row, &node, &broker, later).map(drop)
@@ -214,7 +214,7 @@ fn foreign(suite: &Suite, row: &str) -> Result<()> {
         "it was written to"
     );
     broker.admin(&["disk", "grant", "one", "--overwrite"])?;
-    watched.must_hand_over()?;
+    watched.must_run()?;
     drop(watched);
     generation(&broker, "one", 1)?;
 
