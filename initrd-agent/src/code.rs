@@ -122,7 +122,7 @@ codes! {
         "What the broker says of the state disk cannot be",
         "use broker and image of versions that belong together; report the line to their makers";
     DiskForeign, "DISK_FOREIGN",
-        "The state disk is to be made, and holds something that nobody gave away, or has changed since the broker was asked about it",
+        "The state disk is to be made, and holds data without a grant to overwrite it, or has changed since its release was requested",
         "start the node again; attach a blank disk, or let an operator grant that this one is overwritten (key-broker disk grant)";
     DiskFormatFailed, "DISK_FORMAT_FAILED",
         "The state disk could not be made",

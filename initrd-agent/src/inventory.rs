@@ -198,6 +198,20 @@ pub mod tests {
 
     const HASH: Guid = Guid::from_u128(7);
 
+    #[test]
+    fn each_disk_with_a_part_of_the_root_is_named() {
+        let ready = |disk: &str| {
+            let (device, number) = (PathBuf::from("/dev").join(disk), "254:1".to_owned());
+            Candidate::Ready(Partition { device, disk: disk.to_owned(), number, bytes: 4096 })
+        };
+        let inventory = Inventory {
+            data: vec![ready("vda"), ready("vdb"), Candidate::NotThere("vdc".into())],
+            hash: vec![ready("vda"), Candidate::BeyondDisk("vdd".into()), ready("vde")],
+            ..Inventory::default()
+        };
+        assert_eq!(inventory.disks_of_the_root(), ["vda", "vdb", "vda", "vde"]);
+    }
+
     /// A sysfs and a /dev in a temporary folder.
     struct Machine {
         folder: tempfile::TempDir,

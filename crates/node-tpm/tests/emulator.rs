@@ -110,6 +110,8 @@ fn a_verifier_accepts_keys_quotes_and_activations_of_a_tpm() {
     let mut changed = challenge.credential_blob.clone();
     changed[10] ^= 1;
     assert!(keys.activate(&mut context, &changed, &challenge.encrypted_seed).is_err());
+    assert!(keys.activate(&mut context, &[1], &challenge.encrypted_seed).is_err());
+    assert!(keys.are_loaded(&mut context), "a refused credential does not cost the keys");
 
     let (ak_area, ek_area) = (keys.attestation_key().to_vec(), keys.endorsement_key().to_vec());
     keys.flush(&mut context);

@@ -86,22 +86,21 @@ pub fn make_header(
         return Err(invalid("its recovery document is too long"));
     }
     header::check_fresh(&area, &grant.id).map_err(|error| failed(format!("the new header: {error}")))?;
-    must_be_unchanged(disk, file, contents)?;
-    write_header(&mut { file }, id, &contents.area, &area)
-        .map_err(|error| failed(format!("writing the header to disk {}: {error}", disk.node.display())))?;
+    put_header(disk, file, id, contents, &area)?;
     Ok((area, key))
 }
 
-/// Refuses a disk that is not as it was when the broker was asked about it, which may be days ago: an operator decides in his own time, and data may have been put on it since.
-fn must_be_unchanged(disk: &Disk, file: &File, before: &Contents) -> Result<(), Failure> {
-    // Else the kernel would show again what it has read before.
-    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+/// Writes a header to a disk that has not changed since the request for its release. Operator approval may take days, in which data may have been written to the disk.
+fn put_header(disk: &Disk, file: &File, id: &[u8; 16], before: &Contents, after: &[u8]) -> Result<(), Failure> {
     let name = disk.node.display().to_string();
-    if contents::read(file, disk.bytes, &name)? == *before {
-        return Ok(());
+    // Without this, the kernel returns the blocks that it has read before.
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    if contents::read(file, disk.bytes, &name)? != *before {
+        let what = format!("disk {name} has changed since its release was requested; nothing was written to it");
+        return Err(Failure::new(Code::DiskForeign, what));
     }
-    let what = format!("disk {name} has changed since the broker was asked about it, and nothing was written to it");
-    Err(Failure::new(Code::DiskForeign, what))
+    write_header(&mut { file }, id, &before.area, after)
+        .map_err(|error| Failure::new(Code::DiskFormatFailed, format!("writing the header to disk {name}: {error}")))
 }
 
 /// Refuses to make a disk that holds what somebody may want back.
@@ -210,17 +209,21 @@ mod tests {
     #[test]
     fn disk_that_has_changed_since_it_was_looked_at_is_not_made() {
         let file = tempfile::NamedTempFile::new().unwrap();
+        let (id, after) = (id::parse(TEXT).unwrap(), vec![7; HEADER]);
         file.as_file().set_len(LEAST_DISK).unwrap();
         let disk = Disk { node: file.path().into(), number: String::new(), bytes: LEAST_DISK };
         let contents = contents::read(file.as_file(), LEAST_DISK, "x").unwrap();
         assert_eq!(contents.state, DiskState::Blank);
-        assert!(must_be_unchanged(&disk, file.as_file(), &contents).is_ok());
         for at in [0, HEADER as u64 - 1, LEAST_DISK - 1] {
             file.as_file().write_all_at(b"x", at).unwrap();
-            let refused = must_be_unchanged(&disk, file.as_file(), &contents).unwrap_err();
+            let changed = std::fs::read(file.path()).unwrap();
+            let refused = put_header(&disk, file.as_file(), &id, &contents, &after).unwrap_err();
             assert_eq!(refused.code(), Code::DiskForeign, "{at}");
+            assert!(std::fs::read(file.path()).unwrap() == changed, "the disk was written to");
             file.as_file().write_all_at(&[0], at).unwrap();
         }
+        put_header(&disk, file.as_file(), &id, &contents, &after).unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap()[HEADER - 1], 7);
     }
 
     fn read(disk: &Vec<u8>) -> Contents {
