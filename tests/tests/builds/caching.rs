@@ -17,6 +17,7 @@ pub fn rows() -> Vec<Row> {
     vec![
         Row::new("only_stages_whose_inputs_changed_run_again", only_what_changed),
         Row::new("a_new_package_moves_no_other_in_the_lock", new_package),
+        Row::new("an_index_older_than_the_lock_s_is_refused", older_index),
     ]
 }
 
@@ -41,6 +42,19 @@ fn new_package(shop: &Workshop, row: &str) -> Result<()> {
     ensure!(after.packages.len() == before.packages.len() + 1, "more than the new package came");
     bench.must_succeed(&mut bench.xtask(&["lock"]))?;
     ensure!(bench.lock()? == after, "a second run changed the lock");
+    Ok(())
+}
+
+/// The real mirrors, and a lock of a later date than theirs.
+fn older_index(shop: &Workshop, row: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    let lock = bench.lock()?;
+    let date = &lock.suites.first().context("the lock has no suite")?.date;
+    bench.edit("os/packages.lock", &format!("date = \"{date}\""), "date = \"2999-01-02T03:04:05Z\"")?;
+    let before = bench.lock()?;
+    let words = ["is of", "os/packages.lock has one of 2999-01-02T03:04:05Z", "CAIRN_DEBIAN_MIRROR"];
+    bench.must_fail(&mut bench.xtask(&["lock", "--update"]), &words)?;
+    ensure!(bench.lock()? == before, "the lock was changed");
     Ok(())
 }
 

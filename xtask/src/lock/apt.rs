@@ -260,6 +260,21 @@ mod tests {
         assert!(insecure(&dump(&read)), "the control");
     }
 
+    /// Each switch is in the configuration once, and follows the host.
+    #[test]
+    fn age_of_an_index_counts_as_the_host_has_it() {
+        for (value, expected) in [("false", true), ("No", true), ("0", true), ("true", false), ("", false)] {
+            assert_eq!(is_off(value), expected, "{value}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let ours = Apt { folder: folder.path().to_owned(), sources: vec![] }.configuration();
+        for key in AGE {
+            let of_the_host = crate::fetch::apt_setting(key).is_some_and(|value| is_off(&value));
+            let line = format!("{key} \"{}\";\n", !of_the_host);
+            assert_eq!((ours.matches(key).count(), ours.matches(&line).count()), (1, 1), "{ours}");
+        }
+    }
+
     #[test]
     fn a_line_of_print_uris_gives_address_and_file_name() {
         let line = "'http://m.example/debian/pool/main/a/acl/acl_2.3_amd64.deb' acl_1%3a2.3_amd64.deb 24364 MD5Sum:85";

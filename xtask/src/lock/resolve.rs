@@ -84,7 +84,7 @@ fn refuse_an_older_index(old: Option<&Lock>, suite: &Suite) -> Result<()> {
     let (then, now) = (time::parse_rfc3339(&known.date)?, time::parse_rfc3339(&suite.date)?);
     ensure!(
         then <= now,
-        "The mirror's signed index of {} is of {}, and os/packages.lock has one of {}: the mirror is behind, or somebody replays an old index. Try again later, or name another mirror in {}",
+        "The mirror's signed index of {} is of {}, and os/packages.lock has one of {}: the mirror is behind, or an old index is replayed. Try again later, or name another mirror in {}",
         suite.name,
         suite.date,
         known.date,
