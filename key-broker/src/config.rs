@@ -67,7 +67,7 @@ pub struct Limits {
     pub challenge_seconds: u64,
     /// Seconds to report what became of a release.
     pub commit_seconds: u64,
-    /// Seconds that a transaction waits for others, of this process and of another that has locked the database; then the node is told to come again. For those of this process it waits at least one second.
+    /// Seconds that a transaction waits for others, of this process and of another that has locked the database; then the answer is 503. For those of this process the minimum is one second.
     pub store_seconds: u64,
     /// Seconds that a held node waits.
     pub hold_seconds: u64,

@@ -57,7 +57,7 @@ impl Drop for Place {
 /// Whether the peer of a connection has shown a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// No evidence has arrived, or it was refused. A challenge proves nothing: everybody gets one.
+    /// No evidence has arrived, or it was refused. A challenge proves nothing: every client gets one.
     Unproven,
     /// Evidence is being verified, or was that of an enrolled node: the connection is not closed for another one.
     Proven,

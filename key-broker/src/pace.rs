@@ -10,7 +10,7 @@ const MIN_SPREAD_SECONDS: f64 = 8.0;
 const MAX_SPREAD_SECONDS: f64 = 60.0;
 /// For how long requests are counted before the rate is computed again.
 const WINDOW: Duration = Duration::from_secs(5);
-/// How long whoever was turned away is expected to come again.
+/// How long a request that was turned away is expected again.
 const MEMORY: Duration = Duration::from_secs(60);
 /// Decisions in a second, before any were counted under load.
 const FIRST_RATE: f64 = 50.0;
@@ -42,7 +42,7 @@ struct Load {
 }
 
 impl Counts {
-    /// Closes the window when it is over. A broker that turns nobody away shows how many come, not how many it could decide.
+    /// Closes the window when it is over. Without load, the decisions count the requests and not the capacity.
     fn roll(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.since);
         if passed < WINDOW {

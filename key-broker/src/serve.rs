@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::passphrase::{PassphraseArgs, credential};
 use crate::seal::passphrase_of;
 use crate::socket::{self, Files};
-use crate::{harden, server};
+use crate::{harden, monitoring, server};
 
 /// Serves until a signal ends it.
 pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
@@ -37,7 +37,7 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
         if let Some(address) = config.metrics {
             let metrics = bind(address).await?;
             println!("metrics on {}", metrics.local_addr()?);
-            tokio::spawn(server::serve_metrics(metrics, engine.clone(), stopped.clone()));
+            tokio::spawn(monitoring::serve_metrics(metrics, engine.clone(), stopped.clone()));
         }
         std::io::stdout().flush()?;
         socket::serve(admin, engine.clone(), files.clone());

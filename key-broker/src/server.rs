@@ -11,9 +11,8 @@ use attest::binding::EXPORTER;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::errno::Errno;
 use rustls::ServerConfig;
@@ -26,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::{Config, Limits};
 use crate::connections::{Entry, Places, Stage, Unproven};
 use crate::engine::{Conversation, Engine, Reply, network};
+use crate::monitoring::{answer, check_store, health, ready};
 use crate::pace::Pace;
 
 /// Largest bodies: without logs, and with them.
@@ -43,7 +43,7 @@ const HANDOVER: Duration = Duration::from_secs(1);
 /// Pause after `accept` has failed, for want of file descriptors or because the client has gone.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// How long running requests have after a signal.
-const GRACE: Duration = Duration::from_secs(10);
+pub const GRACE: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 struct Shared {
@@ -166,7 +166,7 @@ pub async fn serve(
             swept = Instant::now();
         }
         let network = network(address.ip());
-        // Too many of this network: whoever comes is turned away at once, and may come again.
+        // Too many of this network: the new connection is closed, and the client may retry.
         let Some(place) = places.take(network) else { continue };
         // Too many in all: a connection that has not shown a node is closed, if there is one.
         let permit = connections.clone().try_acquire_owned().ok();
@@ -187,7 +187,7 @@ pub async fn serve(
                     },
                 };
                 let whole = Duration::from_secs(shared.limits.connection_seconds);
-                // Whoever it was has gone, or does not speak as we do: there is nobody to tell.
+                // The client has gone, or does not speak the protocol: there is no one to report to.
                 let _ = timeout(whole, converse(shared, acceptor, socket, (address, entry), stop)).await;
             };
             tokio::select! {
@@ -202,7 +202,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Without a free file descriptor nobody is accepted before a connection ends: one that has not shown a node is closed.
+/// Without a free file descriptor no connection is accepted before another ends: an unproven one is closed.
 fn make_room(error: &std::io::Error, unproven: &Unproven) {
     let is_exhausted = |code| code == Errno::EMFILE as i32 || code == Errno::ENFILE as i32;
     if error.raw_os_error().is_some_and(is_exhausted) {
@@ -340,108 +340,11 @@ async fn work(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>
     reply
 }
 
-fn health(engine: &Engine) -> Reply {
-    let state = if engine.is_sealed() { "sealed" } else { "serving" };
-    Reply { status: 200, body: format!("{{\"state\":\"{state}\"}}\n").into_bytes(), retry_after: None }
-}
-
-/// Runs the check of the store where it is due, on a thread that may wait for the disk.
-async fn check_store(engine: &Arc<Engine>) {
-    if engine.is_store_check_due() {
-        let engine = engine.clone();
-        // Without a result, that of the last check holds.
-        let _ = tokio::task::spawn_blocking(move || engine.check_store()).await;
-    }
-}
-
-/// Whether a node would get a decision now.
-async fn ready(engine: &Arc<Engine>) -> Reply {
-    check_store(engine).await;
-    match engine.readiness() {
-        Ok(()) => Reply { status: 200, body: b"{\"state\":\"ready\"}\n".to_vec(), retry_after: None },
-        Err(unready) => unready.into(),
-    }
-}
-
 /// The broker's certificate. Without its store a broker decides nothing: the node is sent to the next address.
 async fn certificate(engine: &Arc<Engine>) -> Reply {
     let Some(body) = engine.certificate() else { return Reply::sealed() };
     check_store(engine).await;
     if engine.is_store_available() { Reply { status: 200, body, retry_after: None } } else { Reply::unavailable() }
-}
-
-fn answer(reply: Reply) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(reply.body)));
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
-    if let Some(seconds) = reply.retry_after {
-        headers.insert(RETRY_AFTER, seconds.into());
-    }
-    response
-}
-
-/// /health, /ready and /metrics by plain HTTP, for the broker's own host.
-pub async fn serve_metrics(listener: TcpListener, engine: Arc<Engine>, mut stop: watch::Receiver<bool>) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.changed() => return,
-        };
-        let Ok((socket, _)) = accepted else {
-            tokio::time::sleep(ACCEPT_RETRY).await;
-            continue;
-        };
-        let engine = engine.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let engine = engine.clone();
-            async move {
-                Ok::<_, std::convert::Infallible>(match request.uri().path() {
-                    "/health" => answer(health(&engine)),
-                    "/ready" => answer(ready(&engine).await),
-                    // Every allowed release is judged for it, on a thread that is not of the server.
-                    "/metrics" => match tokio::task::spawn_blocking(move || metrics(&engine)).await {
-                        Ok(response) => response,
-                        Err(_) => answer(Reply::unavailable()),
-                    },
-                    _ => answer(Reply { status: 404, body: vec![], retry_after: None }),
-                })
-            }
-        });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .serve_connection(TokioIo::new(socket), service);
-        tokio::spawn(timeout(GRACE, connection));
-    }
-}
-
-/// OpenMetrics 1.0.
-fn metrics(engine: &Engine) -> Response<Full<Bytes>> {
-    let mut text = String::from("# TYPE cairn_broker_sealed gauge\n");
-    text += &format!("cairn_broker_sealed {}\n", u8::from(engine.is_sealed()));
-    text += "# TYPE cairn_broker_clock_behind_seconds gauge\n# UNIT cairn_broker_clock_behind_seconds seconds\n";
-    text += &format!("cairn_broker_clock_behind_seconds {}\n", engine.clock_behind());
-    text += "# TYPE cairn_broker_decisions counter\n";
-    for (code, count) in engine.counts() {
-        text += &format!("cairn_broker_decisions_total{{code=\"{code}\"}} {count}\n");
-    }
-    if let Some(figures) = engine.figures() {
-        text += "# TYPE cairn_broker_releases gauge\n";
-        for (standing, count) in [("good", figures.good), ("refused", figures.refused)] {
-            text += &format!("cairn_broker_releases{{standing=\"{standing}\"}} {count}\n");
-        }
-        if let Some(expires) = figures.expires {
-            text += "# TYPE cairn_broker_channel_expires_seconds gauge\n# UNIT cairn_broker_channel_expires_seconds seconds\n";
-            text += &format!("cairn_broker_channel_expires_seconds {expires}\n");
-            text += "# TYPE cairn_broker_channel_expired gauge\n";
-            text += &format!("cairn_broker_channel_expired {}\n", u8::from(figures.expired));
-        }
-    }
-    text += "# EOF\n";
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-    response
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ pub struct Attester<'a, M> {
     brokers: Brokers,
     /// Message keys of the brokers that have shown their certificate: one may send what another has signed.
     known: Vec<Bytes32>,
-    /// Keys of their audit logs, with which receipts are verified; none of a broker whose certificate has none.
+    /// Keys of their audit logs, with which receipts are verified; `None` for a certificate without one.
     audit_keys: Vec<Option<Bytes32>>,
     /// The broker that released a share, at the other end of the connection.
     kept: Option<Broker>,

@@ -1,6 +1,6 @@
 //! What operators do: nodes, releases, disks, the audit log. Each change is a row of the audit log, in the same transaction.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use attest::bytes::{Bytes32, Hex};
 use measurements::Bank;
@@ -8,9 +8,8 @@ use measurements::document::image::ImageReference;
 use measurements::document::machine::MachineReference;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use transparency::checkpoint::Checkpoint;
 
-use super::audit::{self, KeptHead, Leaf};
+use super::audit::{self, Leaf};
 use super::hello::sha256;
 use super::records::{self, Disk, Grant, Latch, Node, Release, get, put};
 use super::shown::{disks, explain, node_show, nodes};
@@ -228,69 +227,6 @@ impl Engine {
         }
         let done = with_node(transaction, name, |node| node.retired = true)?;
         Ok(done.map(|(name, _)| (name, format!("retired; shares destroyed: {}", destroyed.join(", ")))))
-    }
-
-    fn status(&self) -> Outcome {
-        let mut sizes = serde_json::Map::new();
-        self.store
-            .look(&mut |transaction| {
-                for table in [Table::Nodes, Table::Releases, Table::Disks] {
-                    sizes.insert(table.name().into(), transaction.count(table)?.into());
-                }
-                sizes.insert(Table::Audit.name().into(), audit::size(transaction)?.into());
-                sizes.insert("audit leaves in the database".into(), transaction.count(Table::Audit)?.into());
-                Ok(())
-            })
-            .map_err(|error| error.to_string())?;
-        let state = if self.is_sealed() { "sealed" } else { "serving" };
-        Ok(json!({
-            "state": state,
-            "cluster": hex::encode(&self.cluster.id.0),
-            "least assurance": self.cluster.assurance,
-            "sizes": sizes,
-            "audit directory": self.moving().unwrap_or_else(|| "ok".into()),
-            "decisions": self.counts(),
-        }))
-    }
-
-    /// Compares the log with its signed head, with the receipts of all disks, and with heads that were kept elsewhere.
-    fn audit_verify(&self, heads: &[String]) -> Outcome {
-        let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
-        let public = ring::signature::KeyPair::public_key(&open.keys.audit);
-        let key: [u8; 32] = public.as_ref().try_into().map_err(|_| "the key of the audit log is none of Ed25519")?;
-        let mut kept = Vec::new();
-        for head in heads {
-            let checkpoint = Checkpoint::open(head, &self.origin, &key)
-                .map_err(|error| format!("a head is not one of this log, or not signed by it: {error}"))?;
-            kept.push(KeptHead { size: checkpoint.size, root: Bytes32(checkpoint.root) });
-        }
-        self.store
-            .look(&mut |transaction| {
-                kept.extend(
-                    records::all::<Disk>(transaction, Table::Disks)?.iter().filter_map(|(_, disk)| disk.receipt),
-                );
-                Ok(())
-            })
-            .map_err(|error| error.to_string())?;
-        let size = audit::verify(&*self.store, &self.bundles, &self.origin, &key, &kept)
-            .map_err(|problem| problem.to_string())?;
-        Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))
-    }
-
-    /// Copies the database. Older leaves of the audit log are not in it, and the output names what else must be copied.
-    fn backup(&self, to: &Path) -> Outcome {
-        self.store.backup(to).map_err(|error| format!("{error}; name a file that is not there yet"))?;
-        let first = audit::first_in_database(&*self.store).map_err(|error| error.to_string())?;
-        Ok(match first.checked_sub(1) {
-            None => json!({"backup": to, "audit log": "complete"}),
-            Some(last) => json!({
-                "backup": to,
-                "audit log": format!(
-                    "leaves 0 to {last} are not in this file: copy the directory {} now",
-                    self.bundles.directory().display()
-                ),
-            }),
-        })
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Limits {
     hellos: f64,
     strangers: f64,
     unproven: Buckets,
-    /// Of enrolled nodes whose evidence was verified. Whoever makes up keys gets none of these.
+    /// Of enrolled nodes whose evidence was verified. A client with made-up keys has none.
     proven: Buckets,
     stranger: Option<Bucket>,
 }

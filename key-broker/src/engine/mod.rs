@@ -15,9 +15,11 @@ mod policy;
 mod published;
 mod ready;
 mod records;
+mod reply;
 mod restored;
 mod shown;
 mod standing;
+mod upkeep;
 mod verifiers;
 
 use std::collections::BTreeMap;
@@ -48,6 +50,7 @@ use outcome::Stop;
 use ready::StoreCheck;
 pub use ready::Unready;
 use records::{Node, Waiting, get, put};
+pub use reply::Reply;
 pub use restored::{Missing, Restored, adopt_bundles};
 pub use standing::Figures;
 use verifiers::Verifiers;
@@ -110,17 +113,6 @@ pub struct Keys {
 struct Open {
     keys: Keys,
     certificate: BrokerCertificate,
-}
-
-/// An answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// Status of HTTP.
-    pub status: u16,
-    /// The body.
-    pub body: Vec<u8>,
-    /// Seconds to wait, where the engine decides them. Those of 429 and 503 depend on the load, which only the server knows.
-    pub retry_after: Option<u32>,
 }
 
 /// What a connection has said so far.
@@ -286,29 +278,6 @@ impl Engine {
         self.clock.seconds()
     }
 
-    /// Moves older leaves of the audit log from the database to files. A failure is printed once, delays moving, and stops nothing else.
-    pub fn move_leaves(&self) {
-        let problem = audit::move_leaves(&*self.store, &self.bundles).err().map(|problem| problem.to_string());
-        let mut last = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&problem, &*last) {
-            (Some(problem), last) if last.as_ref() != Some(problem) => {
-                eprintln!("key-broker: cannot move leaves of the audit log to files: {problem}");
-            }
-            (None, Some(_)) => eprintln!("key-broker: leaves of the audit log move to files again"),
-            _ => {}
-        }
-        *last = problem;
-    }
-
-    /// Removes what brokers left that ended while they moved leaves.
-    pub fn remove_abandoned(&self) {
-        self.bundles.remove_abandoned();
-    }
-
-    fn moving(&self) -> Option<String> {
-        self.moving.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// By how many seconds the host's clock is behind the latest time that the broker knows.
     pub fn clock_behind(&self) -> u64 {
         self.clock.behind()
@@ -411,23 +380,6 @@ impl Engine {
             audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop)
         })?;
         Ok(request)
-    }
-}
-
-impl Reply {
-    /// Nothing can be said now.
-    pub fn unavailable() -> Self {
-        Self { status: 503, body: b"{\"state\":\"unavailable\"}\n".to_vec(), retry_after: None }
-    }
-
-    /// Too many requests.
-    pub fn busy() -> Self {
-        Self { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: None }
-    }
-
-    /// Nothing can be said before the broker is unsealed.
-    pub fn sealed() -> Self {
-        Self { status: 503, body: b"{\"state\":\"sealed\"}\n".to_vec(), retry_after: None }
     }
 }
 

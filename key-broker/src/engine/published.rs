@@ -92,7 +92,7 @@ impl Published {
             let state = logged::<Channel>(kept.bundle.as_bytes(), root, now)?;
             let expires = state.statement.predicate().expires;
             let stale = now >= expires && patience.is_some_and(|patience| now < expires.saturating_add(patience));
-            // What it said last is what holds while nobody could say something newer.
+            // The last state holds until a newer one can be set.
             let then = if stale { expires.saturating_sub(1) } else { now };
             Ok((Current::new(state, kept.version, then)?, stale))
         })

@@ -138,7 +138,7 @@ impl Engine {
         fault::point("before-figures");
         let (now, least) = (self.seconds(), self.settings.least_rebuilders);
         let mut figures = Figures::default();
-        // What it said last, however long ago.
+        // The last state, however old.
         if let Ok((channel, stale)) = published.current(now, Some(u64::MAX)).ok()? {
             figures.expires = Some(channel.logged().statement.predicate().expires);
             figures.expired = stale;

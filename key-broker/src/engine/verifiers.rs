@@ -1,4 +1,4 @@
-//! Verifications at a time: signatures and predictions need a processor, and more of them at once than there are processors only wait longer. Nobody waits for the store while he has a place: whoever waits for the disk keeps no other from verification.
+//! Verifications at a time: signatures and predictions need a processor, and more of them at once than there are processors only wait longer. A request that waits for the store has no place, so it delays no verification.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 

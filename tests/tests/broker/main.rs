@@ -2,6 +2,7 @@
 //! `cargo xtask test`; one row is `cargo xtask test -- ROW`.
 
 mod availability;
+mod clock;
 mod commits;
 mod crashes;
 // The log that lies is the one that the chain of checks is tested with.
@@ -14,6 +15,7 @@ mod measured;
 mod operation;
 mod published;
 mod publisher;
+mod readiness;
 mod scene;
 mod sessions;
 mod strangers;
@@ -36,11 +38,13 @@ fn main() -> ExitCode {
         growth::rows(),
         commits::rows(),
         availability::rows(),
+        readiness::rows(),
         measured::rows(),
         sessions::rows(),
         strangers::rows(),
         operation::rows(),
         published::rows(),
+        clock::rows(),
         crashes::rows(),
     ];
     harness::run(AT_A_TIME, Suite::from_environment(transcripts), rows.into_iter().flatten().collect())

@@ -30,20 +30,18 @@ pub fn rows() -> Vec<Row> {
         Row::new("a_lower_epoch_is_never_run_again", epochs),
         Row::new("a_node_names_its_release_and_a_refusal_is_explained_by_it", named),
         Row::new("a_release_needs_as_many_rebuilders_as_the_policy_says", rebuilt),
-        Row::new("clock_that_is_set_back_makes_nothing_good_again", clock_set_back),
-        Row::new("refused_channel_state_does_not_set_the_clock_forward", refused_time),
         Row::new("disks_are_unlocked_for_a_while_after_the_channel_expired", stale),
     ]
 }
 
-fn must_not(given: Result<(), String>, code: &str) -> Result<()> {
+pub(crate) fn must_not(given: Result<(), String>, code: &str) -> Result<()> {
     let said = given.err().with_context(|| format!("it was taken, {code} is expected"))?;
     ensure!(said.contains(&format!("{code}: ")), "{said}, not {code}");
     Ok(())
 }
 
 /// A broker in production that believes this publisher, and one good release of the production image.
-fn begin<'a>(suite: &'a Suite, limits: &str) -> Result<(Scene<'a>, Publisher, Bytes32)> {
+pub(crate) fn begin<'a>(suite: &'a Suite, limits: &str) -> Result<(Scene<'a>, Publisher, Bytes32)> {
     let mut broker = Broker::of_assurance("tpm-virtual", limits)?;
     with_metrics(&broker)?;
     broker.run()?;
@@ -324,52 +322,6 @@ fn rebuilt(suite: &Suite, _: &str) -> Result<()> {
     must(give(&scene.broker, &TRUST, &publisher.fake.sign_trust_root(&root.write()?))?)?;
     scene.reboot()?;
     scene.must_still_unlock()
-}
-
-/// By how many seconds the host's clock is behind, as the metrics say.
-fn clock_behind(broker: &Broker) -> Result<u64> {
-    let metrics = plain(broker, "/metrics")?;
-    let behind = metrics.lines().find_map(|line| line.strip_prefix("cairn_broker_clock_behind_seconds "));
-    Ok(behind.context("no such metric")?.parse()?)
-}
-
-/// Witnesses and the authority sign a time that is 250 s ahead, which verifiers accept.
-fn refused_time(suite: &Suite, _: &str) -> Result<()> {
-    let (scene, mut publisher, _) = begin(suite, "")?;
-    publisher.fake.now += 250;
-    publisher.channel.expires = publisher.fake.now + 5000;
-    publisher.channel.name = "beta".into();
-    must_not(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?, "CHANNEL_OTHER")?;
-    let behind = clock_behind(&scene.broker)?;
-    ensure!(behind < 100, "a state that was refused has set the clock {behind} s forward");
-    publisher.channel.name = "stable".into();
-    must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
-    let behind = clock_behind(&scene.broker)?;
-    ensure!(behind > 150, "the control: a state that was accepted has set the clock {behind} s forward");
-    Ok(())
-}
-
-/// Whoever owns the broker's time source makes nothing good again that has ended.
-fn clock_set_back(suite: &Suite, _: &str) -> Result<()> {
-    let (mut scene, mut publisher, _) = begin(suite, "")?;
-    publisher.channel.expires = publisher.fake.now + 400;
-    must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
-    scene.broker.kill();
-    scene.broker.run_with(&[("CAIRN_CLOCK_OFFSET", "1000")])?;
-    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
-    scene.broker.must_refuse(&response, "CHANNEL_EXPIRED")?;
-    scene.broker.kill();
-    scene.broker.run()?;
-    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
-    scene.broker.must_refuse(&response, "CHANNEL_EXPIRED")?;
-    let behind = clock_behind(&scene.broker)?;
-    ensure!(behind > 900, "the metrics say that the clock is {behind} s behind");
-    let words = String::from_utf8_lossy(&scene.broker.printed()?).into_owned();
-    ensure!(words.contains("behind the latest time"), "the broker says {words}");
-    // A newer state, and all is well again.
-    publisher.channel.expires = publisher.fake.now + 5000;
-    must(give(&scene.broker, &CHANNEL, &publisher.state()?.write()?)?)?;
-    scene.must_still_release().map(drop)
 }
 
 fn stale(suite: &Suite, _: &str) -> Result<()> {

@@ -1,0 +1,102 @@
+//! The broker's own files: its state in figures, backups, and the audit log, which is verified and moves to files.
+
+use std::path::Path;
+use std::sync::PoisonError;
+
+use attest::bytes::Bytes32;
+use serde_json::json;
+use transparency::checkpoint::Checkpoint;
+
+use super::Engine;
+use super::admin::Outcome;
+use super::audit::{self, KeptHead};
+use super::records::{self, Disk};
+use crate::store::Table;
+
+impl Engine {
+    pub(super) fn status(&self) -> Outcome {
+        let mut sizes = serde_json::Map::new();
+        self.store
+            .look(&mut |transaction| {
+                for table in [Table::Nodes, Table::Releases, Table::Disks] {
+                    sizes.insert(table.name().into(), transaction.count(table)?.into());
+                }
+                sizes.insert(Table::Audit.name().into(), audit::size(transaction)?.into());
+                sizes.insert("audit leaves in the database".into(), transaction.count(Table::Audit)?.into());
+                Ok(())
+            })
+            .map_err(|error| error.to_string())?;
+        let state = if self.is_sealed() { "sealed" } else { "serving" };
+        Ok(json!({
+            "state": state,
+            "cluster": hex::encode(&self.cluster.id.0),
+            "least assurance": self.cluster.assurance,
+            "sizes": sizes,
+            "audit directory": self.moving().unwrap_or_else(|| "ok".into()),
+            "decisions": self.counts(),
+        }))
+    }
+
+    /// Compares the log with its signed head, with the receipts of all disks, and with heads that were kept elsewhere.
+    pub(super) fn audit_verify(&self, heads: &[String]) -> Outcome {
+        let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
+        let public = ring::signature::KeyPair::public_key(&open.keys.audit);
+        let key: [u8; 32] = public.as_ref().try_into().map_err(|_| "the key of the audit log is none of Ed25519")?;
+        let mut kept = Vec::new();
+        for head in heads {
+            let checkpoint = Checkpoint::open(head, &self.origin, &key)
+                .map_err(|error| format!("a head is not one of this log, or not signed by it: {error}"))?;
+            kept.push(KeptHead { size: checkpoint.size, root: Bytes32(checkpoint.root) });
+        }
+        self.store
+            .look(&mut |transaction| {
+                kept.extend(
+                    records::all::<Disk>(transaction, Table::Disks)?.iter().filter_map(|(_, disk)| disk.receipt),
+                );
+                Ok(())
+            })
+            .map_err(|error| error.to_string())?;
+        let size = audit::verify(&*self.store, &self.bundles, &self.origin, &key, &kept)
+            .map_err(|problem| problem.to_string())?;
+        Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))
+    }
+
+    /// Copies the database. Older leaves of the audit log are not in it, and the output names what else must be copied.
+    pub(super) fn backup(&self, to: &Path) -> Outcome {
+        self.store.backup(to).map_err(|error| format!("{error}; name a file that is not there yet"))?;
+        let first = audit::first_in_database(&*self.store).map_err(|error| error.to_string())?;
+        Ok(match first.checked_sub(1) {
+            None => json!({"backup": to, "audit log": "complete"}),
+            Some(last) => json!({
+                "backup": to,
+                "audit log": format!(
+                    "leaves 0 to {last} are not in this file: copy the directory {} now",
+                    self.bundles.directory().display()
+                ),
+            }),
+        })
+    }
+
+    /// Moves older leaves of the audit log from the database to files. A failure is printed once, delays moving, and stops nothing else.
+    pub fn move_leaves(&self) {
+        let problem = audit::move_leaves(&*self.store, &self.bundles).err().map(|problem| problem.to_string());
+        let mut last = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&problem, &*last) {
+            (Some(problem), last) if last.as_ref() != Some(problem) => {
+                eprintln!("key-broker: cannot move leaves of the audit log to files: {problem}");
+            }
+            (None, Some(_)) => eprintln!("key-broker: leaves of the audit log move to files again"),
+            _ => {}
+        }
+        *last = problem;
+    }
+
+    /// Removes what brokers left that ended while they moved leaves.
+    pub fn remove_abandoned(&self) {
+        self.bundles.remove_abandoned();
+    }
+
+    fn moving(&self) -> Option<String> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
