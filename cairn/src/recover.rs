@@ -82,7 +82,7 @@ pub fn run(args: &RecoverArgs) -> Result<String> {
 
 /// The broker's statement about this header, if there is one and the header is as it says. What is not part of the header is taken out of `area`.
 fn checked(area: &mut [u8], cluster: &Cluster) -> Result<DiskStatement> {
-    // Anybody can write the mark, so it says nothing against a statement.
+    // Everyone with write access to the disk can write the mark: it does not refute a signed statement.
     let is_marked = unfinished::take(area).is_some();
     let said = newest(&statement::take(area), cluster).map_err(|error| match is_marked {
         true => error.context("the disk was never finished: no broker has acknowledged what was written to it"),
@@ -278,7 +278,7 @@ mod tests {
             assert!(!at("x").exists() && !at("x.header").exists(), "{disk}");
         }
         assert!(recover("torn", "1", "torn passphrase").is_ok(), "one copy of the statement is whole");
-        assert!(recover("marked", "1", "marked passphrase").is_ok(), "anybody can write the mark");
+        assert!(recover("marked", "1", "marked passphrase").is_ok(), "the mark is not signed");
         let words = recover("good", "1", "passphrase").unwrap();
         assert!(words.contains("cryptsetup open --header"), "{words}");
         let id = id::parse(DISK).unwrap();

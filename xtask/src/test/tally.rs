@@ -64,7 +64,7 @@ impl Tally {
         self.times.append(&mut suite.times);
     }
 
-    /// Tests that were told one by one have taken so long together.
+    /// Time of a suite whose tests were reported one by one.
     pub fn took(&mut self, name: &str, time: Duration) {
         self.suites.push((time.as_secs_f64(), name.to_owned()));
     }
