@@ -224,7 +224,13 @@ enum AuditCommand {
         count: usize,
     },
     /// Print the signed head of the log, to be kept elsewhere
-    Head,
+    Head {
+        /// The head that this witness has signed last
+        #[arg(long, value_name = "NAME")]
+        witness: Option<String>,
+    },
+    /// Print the verifier key of the log, by which witnesses know it
+    Key,
     /// Compute the log's tree again and compare it with its signed head, and with heads that were kept elsewhere
     Verify {
         /// Files with heads, as `audit head` and the receipts of nodes have them
@@ -301,12 +307,11 @@ fn run(cli: Cli) -> Result<()> {
             AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation }
         }
         Command::Audit(AuditCommand::Tail { count }) => AdminCommand::AuditTail { count },
-        Command::Audit(AuditCommand::Head) => {
-            // As it is: a file of it is what `audit verify --heads` reads.
-            let value = socket::ask(&Config::read(config)?.file("admin.sock"), AdminCommand::AuditHead)?;
-            let head = value["head"].as_str().unwrap_or_default();
-            return if json { say(&value, json) } else { Ok(std::io::stdout().write_all(head.as_bytes())?) };
+        // As they are: a file of a head is what `audit verify --heads` reads.
+        Command::Audit(AuditCommand::Head { witness }) => {
+            return say_field(config, AdminCommand::AuditHead { witness }, "head", json);
         }
+        Command::Audit(AuditCommand::Key) => return say_field(config, AdminCommand::AuditKey, "key", json),
         Command::Audit(AuditCommand::Verify { heads }) => AdminCommand::AuditVerify {
             heads: heads
                 .iter()
@@ -318,6 +323,13 @@ fn run(cli: Cli) -> Result<()> {
         Command::Status => AdminCommand::Status,
     };
     say(&socket::ask(&Config::read(config)?.file("admin.sock"), command)?, json)
+}
+
+/// Prints one field of the answer without its name.
+fn say_field(config: &Path, command: AdminCommand, field: &str, json: bool) -> Result<()> {
+    let value = socket::ask(&Config::read(config)?.file("admin.sock"), command)?;
+    let text = value[field].as_str().unwrap_or_default();
+    if json { say(&value, json) } else { Ok(std::io::stdout().write_all(text.as_bytes())?) }
 }
 
 fn say(value: &serde_json::Value, json: bool) -> Result<()> {

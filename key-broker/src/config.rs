@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use reqwest::Url;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use transparency::verifier_key::{Role, VerifierKey};
 
 use crate::engine::Settings;
 
@@ -24,6 +27,9 @@ pub struct Config {
     /// What is asked of releases beyond a signature and a place in the log.
     #[serde(default)]
     pub policy: Policy,
+    /// The audit log.
+    #[serde(default)]
+    pub audit: Audit,
     /// The folder that the file is in.
     #[serde(skip)]
     pub folder: PathBuf,
@@ -45,6 +51,38 @@ impl Default for Policy {
     fn default() -> Self {
         Self { least_rebuilders: 0, unreported_boots: 3, certificate_days: 90 }
     }
+}
+
+/// The audit log.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Seconds between two requests to a witness.
+    pub witness_seconds: u64,
+    /// Who signs the heads of the log.
+    pub witness: Vec<Witness>,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { witness_seconds: 60, witness: Vec::new() }
+    }
+}
+
+/// A witness (C2SP tlog-witness).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witness {
+    /// Submission prefix: `/add-checkpoint` is appended.
+    pub url: String,
+    /// Its verifier key: `NAME+ID+KEY`.
+    #[serde(deserialize_with = "witness_key")]
+    pub key: VerifierKey,
+}
+
+fn witness_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<VerifierKey, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    VerifierKey::of(&text, Role::Witness).map_err(D::Error::custom)
 }
 
 /// Limits; all have values that fit small clusters.
@@ -132,6 +170,10 @@ impl Config {
         config.folder = folder.to_owned();
         let is_loopback = config.metrics.is_none_or(|address| address.ip().is_loopback());
         ensure!(is_loopback, "{}: metrics are served on loopback alone", path.display());
+        for Witness { url, .. } in &config.audit.witness {
+            let is_http = Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            ensure!(is_http, "{}: cannot use the witness at {url:?}: expected an http or https URL", path.display());
+        }
         Ok(config)
     }
 
@@ -155,6 +197,7 @@ impl Config {
             least_rebuilders: self.policy.least_rebuilders,
             unreported_boots: self.policy.unreported_boots,
             certificate: Duration::from_secs(u64::from(self.policy.certificate_days) * 24 * 3600),
+            witnesses: self.audit.witness.iter().map(|witness| witness.key.clone()).collect(),
         }
     }
 
@@ -164,11 +207,13 @@ impl Config {
             "# Where nodes reach the broker: IP:PORT. With port 0 any free one, which is printed.\nlisten = \"{listen}\"\n\n\
              # Where /health, /ready and /metrics are served by plain HTTP, on loopback alone.\n# metrics = \"127.0.0.1:9464\"\n\n\
              # Limits and policy; these are the values that hold without these sections. least_rebuilders says how many rebuilders\n\
-             # of the trust root must have got the same image from the same sources before a release is allowed.\n# [limits]\n# connections = 2048\n# connections_per_address = 256\n# handshake_seconds = 5\n# queue = 256\n\
+             # of the trust root must have got the same image from the same sources before a release is allowed. A witness signs the\n\
+             # heads of the audit log, and so knows of a log that was cut: give it what `key-broker audit key` prints.\n# [limits]\n# connections = 2048\n# connections_per_address = 256\n# handshake_seconds = 5\n# queue = 256\n\
              # patience_seconds = 20\n# connection_seconds = 120\n# challenge_seconds = 60\n# commit_seconds = 600\n# store_seconds = 10\n\
              # hold_seconds = 5\n# requests_per_minute = 1200\n# hellos_per_minute = 60\n# strangers_per_minute = 60\n\
              # stale_unlock_days = 14\n\
-             # [policy]\n# least_rebuilders = 0\n# unreported_boots = 3\n# certificate_days = 90\n"
+             # [policy]\n# least_rebuilders = 0\n# unreported_boots = 3\n# certificate_days = 90\n\
+             # [audit]\n# witness_seconds = 60\n# [[audit.witness]]\n# url = \"https://witness.example.org\"\n# key = \"NAME+ID+KEY\"\n"
         )
     }
 }
@@ -184,11 +229,13 @@ mod tests {
         let text = Config::text("127.0.0.1:7443".parse().unwrap());
         fs::write(&path, &text).unwrap();
         let plain = Config::read(&path).unwrap();
-        let limits = text.split("# [limits]").nth(1).unwrap().replace("# ", "");
+        let commented = text.split("# [limits]").nth(1).unwrap();
+        let limits = commented.split("# [[audit.witness]]").next().unwrap().replace("# ", "");
         fs::write(&path, format!("listen = \"127.0.0.1:7443\"\n[limits]{limits}")).unwrap();
         let written = Config::read(&path).unwrap();
         assert_eq!(format!("{:?}", plain.limits), format!("{:?}", written.limits));
         assert_eq!(format!("{:?}", plain.policy), format!("{:?}", written.policy));
+        assert_eq!(format!("{:?}", plain.audit), format!("{:?}", written.audit));
     }
 
     #[test]
@@ -205,6 +252,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused_with_its_place() {
+        let key = VerifierKey { name: "a".into(), role: Role::Witness, key: [7; 32] };
+        let witness = |url| format!("listen = \"127.0.0.1:1\"\n[[audit.witness]]\nurl = \"{url}\"\nkey = \"{key}\"\n");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("broker.toml");
         for (text, word) in [
@@ -212,11 +261,16 @@ mod tests {
             ("listen = \"broker.example:1\"\n", "listen"),
             ("listen = \"127.0.0.1:1\"\nmetrics = \"192.0.2.1:1\"\n", "loopback"),
             ("", "listen"),
+            ("listen = \"127.0.0.1:1\"\n[[audit.witness]]\nurl = \"http://a\"\nkey = \"a+b+c\"\n", "verifier key"),
+            (&witness("ftp://a"), "http or https"),
+            (&witness("a.example"), "http or https"),
         ] {
             fs::write(&path, text).unwrap();
             let error = format!("{:#}", Config::read(&path).unwrap_err());
             assert!(error.contains(word), "{error}");
         }
+        fs::write(&path, witness("https://a.example/log")).unwrap();
+        assert_eq!(Config::read(&path).unwrap().settings().witnesses, [key]);
         assert!(format!("{:#}", Config::read(&folder.path().join("x")).unwrap_err()).contains("key-broker init"));
     }
 }

@@ -18,3 +18,4 @@ mod server;
 mod socket;
 pub mod store;
 mod table;
+mod witness;

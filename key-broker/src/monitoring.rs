@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::engine::{Engine, Reply};
+use crate::engine::{Engine, Reply, WitnessFigures};
 use crate::server::{ACCEPT_RETRY, GRACE};
 
 pub(crate) fn health(engine: &Engine) -> Reply {
@@ -105,9 +105,33 @@ fn metrics(engine: &Engine) -> Response<Full<Bytes>> {
             text += &format!("cairn_broker_channel_expired {}\n", u8::from(figures.expired));
         }
     }
+    text += &witnesses(engine);
     text += "# EOF\n";
     let mut response = Response::new(Full::new(Bytes::from(text)));
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     response
+}
+
+fn witnesses(engine: &Engine) -> String {
+    let figures = engine.witness_figures();
+    let mut text = String::new();
+    for (name, value) in [
+        ("cairn_broker_witness_leaves", (|witness| witness.size) as fn(&WitnessFigures) -> u64),
+        ("cairn_broker_witness_time_seconds", |witness| witness.time),
+        ("cairn_broker_witness_conflict", |witness| u64::from(witness.has_conflict)),
+    ] {
+        if figures.is_empty() {
+            break;
+        }
+        text += &format!("# TYPE {name} gauge\n");
+        if name.ends_with("_seconds") {
+            text += &format!("# UNIT {name} seconds\n");
+        }
+        for witness in &figures {
+            // OpenMetrics, section 3.1: escapes of label values are those of Rust for these characters.
+            text += &format!("{name}{{witness={:?}}} {}\n", witness.name, value(witness));
+        }
+    }
+    text
 }

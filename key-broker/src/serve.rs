@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::passphrase::{PassphraseArgs, credential};
 use crate::seal::passphrase_of;
 use crate::socket::{self, Files};
-use crate::{harden, monitoring, server};
+use crate::{harden, monitoring, server, witness};
 
 /// Serves until a signal ends it.
 pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
@@ -42,6 +42,7 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
         std::io::stdout().flush()?;
         socket::serve(admin, engine.clone(), files.clone());
         move_leaves(engine.clone());
+        witness::start(&engine, &config.audit)?;
         open_at_start(&engine, &files, args);
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::spawn(async move {

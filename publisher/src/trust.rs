@@ -1,14 +1,11 @@
 //! Whom a publisher believes. Before anything is called published, everybody who may be asked about it later is asked now: our own chain of checks, and the verifiers of others.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use anyhow::{Context, Result, anyhow, bail};
 use envelope::Envelope;
 use measurements::bytes::{Bytes32, Hex};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use transparency::Refusal;
 use transparency::bundle::Bundle;
 use transparency::key::Key;
@@ -18,12 +15,10 @@ use transparency::statement::measured_boot::MeasuredBoot;
 use transparency::statement::provenance::Provenance;
 use transparency::statement::rebuild::Rebuild;
 use transparency::trust_root::{Log, PAYLOAD_TYPE, RootKeys, SigningKey, TrustRoot, TrustRootDocument, Use, Witnesses};
+use transparency::verifier_key::{Role, VerifierKey};
 use transparency::verify::{Evidence, logged};
 
 const DAY: u64 = 86_400;
-/// Types of signatures in notes (C2SP signed-note): of a log, of a witness.
-const LOG: u8 = 1;
-const WITNESS: u8 = 4;
 
 /// The trust root of whoever believes a release key, these logs and this authority's certificate today, and asks for no witness.
 pub fn of_keys(release: &Key, logs: &[String], authority: Option<Vec<u8>>, now: u64) -> Result<TrustRoot> {
@@ -48,28 +43,20 @@ pub fn of_keys(release: &Key, logs: &[String], authority: Option<Vec<u8>>, now: 
     TrustRoot::first(&serde_json::to_vec(&envelope)?).map_err(refused)
 }
 
-/// Reads the key of a log.
+/// Reads the verifier key of a log.
 pub fn known_log(text: &str) -> Result<Log> {
-    let (origin, key) = verifier_key(text, LOG)?;
-    Ok(Log { key: Hex(Key::ed25519(key).spki()), origin })
+    let key = verifier_key(text, Role::Log)?;
+    Ok(Log { key: Hex(Key::ed25519(key.key).spki()), origin: key.name })
 }
 
-/// Reads the key of a witness: its name and its key.
+/// Reads the verifier key of a witness: its name and its key.
 pub fn known_witness(text: &str) -> Result<(String, [u8; 32])> {
-    verifier_key(text, WITNESS)
+    let key = verifier_key(text, Role::Witness)?;
+    Ok((key.name, key.key))
 }
 
-/// Reads `name+id+key` (C2SP signed-note), as logs and witnesses make it known. Keys are of Ed25519.
-fn verifier_key(text: &str, kind: u8) -> Result<(String, [u8; 32])> {
-    let parts: Vec<&str> = text.trim().splitn(3, '+').collect();
-    let [name, id, key] = parts[..] else { bail!("{text:?} is no verifier key: NAME+ID+KEY is expected") };
-    let bytes = STANDARD.decode(key).ok();
-    let key = bytes.as_deref().and_then(|bytes| bytes.strip_prefix(&[kind])).and_then(|key| key.try_into().ok());
-    let what = if kind == LOG { "log" } else { "witness" };
-    let key: [u8; 32] = key.with_context(|| format!("{text:?} has no key of Ed25519 of a {what}"))?;
-    let digest = Sha256::new().chain_update(name).chain_update([b'\n', kind]).chain_update(key).finalize();
-    ensure!(hex::encode(&digest[..4]) == id, "{text:?} contradicts itself: the id is that of another name or key");
-    Ok((name.to_owned(), key))
+fn verifier_key(text: &str, role: Role) -> Result<VerifierKey> {
+    VerifierKey::of(text, role).with_context(|| format!("cannot use the key {text:?}"))
 }
 
 /// The bundle of an entry as the log gave it (TransparencyLogEntry).

@@ -8,13 +8,12 @@ use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
 use crate::key::{Key, note_id};
 use crate::tree::Hash;
+use crate::verifier_key::Role;
 
 /// Longer notes are not read.
 const LARGEST: usize = 16 << 10;
 /// Notes with more signatures are not read.
 const MOST_SIGNATURES: usize = 64;
-/// Signature type of timestamped cosignatures of Ed25519.
-const COSIGNATURE: u8 = 4;
 
 /// The head of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +87,7 @@ impl<'a> Note<'a> {
 
     /// When this witness saw the head, in seconds since 1970; none if it did not.
     pub fn seen_by(&self, name: &str, key: [u8; 32]) -> Option<u64> {
-        let id = note_id(name, COSIGNATURE, &key);
+        let id = note_id(name, Role::Witness as u8, &key);
         let key = Key::ed25519(key);
         self.signatures.iter().filter(|line| line.name == name && id.starts_with(&line.id)).find_map(|line| {
             let (time, signature) = line.bytes.split_at_checked(8)?;
@@ -125,13 +124,13 @@ impl Checkpoint {
     /// Signs it as its origin.
     pub fn sign(&self, key: &Ed25519KeyPair) -> String {
         let body = self.body();
-        let id = note_id(&self.origin, 1, key.public_key().as_ref());
+        let id = note_id(&self.origin, Role::Log as u8, key.public_key().as_ref());
         format!("{body}\n{}", Signature::line(&self.origin, id, key.sign(body.as_bytes()).as_ref()))
     }
 
     /// The line by which a witness says that it saw this head at a time.
     pub fn cosign(&self, name: &str, key: &Ed25519KeyPair, time: u64) -> String {
-        let id = note_id(name, COSIGNATURE, key.public_key().as_ref());
+        let id = note_id(name, Role::Witness as u8, key.public_key().as_ref());
         let signed = format!("cosignature/v1\ntime {time}\n{}", self.body());
         Signature::line(name, id, &[&time.to_be_bytes()[..], key.sign(signed.as_bytes()).as_ref()].concat())
     }
@@ -222,8 +221,8 @@ mod tests {
             let note = checkpoint().sign(&log) + &Signature::line("witness.example", id, &bytes);
             Note::parse(&note).unwrap().seen_by("witness.example", other)
         };
-        assert_eq!(seen(note_id("witness.example", COSIGNATURE, &other)), Some(time));
-        assert_eq!(seen(note_id("witness.example", COSIGNATURE, &public)), None);
+        assert_eq!(seen(note_id("witness.example", Role::Witness as u8, &other)), Some(time));
+        assert_eq!(seen(note_id("witness.example", Role::Witness as u8, &public)), None);
     }
 
     /// The name of a signature is not signed: a log with the same key could lend its checkpoints.

@@ -17,6 +17,7 @@ pub mod time;
 pub mod timestamp;
 pub mod tree;
 pub mod trust_root;
+pub mod verifier_key;
 pub mod verify;
 
 pub use code::{Code, Refusal};

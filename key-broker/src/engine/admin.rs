@@ -37,7 +37,8 @@ pub enum AdminCommand {
     DiskList,
     DiskGrant { node: String, slot: String, overwrite: bool, rebind_from: Option<String>, generation: Option<u64> },
     AuditTail { count: usize },
-    AuditHead,
+    AuditHead { witness: Option<String> },
+    AuditKey,
     AuditVerify { heads: Vec<String> },
     Explain { request: String },
     Backup { to: PathBuf },
@@ -64,7 +65,8 @@ impl Engine {
         match command {
             AdminCommand::Status => self.status(),
             AdminCommand::Backup { to } => self.backup(to),
-            AdminCommand::AuditHead => self.look(|transaction| Ok(Ok(json!({"head": audit::head(transaction)?})))),
+            AdminCommand::AuditHead { witness } => self.audit_head(witness.as_deref()),
+            AdminCommand::AuditKey => self.audit_key(),
             AdminCommand::AuditVerify { heads } => self.audit_verify(heads),
             AdminCommand::NodeList => self.look(|transaction| nodes(transaction).map(Ok)),
             AdminCommand::NodeShow { name } => self.look(|transaction| node_show(transaction, name)),
@@ -98,7 +100,7 @@ impl Engine {
     }
 
     /// What changes nothing.
-    fn look(&self, show: impl Fn(&dyn Transaction) -> Result<Outcome, Error>) -> Outcome {
+    pub(super) fn look(&self, show: impl Fn(&dyn Transaction) -> Result<Outcome, Error>) -> Outcome {
         let mut outcome = Err("nothing was read".into());
         let read = self.store.look(&mut |transaction| {
             outcome = show(transaction)?;

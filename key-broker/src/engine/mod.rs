@@ -21,6 +21,7 @@ mod shown;
 mod standing;
 mod upkeep;
 mod verifiers;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -34,6 +35,7 @@ use attest::message::Hello;
 use measurements::compose::Configuration;
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
+use transparency::verifier_key::VerifierKey;
 use zeroize::Zeroizing;
 
 use crate::code::{Code, Refusal};
@@ -54,6 +56,7 @@ pub use reply::Reply;
 pub use restored::{Missing, Restored, adopt_bundles};
 pub use standing::Figures;
 use verifiers::Verifiers;
+pub use witness::{Submission, Trouble, WitnessFigures};
 
 /// What an operator may set.
 #[derive(Clone, Debug)]
@@ -78,6 +81,8 @@ pub struct Settings {
     pub unreported_boots: u32,
     /// How many refusals of strangers are written into the audit log in a minute.
     pub strangers_per_minute: u32,
+    /// Who signs the heads of the audit log.
+    pub witnesses: Vec<VerifierKey>,
 }
 
 impl Default for Settings {
@@ -93,6 +98,7 @@ impl Default for Settings {
             unreported_boots: 3,
             stale_unlock: Duration::from_secs(14 * 24 * 3600),
             least_rebuilders: 0,
+            witnesses: Vec::new(),
         }
     }
 }
@@ -137,6 +143,8 @@ pub struct Engine {
     bundles: Bundles,
     /// Why leaves could not be moved to bundles the last time.
     moving: Mutex<Option<String>>,
+    /// What hinders a witness, by its verifier key.
+    troubles: Mutex<BTreeMap<String, Trouble>>,
     cluster: Cluster,
     configuration: Configuration,
     origin: String,
@@ -204,6 +212,7 @@ impl Engine {
             store: Box::new(store),
             bundles: Bundles::of(database),
             moving: Mutex::default(),
+            troubles: Mutex::default(),
             configuration: Configuration::cluster(cluster_json),
             cluster,
             origin,

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use attest::bytes::Bytes32;
 use serde_json::json;
 use transparency::checkpoint::Checkpoint;
+use transparency::verifier_key::{Role, VerifierKey};
 
 use super::Engine;
 use super::admin::Outcome;
@@ -34,14 +35,40 @@ impl Engine {
             "sizes": sizes,
             "audit directory": self.moving().unwrap_or_else(|| "ok".into()),
             "decisions": self.counts(),
+            "witnesses": self.witnesses_shown().map_err(|error| error.to_string())?,
         }))
+    }
+
+    /// The newest head, or the one that a witness has signed last.
+    pub(super) fn audit_head(&self, witness: Option<&str>) -> Outcome {
+        let Some(name) = witness else {
+            return self.look(|transaction| Ok(Ok(json!({"head": audit::head(transaction)?}))));
+        };
+        let all = self.all_cosigned().map_err(|error| error.to_string())?;
+        let found = all.into_iter().find(|(key, _)| key.name == name);
+        let (_, cosigned) = found.ok_or_else(|| format!("broker.toml has no witness {name:?}: key-broker status"))?;
+        if cosigned.size == 0 {
+            return Err(format!("witness {name:?} has signed no head yet: key-broker status"));
+        }
+        Ok(json!({"head": cosigned.checkpoint}))
+    }
+
+    /// The verifier key of the audit log (C2SP signed-note).
+    pub(super) fn audit_key(&self) -> Outcome {
+        let key = self.audit_public_key()?;
+        let key = VerifierKey { name: self.origin.clone(), role: Role::Log, key };
+        Ok(json!({"key": format!("{key}\n")}))
+    }
+
+    fn audit_public_key(&self) -> Result<[u8; 32], String> {
+        let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
+        let public = ring::signature::KeyPair::public_key(&open.keys.audit);
+        public.as_ref().try_into().map_err(|_| "the key of the audit log is none of Ed25519".into())
     }
 
     /// Compares the log with its signed head, with the receipts of all disks, and with heads that were kept elsewhere.
     pub(super) fn audit_verify(&self, heads: &[String]) -> Outcome {
-        let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
-        let public = ring::signature::KeyPair::public_key(&open.keys.audit);
-        let key: [u8; 32] = public.as_ref().try_into().map_err(|_| "the key of the audit log is none of Ed25519")?;
+        let key = self.audit_public_key()?;
         let mut kept = Vec::new();
         for head in heads {
             let checkpoint = Checkpoint::open(head, &self.origin, &key)
@@ -56,6 +83,9 @@ impl Engine {
                 Ok(())
             })
             .map_err(|error| error.to_string())?;
+        for (_, cosigned) in self.all_cosigned().map_err(|error| error.to_string())? {
+            kept.push(cosigned.head().map_err(|error| error.to_string())?);
+        }
         let size = audit::verify(&*self.store, &self.bundles, &self.origin, &key, &kept)
             .map_err(|problem| problem.to_string())?;
         Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))

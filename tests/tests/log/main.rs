@@ -3,6 +3,7 @@
 
 mod air_gap;
 mod answers;
+mod broker_witness;
 mod channel;
 mod fake;
 mod keys;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let rows = [
         air_gap::rows(),
         answers::rows(),
+        broker_witness::rows(),
         channel::rows(),
         keys::rows(),
         monitor::rows(),

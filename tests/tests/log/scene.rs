@@ -72,6 +72,11 @@ impl Scene {
         self.rekor_v1.as_ref().map_err(|reason| Skipped(reason.clone()).into())
     }
 
+    /// A path of a row's own, where nothing is yet.
+    pub fn folder(&self, row: &str) -> PathBuf {
+        self.folder.path().join(format!("{row}-own"))
+    }
+
     /// A log of a row's own.
     pub fn site(&self, row: &str) -> Result<Site> {
         Site::start(&self.programs, &self.folder.path().join(format!("{row}-log")))

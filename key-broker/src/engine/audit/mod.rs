@@ -5,6 +5,7 @@ mod bundles;
 mod leaves;
 mod moving;
 mod verify;
+pub mod witness;
 
 use attest::bytes::Bytes32;
 use attest::message::Receipt;
@@ -14,7 +15,7 @@ use transparency::checkpoint::Checkpoint;
 use transparency::tree::{self, Frontier};
 
 pub use bundles::{Bundles, WIDTH};
-pub use leaves::{first_in_database, of_request, tail};
+pub use leaves::{Problem, first_in_database, of_request, tail};
 pub use moving::move_leaves;
 pub use verify::verify;
 

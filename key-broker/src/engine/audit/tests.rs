@@ -1,6 +1,11 @@
 use std::fs;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ring::signature::KeyPair as _;
+use transparency::checkpoint::Note;
+use transparency::proof::is_consistent;
+use transparency::verifier_key::{Role, VerifierKey};
 
 use super::*;
 use crate::store::{Sqlite, Store as _};
@@ -274,4 +279,119 @@ fn leaf_is_never_longer_than_an_entry_of_a_bundle() {
         })
         .unwrap();
     assert_eq!(log.check(&[]), Ok(1));
+}
+
+fn witness_key(seed: u8) -> (Ed25519KeyPair, VerifierKey) {
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+    let key = pair.public_key().as_ref().try_into().unwrap();
+    (pair, VerifierKey { name: "witness.example".into(), role: Role::Witness, key })
+}
+
+impl Log {
+    fn submission(&self, key: &VerifierKey, has: Option<u64>) -> witness::Submission {
+        match witness::next(&self.store, &self.bundles, key, has).unwrap() {
+            witness::Next::Submit(submission) => submission,
+            witness::Next::Nothing => panic!("nothing is sent"),
+            witness::Next::Ahead { size } => panic!("{size} leaves are too few"),
+        }
+    }
+
+    /// What a witness does with a request: the sizes before and after, if the proof holds.
+    fn judged(&self, submission: &witness::Submission) -> Option<(u64, u64)> {
+        let (request, note) = submission.body.split_once("\n\n").unwrap();
+        let mut lines = request.lines();
+        let old: u64 = lines.next().unwrap().strip_prefix("old ").unwrap().parse().unwrap();
+        let hash = |line| STANDARD.decode(line).unwrap().try_into().unwrap();
+        let proof: Vec<tree::Hash> = lines.map(hash).collect();
+        let public: [u8; 32] = self.key.public_key().as_ref().try_into().unwrap();
+        let head = Checkpoint::open(note, ORIGIN, &public).unwrap();
+        let known = match old.checked_sub(1) {
+            None => Frontier::default().root(),
+            Some(last) => self.heads[usize::try_from(last).unwrap()].root.0,
+        };
+        is_consistent((old, known), (head.size, head.root), &proof).then_some((old, head.size))
+    }
+
+    /// The witness signs the newest head.
+    fn cosign(&self, (pair, key): &(Ed25519KeyPair, VerifierKey), has: Option<u64>) -> Result<(), &'static str> {
+        let submission = self.submission(key, has);
+        let (_, note) = submission.body.split_once("\n\n").unwrap();
+        let line = Note::parse(note).unwrap().checkpoint.cosign(&key.name, pair, 1_700_000_000);
+        witness::keep(&self.store, key, &submission, &line).unwrap()
+    }
+
+    fn cosigned(&self, key: &VerifierKey) -> witness::Cosigned {
+        let mut cosigned = witness::Cosigned::default();
+        self.store
+            .look(&mut |open| {
+                cosigned = witness::cosigned(open, key)?;
+                Ok(())
+            })
+            .unwrap();
+        cosigned
+    }
+}
+
+#[test]
+fn witness_gets_a_proof_from_each_head_that_it_may_know() {
+    let (mut log, witness) = (Log::new(), witness_key(2));
+    let next = |log: &Log, has| witness::next(&log.store, &log.bundles, &witness.1, has).unwrap();
+    assert!(matches!(next(&log, None), witness::Next::Nothing), "an empty log has no head");
+    for size in [1, 2, 3, 7, 8, 11, 20] {
+        log.grow(size);
+        for old in 0..=size {
+            let submission = log.submission(&witness.1, Some(old));
+            assert_eq!((submission.old, log.judged(&submission)), (old, Some((old, size))));
+        }
+        let last = log.cosigned(&witness.1).size;
+        assert_eq!(log.judged(&log.submission(&witness.1, None)), Some((last, size)));
+        log.cosign(&witness, None).unwrap();
+        assert!(matches!(next(&log, None), witness::Next::Nothing), "it has signed the newest head");
+        assert!(matches!(next(&log, Some(size + 1)), witness::Next::Ahead { size: found } if found == size));
+    }
+    // Leaves that have moved to files are read from there.
+    log.grow(1100);
+    log.move_leaves().unwrap();
+    for old in [None, Some(0), Some(19), Some(255), Some(256), Some(700), Some(1099)] {
+        let submission = log.submission(&witness.1, old);
+        assert_eq!(log.judged(&submission), Some((old.unwrap_or(20), 1100)));
+    }
+    log.cosign(&witness, None).unwrap();
+    let cosigned = log.cosigned(&witness.1);
+    assert_eq!((cosigned.time, cosigned.head().unwrap()), (1_700_000_000, log.heads[1099]));
+    let note = Note::parse(&cosigned.checkpoint).unwrap();
+    assert_eq!(note.seen_by(&witness.1.name, witness.1.key), Some(1_700_000_000));
+}
+
+#[test]
+fn answer_without_the_signature_of_the_witness_is_not_kept() {
+    let (mut log, witness, other) = (Log::new(), witness_key(2), witness_key(3));
+    log.grow(5);
+    let submission = log.submission(&witness.1, None);
+    let (_, note) = submission.body.split_once("\n\n").unwrap();
+    let head = Note::parse(note).unwrap().checkpoint;
+    let line = |pair: &Ed25519KeyPair, head: &Checkpoint| head.cosign(&witness.1.name, pair, 7);
+    let longer = Checkpoint { size: 6, ..head.clone() };
+    let lies = [String::new(), "\n\n\n".into(), line(&other.0, &head), line(&witness.0, &longer), "x".repeat(20_000)];
+    for answer in lies {
+        let kept = witness::keep(&log.store, &witness.1, &submission, &answer).unwrap();
+        assert!(kept.is_err(), "{answer:?}");
+        assert_eq!(log.cosigned(&witness.1), witness::Cosigned::default());
+    }
+    let answer = format!("{}{}", line(&other.0, &head), line(&witness.0, &head));
+    witness::keep(&log.store, &witness.1, &submission, &answer).unwrap().unwrap();
+    let cosigned = log.cosigned(&witness.1);
+    assert_eq!((cosigned.size, cosigned.time), (5, 7));
+    assert!(!cosigned.checkpoint.contains(line(&other.0, &head).trim()), "a line of others is kept");
+}
+
+#[test]
+fn log_that_does_not_begin_with_what_a_witness_has_signed_is_found_before_anything_is_sent() {
+    let (mut log, witness) = (Log::new(), witness_key(2));
+    log.grow(9);
+    log.cosign(&witness, None).unwrap();
+    log.grow(12);
+    log.change(10);
+    let Err(problem) = witness::next(&log.store, &log.bundles, &witness.1, None) else { panic!("it is sent") };
+    assert!(matches!(problem, Problem::Changed(_)), "{problem}");
 }
