@@ -86,8 +86,10 @@ fn must_run(bench: &Bench, expected: &[&str]) -> Result<Value> {
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let built: Value = serde_json::from_str(text.trim()).with_context(|| format!("not one line of JSON: {text}"))?;
     let stages = built["stages"].as_array().context("no stages")?;
-    let ran: BTreeSet<&str> =
+    let mut ran: BTreeSet<&str> =
         stages.iter().filter(|stage| stage["cached"] == false).filter_map(|stage| stage["stage"].as_str()).collect();
+    // It is filled where an agent is compiled, whatever has changed.
+    ran.remove("agent-crates");
     let expected: BTreeSet<&str> = expected.iter().copied().chain(ALWAYS).collect();
     ensure!(ran == expected, "stages {ran:?} ran, not {expected:?}");
     Ok(built)

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::agent_crates::AgentCrates;
 use super::mkosi::tail;
 use super::stage::{Key, Made, Stages};
 use super::toolchain::Toolchain;
@@ -22,7 +23,7 @@ const CARGO_HOME: &str = "/tmp/cargo";
 const TOOLCHAIN: &str = "/tmp/toolchain";
 
 /// What of a checkout they are made of.
-const INPUTS: [&str; 13] = [
+pub(super) const INPUTS: [&str; 13] = [
     "Cargo.toml",
     "Cargo.lock",
     "clippy.toml",
@@ -57,10 +58,9 @@ pub struct Compiler<'a> {
 impl Compiler<'_> {
     /// Compiles the agent for images; `verbose` turns on its feature of that name.
     pub fn make(&self, stages: &Stages, verbose: bool) -> Result<Made> {
-        let mut key = Key::new("agent", 2)
-            .digest("build-root", &self.build_root.key)
-            .text("rustc", &self.toolchain.commit)
-            .text("verbose", &verbose.to_string());
+        let compiled_by =
+            |name| Key::new(name, 2).digest("build-root", &self.build_root.key).text("rustc", &self.toolchain.commit);
+        let mut key = compiled_by("agent").text("verbose", &verbose.to_string());
         for input in INPUTS {
             key = key.path(input, &self.checkout.join(input))?;
         }
@@ -72,6 +72,8 @@ impl Compiler<'_> {
                 arguments.extend(["--features", "initrd-agent/verbose"]);
             }
             let target = self.checkout.target().join("agent");
+            let crates = AgentCrates::new(stages, compiled_by("agent-crates"), self.checkout, &target)?;
+            crates.restore()?;
             let log_path = output.join("cargo.log");
             let log = fs::File::create(&log_path).with_context(|| format!("Failed to write {}", log_path.display()))?;
             let status = self
@@ -87,7 +89,7 @@ impl Compiler<'_> {
                 let binary = target.join("release").join(binary);
                 fs::copy(&binary, output.join(name)).with_context(|| format!("Failed to copy {}", binary.display()))?;
             }
-            Ok(())
+            crates.keep()
         })
     }
 

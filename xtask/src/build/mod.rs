@@ -9,6 +9,7 @@
 
 pub mod activation;
 pub mod agent;
+mod agent_crates;
 pub mod build_root;
 pub mod document;
 pub mod image;

@@ -162,6 +162,15 @@ impl<'a> Stages<'a> {
         Ok(made)
     }
 
+    /// The output of the stage `name` with these inputs, if the cache has it undamaged.
+    pub fn made(&self, name: &'static str, key: Key) -> Result<Option<Made>> {
+        let key = key.finish();
+        let folder = self.store.stage(name, &key);
+        let _guard = self.store.lock(&format!("{name}-{}", key.short()), self.progress)?;
+        let is_whole = folder.exists() && verify(&folder).is_ok();
+        Ok(is_whole.then_some(Made { folder, key }))
+    }
+
     /// Runs a step that is too quick to be cached.
     pub fn time<T>(&self, name: &'static str, act: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = Instant::now();
