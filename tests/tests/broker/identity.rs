@@ -21,6 +21,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("failed_report_does_not_reset_the_count_of_unreported_boots", failures),
         Row::new("held_node_adds_one_row_to_the_audit_log", held_once),
         Row::new("database_that_gives_a_key_to_another_node_is_refused", changed_index),
+        Row::new("machine_that_the_index_gives_to_another_node_gets_nothing", index_changed_meanwhile),
     ]
 }
 
@@ -195,14 +196,19 @@ fn held_once(suite: &Suite, _: &str) -> Result<()> {
     scene.must_still_release().map(drop)
 }
 
-/// Rows that no command writes: the index names a node that has another key.
+/// A row that no command writes: the index says that this machine is node `one`, which has another key.
+fn add_to_index(database: &rusqlite::Connection, machine: &Node) -> Result<Vec<u8>> {
+    let key = hex::decode(machine.tpm.endorsement_key_digest())?;
+    database.execute("INSERT INTO endorsement_keys (key, value) VALUES (?1, ?2)", rusqlite::params![key, b"one"])?;
+    Ok(key)
+}
+
 fn changed_index(suite: &Suite, _: &str) -> Result<()> {
     let mut scene = Scene::new(suite)?;
     let stranger = scene.stranger()?;
     scene.broker.kill();
     let database = rusqlite::Connection::open(scene.broker.file("database"))?;
-    let key = hex::decode(stranger.tpm.endorsement_key_digest())?;
-    database.execute("INSERT INTO endorsement_keys (key, value) VALUES (?1, ?2)", rusqlite::params![key, b"one"])?;
+    let key = add_to_index(&database, &stranger)?;
     ensure!(scene.broker.run().is_err(), "the broker runs on an index that somebody changed");
     let words = String::from_utf8_lossy(&scene.broker.printed()?).into_owned();
     ensure!(words.contains("names node \"one\""), "the broker says {words}");
@@ -210,4 +216,19 @@ fn changed_index(suite: &Suite, _: &str) -> Result<()> {
     drop(database);
     scene.broker.run()?;
     scene.must_still_release().map(drop)
+}
+
+/// The same while the broker runs: it has checked the index before.
+fn index_changed_meanwhile(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let mut stranger = scene.stranger()?;
+    stranger.disk = scene.node.disk.clone();
+    add_to_index(&rusqlite::Connection::open(scene.broker.file("database"))?, &stranger)?;
+    for purpose in [Purpose::Unlock, Purpose::Provision] {
+        let (_, response) = ask(&scene.broker, &mut stranger, purpose)?;
+        scene.broker.must_refuse(&response, "EK_UNTRUSTED")?;
+        // It was refused as an unknown machine, before its evidence was appraised as that of the node.
+        ensure!(scene.broker.last_node()?.is_empty(), "the refusal is recorded under the node's name");
+    }
+    scene.must_still_unlock()
 }

@@ -11,6 +11,7 @@ mod evidence;
 mod fake;
 mod growth;
 mod identity;
+mod meanwhile;
 mod measured;
 mod operation;
 mod published;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         identity::rows(),
         growth::rows(),
         commits::rows(),
+        meanwhile::rows(),
         availability::rows(),
         readiness::rows(),
         measured::rows(),

@@ -154,12 +154,31 @@ fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
+/// Whether the broker closes this connection within this time.
+fn is_closed(connection: &mut TcpStream, within: Duration) -> Result<bool> {
+    connection.set_read_timeout(Some(within))?;
+    match connection.read(&mut [0]) {
+        Ok(0) => Ok(true),
+        Ok(_) => anyhow::bail!("the broker speaks first"),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(true),
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn silent_address(suite: &Suite, _: &str) -> Result<()> {
     const PLACES: usize = 64;
     let limits = format!("connections = {PLACES}\nconnections_per_address = 16\nhandshake_seconds = 20");
     let mut scene = Scene::with(suite, Broker::start_with(&limits)?)?;
     let address = scene.broker.address()?;
     let other = Ipv4Addr::new(127, 0, 0, 2);
+    // There are places left in all, and none for this address.
+    let mut connections = (0..17).map(|_| connect_from(other, address)).collect::<Result<Vec<_>>>()?;
+    ensure!(is_closed(&mut connections[16], Duration::from_secs(5))?, "one address has more places than it may");
+    ensure!(!is_closed(&mut connections[0], Duration::from_millis(200))?, "the first connection was closed for it");
+    drop(connections);
     // More than there are places in all, and each is taken again as soon as it is free.
     let silent = (0..2 * PLACES).map(|_| connect_from(other, address)).collect::<Result<Vec<_>>>()?;
     scene.provision()?;
@@ -181,12 +200,7 @@ fn full(suite: &Suite, _: &str) -> Result<()> {
     let (mut talk, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
     ensure!(response.status == 200, "no release: {}", scene.broker.judged(&response)?);
     let released = scene.node.open(&talk, &response.body)?;
-    let mut oldest = silent.remove(0);
-    oldest.set_read_timeout(Some(Duration::from_secs(5)))?;
-    // Closed, or reset; a time-out is neither.
-    if let Err(error) = oldest.read(&mut [0]) {
-        ensure!(error.kind() == std::io::ErrorKind::ConnectionReset, "the oldest connection stays open: {error}");
-    }
+    ensure!(is_closed(&mut silent.remove(0), Duration::from_secs(5))?, "the oldest connection stays open");
     // The node's connection is the oldest now, and is not closed for another.
     for from in 3..6 {
         silent.extend(flood(from)?);
