@@ -4,10 +4,12 @@ use anyhow::{Result, bail, ensure};
 use attest::bytes::Bytes32;
 use attest::message::{CommitResult, DiskState, Purpose};
 use cairn_tests::attester::hpke_key;
+use cairn_tests::broker::Broker;
 use cairn_tests::suite::Suite;
 use xtask::vm::tpm_commands::SigningKey;
 
 use crate::Row;
+use crate::operation::{plain, with_metrics};
 use crate::scene::{Node, Scene, ask, provision, release};
 
 pub fn rows() -> Vec<Row> {
@@ -126,18 +128,40 @@ fn cleared(suite: &Suite, _: &str) -> Result<()> {
     scene.must_still_unlock()
 }
 
+/// What an operator and an alarm see of boots without a report.
+fn must_show_unreported(broker: &Broker, boots: usize) -> Result<()> {
+    for shown in
+        [broker.disk("one", "unreported_boots")?, broker.admin(&["disk", "list"])?[0]["unreported_boots"].take()]
+    {
+        ensure!(shown == boots, "{shown} boots without a report are shown, not {boots}");
+    }
+    let metrics = plain(broker, "/metrics")?;
+    let line = format!("\ncairn_broker_unreported_boots {boots}\n");
+    ensure!(metrics.contains(&line), "no {line:?} in {metrics}");
+    Ok(())
+}
+
 /// Whoever drops the reports would keep the generation where it is, for ever.
 fn unreported(suite: &Suite, _: &str) -> Result<()> {
     const ALLOWED: usize = 3;
-    let mut scene = Scene::known(suite)?;
-    for _ in 0..ALLOWED {
+    let mut broker = Broker::new("")?;
+    with_metrics(&broker)?;
+    broker.run()?;
+    let mut scene = Scene::with(suite, broker)?;
+    scene.provision()?;
+    scene.reboot()?;
+    must_show_unreported(&scene.broker, 0)?;
+    for number in 1..=ALLOWED {
         scene.must_still_unlock()?;
+        // Before the hold, while there is time to look for what drops the reports.
+        must_show_unreported(&scene.broker, number)?;
         scene.reboot()?;
     }
     let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
     ensure!(response.status == 202, "a node that never reports is answered with {}", response.status);
     scene.broker.must_refuse(&response, "COMMIT_MISSING")?;
     scene.broker.admin(&["node", "approve", "one"])?;
+    must_show_unreported(&scene.broker, 0)?;
     // With a report after each, there is no end.
     for _ in 0..=ALLOWED {
         let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
