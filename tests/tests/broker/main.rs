@@ -13,6 +13,7 @@ mod growth;
 mod identity;
 mod meanwhile;
 mod measured;
+mod migrated;
 mod operation;
 mod published;
 mod publisher;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         evidence::rows(),
         identity::rows(),
         growth::rows(),
+        migrated::rows(),
         commits::rows(),
         meanwhile::rows(),
         availability::rows(),
