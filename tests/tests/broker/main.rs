@@ -2,6 +2,7 @@
 //! `cargo xtask test`; one row is `cargo xtask test -- ROW`.
 
 mod availability;
+mod bodies;
 mod clock;
 mod commits;
 mod crashes;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         measured::rows(),
         sessions::rows(),
         strangers::rows(),
+        bodies::rows(),
         operation::rows(),
         published::rows(),
         clock::rows(),

@@ -14,7 +14,6 @@ use cairn_tests::broker::Broker;
 use cairn_tests::node::Node as Machine;
 use cairn_tests::suite::Suite;
 use measurements::parse::tcg_log::Log;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 
 use crate::Row;
@@ -31,7 +30,6 @@ pub fn rows() -> Vec<Row> {
         Row::new("clients_of_one_address_do_not_spend_what_a_node_needs_after_its_hello", shared_address),
         Row::new("evidence_without_hello_is_refused_unread", unread),
         Row::new("slow_connections_end_and_nodes_are_served", slow),
-        Row::new("slow_hello_bodies_of_many_connections_delay_no_node", slow_bodies),
         Row::new("floods_are_turned_away_and_keep_nothing", floods),
         Row::new("denials_look_alike", alike),
     ]
@@ -146,7 +144,7 @@ fn hostile_text(suite: &Suite, _: &str) -> Result<()> {
 }
 
 /// Connects from another address of the loopback.
-fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
+pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
     let SocketAddr::V4(to) = to else { anyhow::bail!("the broker listens at {to}") };
@@ -283,27 +281,6 @@ fn slow(suite: &Suite, _: &str) -> Result<()> {
             Err(error) => ensure!(!error.to_string().contains("silent for"), "{error}"),
         }
     }
-    scene.must_still_unlock()
-}
-
-/// More slow bodies than a broker once had places for; each has its own connection.
-fn slow_bodies(suite: &Suite, _: &str) -> Result<()> {
-    const MANY: usize = 1100;
-    // Each connection is a file of this process, too.
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    let limits = "connections_per_address = 2048\npatience_seconds = 90\nrequests_per_minute = 100000";
-    let mut scene = Scene::with(suite, Broker::start_with(limits)?)?;
-    let address = scene.broker.address()?;
-    let mut slow = Vec::new();
-    for _ in 0..MANY {
-        let mut connection = connection::Connection::open(address, Duration::from_secs(20))?;
-        connection.send(b"POST /krp/1/hello HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")?;
-        slow.push(connection);
-    }
-    scene.provision()?;
-    drop(slow);
-    scene.reboot()?;
     scene.must_still_unlock()
 }
 
