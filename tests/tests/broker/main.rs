@@ -2,6 +2,7 @@
 //! `cargo xtask test`; one row is `cargo xtask test -- ROW`.
 
 mod availability;
+mod bodies;
 mod clock;
 mod commits;
 mod crashes;
@@ -11,7 +12,9 @@ mod evidence;
 mod fake;
 mod growth;
 mod identity;
+mod meanwhile;
 mod measured;
+mod migrated;
 mod operation;
 mod published;
 mod publisher;
@@ -36,12 +39,15 @@ fn main() -> ExitCode {
         evidence::rows(),
         identity::rows(),
         growth::rows(),
+        migrated::rows(),
         commits::rows(),
+        meanwhile::rows(),
         availability::rows(),
         readiness::rows(),
         measured::rows(),
         sessions::rows(),
         strangers::rows(),
+        bodies::rows(),
         operation::rows(),
         published::rows(),
         clock::rows(),

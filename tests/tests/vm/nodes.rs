@@ -110,6 +110,9 @@ fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16, autho
     let authority = authority.display().to_string();
     for (image, more, code, words) in [
         (&suite.debug, &[][..], 0, "certified it as the node one"),
+        (&suite.debug, &["--node", "one"][..], 0, "certified it as the node one"),
+        // A certificate of the cluster, and that of another node than the one that is meant.
+        (&suite.debug, &["--node", "two"][..], 3, "REFUSED AK_UNVERIFIED"),
         (&suite.debug, &["--ek", ek][..], 0, "has the endorsement key sha256:"),
         (&suite.debug, &["--ek", &other][..], 3, "REFUSED AK_UNVERIFIED"),
         (&suite.debug, &["--ek-authority", &root, &authority][..], 0, "certified by the authority sha256:"),
