@@ -68,7 +68,7 @@ pub fn run(args: &MeasureArgs) -> Result<String> {
     let image = read_image(&args.image)?;
     let (machine, configuration) = (args.machine.read()?, args.machine.configuration()?);
     let unusable = || format!("Nothing can be predicted from {}", args.image.display());
-    let composition = compose(&image.measured, &machine, &configuration).with_context(unusable)?;
+    let composition = compose(image.on(&machine)?, &machine, &configuration).with_context(unusable)?;
     let point = args.at.point();
     Ok(match args.format {
         Format::Table => table(&composition, bank(args.bank), point),

@@ -1,7 +1,7 @@
 //! From an image, a machine and a configuration to everything that will be measured: events in order, registers at three points in time, launch digests. Broker, `explain` and tests call this and nothing else.
 //!
 //! The order is that of the firmware (TCG PC Client Platform Firmware Profile, section 3.3.4): what the machine measures, the attempt to boot, seven separators, what the image brings, the end of boot
-//! services; then the kernel's aggregate, and user space.
+//! services; then the kernel's aggregate, and user space. Where several sequences are legal, all are composed: one for each way in which the machine may start the image ([`Course`]).
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Event;
 use crate::boot::{BootMethod, Machine, Measured, Point};
-use crate::event::{ByBank, by_bank};
+use crate::event::{ByBank, SecureBoot, by_bank, kind};
 use crate::tpm::pcr05::Exit;
 use crate::tpm::{self, Value, pcr04, pcr05, pcr10, pcr12, pcr15};
 
@@ -85,9 +85,26 @@ pub struct Composition {
     pub launch: Option<Launch>,
 }
 
+/// Boot options that may fail before the one that works: an empty disk, a network without server. They measure nothing but the attempt.
+pub(crate) const MAX_FAILED_OPTIONS: usize = 2;
+
+/// One of the ways in which a machine may come to an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// How the image is started.
+    pub boot: BootMethod,
+    /// Boot options that failed before.
+    pub failed_options: usize,
+    /// Whether images are verified.
+    pub secure_boot: SecureBoot,
+    /// How boot services end.
+    pub exit: Exit,
+}
+
 /// Measurements in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Sequence {
+    course: Course,
     events: Vec<Event>,
     /// How many of the events have happened at each point.
     ends: [usize; 3],
@@ -99,17 +116,47 @@ struct Sequence {
 /// [`Error`].
 pub fn compose(image: &Measured, machine: &Machine, configuration: &Configuration) -> Result<Composition, Error> {
     let launch = machine.launch.as_ref().map(|launch| at_launch(image, machine, launch, configuration)).transpose()?;
-    let exits: &[Exit] = if machine.events().is_empty() { &[] } else { &machine.exits };
-    let sequences = exits.iter().map(|exit| sequence(image, machine, configuration, *exit)).collect();
+    let mut sequences: Vec<Sequence> = Vec::new();
+    for course in courses(image, machine) {
+        let sequence = sequence(image, machine, configuration, course);
+        // Courses that measure the same are one.
+        if !sequences.iter().any(|other| (&other.events, other.ends) == (&sequence.events, sequence.ends)) {
+            sequences.push(sequence);
+        }
+    }
     Ok(Composition { sequences, launch })
 }
 
-fn sequence(image: &Measured, machine: &Machine, configuration: &Configuration, exit: Exit) -> Sequence {
-    let mut events = machine.events().to_vec();
-    events.push(pcr04::attempt());
-    events.extend((0..7).map(tpm::separator));
-    events.extend(image.boot.iter().cloned());
-    events.extend(pcr05::exit_boot_services(exit));
+/// All courses, first those in which the first boot option works; none on a machine without a TPM.
+fn courses(image: &Measured, machine: &Machine) -> Vec<Course> {
+    let mut courses = Vec::new();
+    if machine.events().is_empty() {
+        return courses;
+    }
+    for failed_options in 0..=MAX_FAILED_OPTIONS {
+        for boot in methods(image, machine) {
+            for secure_boot in machine.secure_boot.iter().copied() {
+                let all = machine.exits.iter().map(|exit| Course { boot, failed_options, secure_boot, exit: *exit });
+                courses.extend(all.filter(|course| boot == BootMethod::Disk || course.failed_options == 0));
+            }
+        }
+    }
+    courses
+}
+
+/// Who gives a disk means a boot from it; a UKI may be booted either way.
+fn methods(image: &Measured, machine: &Machine) -> Vec<BootMethod> {
+    let has_table = image.boot.iter().any(|event| event.kind == kind::GPT && !event.digests.legal().is_empty());
+    if has_table && machine.boots.contains(&BootMethod::Disk) { vec![BootMethod::Disk] } else { machine.boots.clone() }
+}
+
+fn sequence(image: &Measured, machine: &Machine, configuration: &Configuration, course: Course) -> Sequence {
+    let mut events = until_image(image, machine, course);
+    let of_image = image.boot.iter().filter(|event| course.boot == BootMethod::Disk || !is_before_start(event));
+    let first = first_image(image);
+    let is_done = |event: &&Event| course.boot == BootMethod::Kernel && first == Some(*event);
+    events.extend(of_image.filter(|event| !is_done(event)).filter_map(|event| event.in_state(course.secure_boot)));
+    events.extend(pcr05::exit_boot_services(course.exit));
     let firmware = events.len();
 
     events.push(pcr10::boot_aggregate(&tpm::registers(&events)));
@@ -127,7 +174,30 @@ fn sequence(image: &Measured, machine: &Machine, configuration: &Configuration, 
         }
     }
     let ends = [firmware, initrd, events.len()];
-    Sequence { events, ends }
+    Sequence { course, events, ends }
+}
+
+/// What is measured before the image is started, with the image itself where the VMM hands it over: firmware loads it then before it looks at its boot entries.
+fn until_image(image: &Measured, machine: &Machine, course: Course) -> Vec<Event> {
+    let mut events = machine.events().to_vec();
+    if course.boot == BootMethod::Kernel {
+        let entries = events.iter().position(|event| event.kind == kind::BOOT_VARIABLE).unwrap_or(events.len());
+        events.splice(entries..entries, first_image(image).cloned());
+    }
+    events.push(pcr04::attempt());
+    events.extend((0..7).map(tpm::separator));
+    events.extend((0..course.failed_options).flat_map(|_| pcr04::next_attempt()));
+    events.extend(machine.authority.clone().filter(|_| course.secure_boot == SecureBoot::On));
+    events
+}
+
+fn first_image(image: &Measured) -> Option<&Event> {
+    image.boot.iter().find(|event| (event.register, event.kind) == (4, kind::APPLICATION))
+}
+
+/// What only a boot from a disk measures.
+fn is_before_start(event: &Event) -> bool {
+    event.kind == kind::GPT
 }
 
 fn at_launch(
@@ -139,7 +209,7 @@ fn at_launch(
     match launch {
         LaunchParameters::Tdx { mrtd } => Ok(Launch::Tdx { mrtd: *mrtd }),
         LaunchParameters::SevSnp { layout, vcpu, cpus } => {
-            let covers_image = machine.boot == BootMethod::Kernel;
+            let covers_image = machine.is_started_by_vmm();
             let hashes = covers_image.then(|| KernelHashes::of_image(image.uki));
             let digest = layout.memory(hashes.as_ref()).and_then(|memory| memory.with_cpus(vcpu, *cpus));
             let digest = digest.map_err(Error::Launch)?;
@@ -175,13 +245,33 @@ impl Composition {
         self.sequences.iter().map(move |sequence| sequence.until(point))
     }
 
-    /// The registers of a TPM at a point; none on a machine without one.
+    /// How the machine comes to the image in each of [`Composition::sequences`].
+    pub fn courses(&self) -> impl Iterator<Item = Course> {
+        self.sequences.iter().map(|sequence| sequence.course)
+    }
+
+    /// The registers of a TPM at a point, where the first boot option works; none on a machine without one.
     pub fn registers(&self, point: Point) -> BTreeMap<u8, Value> {
+        self.registers_after(point, 0)
+    }
+
+    /// The registers of a TPM at a point, whether or not boot options fail before the one that works.
+    pub fn legal_registers(&self, point: Point) -> BTreeMap<u8, Value> {
+        self.merged(point, |_| true)
+    }
+
+    /// The registers of a TPM at a point after so many boot options that failed.
+    pub fn registers_after(&self, point: Point, failed_options: usize) -> BTreeMap<u8, Value> {
+        self.merged(point, |course| course.failed_options == failed_options)
+    }
+
+    fn merged(&self, point: Point, is_meant: impl Fn(Course) -> bool) -> BTreeMap<u8, Value> {
         let merge = |merged: BTreeMap<u8, Value>, other: BTreeMap<u8, Value>| {
             let pairs = merged.into_iter().zip(other.into_values());
             pairs.map(|((register, one), other)| (register, one.or(other))).collect()
         };
-        self.sequences(point).map(tpm::registers).reduce(merge).unwrap_or_default()
+        let meant = self.sequences.iter().filter(|sequence| is_meant(sequence.course));
+        meant.map(|sequence| tpm::registers(sequence.until(point))).reduce(merge).unwrap_or_default()
     }
 }
 

@@ -30,6 +30,8 @@ pub mod kind {
     pub const FIRMWARE_BLOB: u32 = 0x8000_0008;
     /// EV_EFI_HANDOFF_TABLES
     pub const HANDOFF_TABLES: u32 = 0x8000_0009;
+    /// EV_EFI_VARIABLE_AUTHORITY
+    pub const AUTHORITY: u32 = 0x8000_00e0;
     /// No firmware event: the kernel, the agent or systemd extended it.
     pub const USER_SPACE: u32 = 0;
 }
@@ -43,6 +45,27 @@ pub enum Source {
     Machine,
     /// It follows from the configuration of a cluster.
     Configuration,
+}
+
+/// Whether the firmware verifies images before it starts them (UEFI 2.10, section 32).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SecureBoot {
+    /// Every image is started.
+    Off,
+    /// Only images that `db` allows are started.
+    On,
+}
+
+/// How Secure Boot changes a measurement. With Secure Boot off, every measurement is as its [`Event`] has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnderSecureBoot {
+    /// Not at all.
+    #[default]
+    Same,
+    /// It is not made.
+    Absent,
+    /// It depends on more than the image and the variable store, for this reason.
+    Unknown(&'static str),
 }
 
 /// What is extended, by bank.
@@ -109,12 +132,23 @@ pub struct Event {
     pub source: Source,
     /// The input behind it, in words.
     pub input: String,
+    /// How Secure Boot changes it.
+    pub under_secure_boot: UnderSecureBoot,
 }
 
 impl Event {
+    fn new(register: u8, kind: u32, digests: Digests, source: Source, input: String) -> Self {
+        Self { register, kind, digests, data: None, source, input, under_secure_boot: UnderSecureBoot::Same }
+    }
+
+    /// One measurement with digests that were calculated elsewhere.
+    pub fn with_digests(register: u8, kind: u32, source: Source, input: impl Into<String>, digests: ByBank) -> Self {
+        Self::new(register, kind, Digests::Exact(digests), source, input.into())
+    }
+
     /// The digest of `bytes`, in every bank.
     pub fn of(register: u8, kind: u32, source: Source, input: impl Into<String>, bytes: &[u8]) -> Self {
-        Self { register, kind, digests: Digests::of(bytes), data: None, source, input: input.into() }
+        Self::new(register, kind, Digests::of(bytes), source, input.into())
     }
 
     /// A measurement that happens and whose digest cannot be known, for this reason.
@@ -125,7 +159,7 @@ impl Event {
         input: impl Into<String>,
         reason: impl Into<String>,
     ) -> Self {
-        Self { register, kind, digests: Digests::Unknown(reason.into()), data: None, source, input: input.into() }
+        Self::new(register, kind, Digests::Unknown(reason.into()), source, input.into())
     }
 
     /// With the data that the log has.
@@ -137,7 +171,24 @@ impl Event {
     /// A measurement of one of these.
     pub fn one_of(register: u8, kind: u32, source: Source, input: impl Into<String>, all: &[&[u8]]) -> Self {
         let digests = Digests::OneOf(all.iter().map(|bytes| by_bank(bytes)).collect());
-        Self { register, kind, digests, data: None, source, input: input.into() }
+        Self::new(register, kind, digests, source, input.into())
+    }
+
+    /// With what Secure Boot makes of it.
+    #[must_use]
+    pub fn under_secure_boot(self, under_secure_boot: UnderSecureBoot) -> Self {
+        Self { under_secure_boot, ..self }
+    }
+
+    /// This measurement where Secure Boot is in that state; none where it is not made.
+    pub fn in_state(&self, state: SecureBoot) -> Option<Self> {
+        match (state, self.under_secure_boot) {
+            (SecureBoot::Off, _) | (_, UnderSecureBoot::Same) => Some(self.clone()),
+            (SecureBoot::On, UnderSecureBoot::Absent) => None,
+            (SecureBoot::On, UnderSecureBoot::Unknown(reason)) => {
+                Some(Self { digests: Digests::Unknown(reason.into()), data: None, ..self.clone() })
+            }
+        }
     }
 
     /// The digest in a bank, if it is known exactly.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical::Document;
 pub use crate::canonical::Error;
-use crate::event::Digests;
+use crate::event::{Digests, UnderSecureBoot};
 use crate::{Bank, Event, Source};
 
 /// How a measurement is known.
@@ -86,7 +86,7 @@ impl EventRecord {
         };
         let data = self.data.as_ref().map(hex::decode).transpose().map_err(|_| "has data that are not hexadecimal")?;
         let (register, kind, input) = (self.pcr, self.kind, self.input.clone());
-        Ok(Event { register, kind, digests, data, source, input })
+        Ok(Event { register, kind, digests, data, source, input, under_secure_boot: UnderSecureBoot::Same })
     }
 }
 
