@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use measurements::Bank;
-use measurements::boot::{Machine, Measured, Point};
+use measurements::boot::{BootMethod, Machine, Measured, Point};
 use measurements::bytes::{Bytes32, Hex};
 use measurements::canonical;
 use measurements::compose::{Composition, Configuration, Launch, compose};
@@ -145,8 +145,8 @@ fn composed(image: &Measured, machine: &Machine, configuration: &Configuration) 
 }
 
 fn of_image(image: &Measured) -> Result<Vec<Subject>, String> {
-    // Secure Boot leaves the kernel's event out: a statement names the values of machines without it.
-    let machine = Machine::unknown().with_secure_boot(SecureBoot::Off);
+    // Secure Boot leaves the kernel's event out: a statement names the values of machines without it, which boot from the disk.
+    let machine = Machine::unknown().booting(BootMethod::Disk).with_secure_boot(SecureBoot::Off);
     let stateless = composed(image, &machine, &Configuration::Stateless)?;
     let cluster = composed(image, &machine, &Configuration::cluster(b""))?;
     let mut subjects = Vec::new();
