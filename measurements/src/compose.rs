@@ -86,7 +86,7 @@ pub struct Composition {
 }
 
 /// Boot options that may fail before the one that works: an empty disk, a network without server. They measure nothing but the attempt.
-pub(crate) const MAX_FAILED_OPTIONS: usize = 2;
+pub const MAX_FAILED_OPTIONS: usize = 2;
 
 /// One of the ways in which a machine may come to an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
