@@ -211,7 +211,7 @@ fn document(composition: &Composition, point: Point) -> String {
 
 /// The first legal sequence of measurements, and the others where there are any.
 fn event_log(composition: &Composition, point: Point) -> String {
-    let mut sequences = composition.sequences(point).map(events);
+    let mut sequences = composition.sequences(point).map(|sequence| events(&sequence));
     let mut document = json!({"schema": "cairn.events/1", "events": sequences.next().unwrap_or_default()});
     let others: Vec<_> = sequences.collect();
     if !others.is_empty() {

@@ -1,6 +1,7 @@
 //! One measurement: what is extended into which register, and where it comes from.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::Bank;
 
@@ -74,8 +75,8 @@ pub type ByBank = BTreeMap<Bank, Vec<u8>>;
 /// What is known of the digest that a measurement extends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Digests {
-    /// The digest.
-    Exact(ByBank),
+    /// The digest. Shared, because one measurement is part of many legal sequences.
+    Exact(Arc<ByBank>),
     /// All legal digests: which of them it is does not follow from the given files.
     OneOf(Vec<ByBank>),
     /// Why it cannot be known.
@@ -85,13 +86,13 @@ pub enum Digests {
 impl Digests {
     /// Those of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self::Exact(by_bank(bytes))
+        Self::Exact(Arc::new(by_bank(bytes)))
     }
 
     /// The legal digests; none where they are not known.
     pub fn legal(&self) -> &[ByBank] {
         match self {
-            Self::Exact(digests) => std::slice::from_ref(digests),
+            Self::Exact(digests) => std::slice::from_ref(&**digests),
             Self::OneOf(all) => all,
             Self::Unknown(_) => &[],
         }
@@ -143,7 +144,7 @@ impl Event {
 
     /// One measurement with digests that were calculated elsewhere.
     pub fn with_digests(register: u8, kind: u32, source: Source, input: impl Into<String>, digests: ByBank) -> Self {
-        Self::new(register, kind, Digests::Exact(digests), source, input.into())
+        Self::new(register, kind, Digests::Exact(Arc::new(digests)), source, input.into())
     }
 
     /// The digest of `bytes`, in every bank.

@@ -81,11 +81,11 @@ pub fn as_predicted(
 
 /// The types of events are in no register: a predicted digest under another type is a log that somebody rewrote.
 fn grammar(quoted: &Quoted, log: &Log, expected: &Composition) -> Result<(), Refusal> {
-    let all: Vec<&Event> = expected.sequences(Point::Firmware).flatten().collect();
+    let all = events(expected);
     for event in extending(log) {
         let Some((_, digest)) = event.digests.iter().find(|(bank, _)| *bank == quoted.bank) else { continue };
         let alike = || {
-            let at = |predicted: &&&Event| u32::from(predicted.register) == event.register;
+            let at = |predicted: &&Event| u32::from(predicted.register) == event.register;
             all.iter().filter(at).filter(|predicted| predicted.allows(quoted.bank, digest))
         };
         if alike().next().is_some() && alike().all(|predicted| predicted.kind != event.kind) {
@@ -107,13 +107,19 @@ fn code(mismatch: &Mismatch, log: &Log, expected: &Composition) -> Code {
         let digest = bank.and_then(|bank| event.digest(bank)).map(hex::encode);
         digest.is_some() && digest == mismatch.expected
     };
-    let place = expected.sequences(Point::Firmware).flatten().find(|event| is_predicted(event));
+    let all = events(expected);
+    let place = all.iter().find(|event| is_predicted(event));
     let is_in_its_place =
         place.is_some_and(|event| (u32::from(event.register), event.kind) == (found.register, found.kind));
     let comes_later = place.is_some_and(|event| {
         extending(log).any(|logged| logged.digests.iter().any(|(bank, digest)| event.allows(*bank, digest)))
     });
     if is_in_its_place && !comes_later { Code::PcrMismatch } else { Code::LogUnexpectedEvent }
+}
+
+/// All events of all legal sequences.
+fn events(expected: &Composition) -> Vec<Event> {
+    expected.sequences(Point::Firmware).flat_map(|sequence| sequence.into_owned()).collect()
 }
 
 fn extending(log: &Log) -> impl Iterator<Item = &LogEvent> {
@@ -157,7 +163,7 @@ mod tests {
     fn boot(of: &Composition) -> (Quoted, Log) {
         let sequence = of.sequences(Point::Initrd).next().unwrap();
         let mut registers = BTreeMap::new();
-        for (register, value) in measurements::tpm::registers(sequence) {
+        for (register, value) in measurements::tpm::registers(&sequence) {
             let Value::Exact(values) = value else { panic!("{value:?}") };
             registers.insert(register, values[&Bank::Sha256].clone());
         }

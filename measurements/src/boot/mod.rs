@@ -3,6 +3,8 @@
 pub mod companions;
 mod image;
 mod loader;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 

@@ -80,7 +80,7 @@ impl EventRecord {
             (Known::Unknown, 0, Some(reason)) => Digests::Unknown(reason.clone()),
             (Known::Calculated | Known::Recorded, 2.., None) => Digests::OneOf(legal),
             (Known::Calculated | Known::Recorded, 1, None) => {
-                Digests::Exact(legal.into_iter().next().unwrap_or_default())
+                Digests::Exact(legal.into_iter().next().unwrap_or_default().into())
             }
             _ => return Err("must have a digest, or a reason why it is unknown"),
         };

@@ -12,11 +12,11 @@ use crate::{Bank, Event, Source};
 const CONFIDENTIAL: &str = "it is a CC event log, whose registers are the RTMRs of TDX and not those of a TPM; RTMRs are not predicted yet. Give the log of the machine's TPM (binary_bios_measurements), or compare MRTD";
 
 /// Compares a log with all legal sequences up to the firmware's point in time: if none matches, the one counts that goes along with the log for longest.
-pub fn log<'a>(legal: impl IntoIterator<Item = &'a [Event]>, log: &Log, neighbours: &Neighbours) -> Verdict {
+pub fn log(legal: impl IntoIterator<Item = impl AsRef<[Event]>>, log: &Log, neighbours: &Neighbours) -> Verdict {
     if log.is_confidential {
         return Verdict::CannotTell(CONFIDENTIAL.into());
     }
-    let verdicts = legal.into_iter().map(|predicted| walk(predicted, log, neighbours));
+    let verdicts = legal.into_iter().map(|predicted| walk(predicted.as_ref(), log, neighbours));
     let how_far = |verdict: &Verdict| match verdict {
         Verdict::Match { .. } => (2, None),
         Verdict::Mismatch(mismatch) => (1, mismatch.event),
