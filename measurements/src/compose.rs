@@ -1,7 +1,7 @@
 //! From an image, a machine and a configuration to everything that will be measured: events in order, registers at three points in time, launch digests. Broker, `explain` and tests call this and nothing else.
 //!
 //! The order is that of the firmware (TCG PC Client Platform Firmware Profile, section 3.3.4): what the machine measures, the attempt to boot, seven separators, what the image brings, the end of boot
-//! services; then the kernel's aggregate, and user space. Where several sequences are legal, all are composed: one for each way in which the machine may start the image ([`Course`]).
+//! services; then the kernel's aggregate, and user space. Where several sequences are legal, all are composed: one for each way in which the machine may start the image.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

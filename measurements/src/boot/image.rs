@@ -106,7 +106,7 @@ impl Image {
     /// What is measured of it.
     ///
     /// # Errors
-    /// [`uki::Error`].
+    /// [`Error`].
     pub fn measured(&self) -> Result<Measured, Error> {
         let uki = self.uki().map_err(Error::Uki)?;
         let companions = &self.companions;
