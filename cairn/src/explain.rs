@@ -11,7 +11,7 @@ use measurements::document::image::ImageReference;
 use measurements::document::machine::MachineReference;
 use measurements::explain::launch::{Report, launch};
 use measurements::explain::neighbours;
-use measurements::explain::registers::registers;
+use measurements::explain::registers::{Registers, registers};
 use measurements::explain::{self, Verdict, text};
 use measurements::parse::pcrs;
 use measurements::parse::tcg_log::Log;
@@ -49,16 +49,16 @@ pub struct ExplainArgs {
 
 /// What the machine measured.
 #[derive(Args)]
-#[group(required = true, multiple = false)]
+#[group(required = true, multiple = true)]
 struct Evidence {
-    /// The firmware's log of the machine
+    /// Firmware's event log of the machine
     #[arg(long, value_name = "FILE")]
     event_log: Option<PathBuf>,
-    /// The machine's registers, as `tpm2_pcrread` prints them
+    /// Registers of the machine, as `tpm2_pcrread` prints them; with --event-log, of the same boot
     #[arg(long, value_name = "FILE")]
     pcrs: Option<PathBuf>,
-    /// An attestation report of SEV-SNP; its signature is not looked at
-    #[arg(long, value_name = "FILE")]
+    /// Attestation report of SEV-SNP; its signature is not verified
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["event_log", "pcrs"])]
     snp_report: Option<PathBuf>,
 }
 
@@ -86,14 +86,30 @@ pub fn run(args: &ExplainArgs) -> Result<(String, ExitCode)> {
         configuration: args.machine.configuration()?,
         neighbours: Neighbours::read(&args.also)?,
     };
-    let verdict = match &args.evidence {
-        Evidence { event_log: Some(path), .. } => expected.explain_log(path)?,
-        Evidence { pcrs: Some(path), .. } => expected.explain_registers(path)?,
-        Evidence { snp_report: Some(path), .. } => expected.explain_report(path)?,
-        _ => bail!("name what the machine measured: --event-log, --pcrs or --snp-report"),
+    let Evidence { event_log, pcrs, snp_report } = &args.evidence;
+    let verdict = match (event_log, pcrs, snp_report) {
+        (Some(log), Some(registers), _) => expected.explain_both(log, registers)?,
+        (Some(log), None, _) => expected.explain_log(&read_log(log)?)?,
+        (None, Some(registers), _) => expected.explain_registers(&read_registers(registers)?)?,
+        (None, None, Some(report)) => expected.explain_report(report)?,
+        (None, None, None) => bail!("name what the machine measured: --event-log, --pcrs or --snp-report"),
     };
-    let shown = if args.json { document(&verdict) } else { text(&verdict) };
+    let mut shown = if args.json { document(&verdict) } else { text(&verdict) };
+    if event_log.is_some() && pcrs.is_none() && !args.json && !matches!(verdict, Verdict::CannotTell(_)) {
+        shown += LOG_ALONE;
+    }
     Ok((shown, ExitCode::from(code(&verdict))))
+}
+
+/// Whoever sends a log may have written it.
+const LOG_ALONE: &str = "note      a log alone proves nothing: give the registers of the same boot with --pcrs, or read a quote's verdict\n";
+
+fn read_log(path: &Path) -> Result<Log> {
+    Log::parse(&read(path)?).with_context(|| unusable(path))
+}
+
+fn read_registers(path: &Path) -> Result<Registers> {
+    pcrs::parse(&read(path)?).with_context(|| unusable(path))
 }
 
 impl Neighbours {
@@ -131,20 +147,39 @@ impl Expected {
         compose(image, machine, &self.configuration).context("Nothing can be predicted for this machine")
     }
 
-    fn explain_log(&self, path: &Path) -> Result<Verdict> {
-        let log = Log::parse(&read(path)?).with_context(|| unusable(path))?;
-        let composition = self.compose(&self.image.measured, &self.machine)?;
+    /// The log must lead to the registers; then it says more than they do, but for what user space measured.
+    fn explain_both(&self, log: &Path, registers: &Path) -> Result<Verdict> {
+        let (log, found) = (read_log(log)?, read_registers(registers)?);
+        if !log.is_confidential
+            && let Err(verdict) = explain::replay(&log, &found)
+        {
+            return Ok(verdict);
+        }
+        let of_log = self.explain_log(&log)?;
+        let Verdict::Match { compared: events, .. } = &of_log else { return Ok(of_log) };
+        Ok(match self.explain_registers(&found)? {
+            Verdict::Match { compared, unknown } => {
+                let compared = format!("{events} as predicted and lead to the registers; {compared}");
+                Verdict::Match { compared, unknown }
+            }
+            Verdict::CannotTell(_) => of_log,
+            mismatch => mismatch,
+        })
+    }
+
+    fn explain_log(&self, log: &Log) -> Result<Verdict> {
+        let machine = self.machine.clone().as_logged(log);
+        let composition = self.compose(self.image.on(&machine)?, &machine)?;
         let neighbours = neighbours::Neighbours {
             own: self.image.reference.clone(),
             others: self.neighbours.releases.clone(),
             machines: self.neighbours.machines.clone(),
         };
-        Ok(explain::log(composition.sequences(Point::Firmware), &log, &neighbours))
+        Ok(explain::log(composition.sequences(Point::Firmware), log, &neighbours))
     }
 
-    fn explain_registers(&self, path: &Path) -> Result<Verdict> {
-        let found = pcrs::parse(&read(path)?).with_context(|| unusable(path))?;
-        let composition = self.compose(&self.image.measured, &self.machine)?;
+    fn explain_registers(&self, found: &Registers) -> Result<Verdict> {
+        let composition = self.compose(self.image.on(&self.machine)?, &self.machine)?;
         let mut others = Vec::new();
         for (name, image) in &self.neighbours.images {
             others.push((format!("the image of {name}"), self.compose(image, &self.machine)?));
@@ -156,7 +191,7 @@ impl Expected {
             let none = compose(&self.image.measured, &self.machine, &Configuration::Stateless)?;
             others.push(("a node without a cluster".into(), none));
         }
-        Ok(registers(&composition, &found, &others))
+        Ok(registers(&composition, found, &others))
     }
 
     fn explain_report(&self, path: &Path) -> Result<Verdict> {

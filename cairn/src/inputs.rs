@@ -3,16 +3,23 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::Args;
-use measurements::boot::{Image, Machine, Measured};
+use clap::{Args, ValueEnum};
+use measurements::boot::{BootMethod, Image, Machine, Measured};
 use measurements::compose::Configuration;
 use measurements::document::image::ImageReference;
 use measurements::document::machine::MachineReference;
+use measurements::event::SecureBoot;
 
 /// What is known of the machine.
 #[derive(Args)]
 pub struct MachineArgs {
-    /// The machine's OVMF image, or its code part (q35, no Secure Boot): PCR 0 becomes known, too
+    /// How the machine starts a UKI that is given alone; default: not known
+    #[arg(long, value_name = "METHOD", conflicts_with = "machine")]
+    boot: Option<Boot>,
+    /// Whether the firmware verifies images; default: as --firmware and --variables say, else not known
+    #[arg(long, value_name = "STATE", conflicts_with = "machine")]
+    secure_boot: Option<Verification>,
+    /// The machine's OVMF image, or its code part (q35): PCR 0 becomes known, too
     #[arg(long, value_name = "FILE", conflicts_with = "machine")]
     firmware: Option<PathBuf>,
     /// The machine's variable store, beside the code part of its firmware: PCR 7 becomes known, too
@@ -26,15 +33,47 @@ pub struct MachineArgs {
     cluster: Option<PathBuf>,
 }
 
+/// How a machine starts an image.
+#[derive(Clone, Copy, ValueEnum)]
+enum Boot {
+    /// The firmware finds it on a disk
+    Disk,
+    /// The VMM hands it over (`-kernel` of QEMU)
+    Kernel,
+}
+
+/// Whether the firmware verifies images.
+#[derive(Clone, Copy, ValueEnum)]
+enum Verification {
+    /// It starts every image
+    Off,
+    /// It starts images that its variable `db` allows
+    On,
+}
+
 impl MachineArgs {
     /// The machine, of which nothing is known where no file is given.
     pub fn read(&self) -> Result<Machine> {
-        if let Some(path) = &self.firmware {
-            let store = self.variables.as_deref().map(read).transpose()?;
-            return Machine::with_firmware(&read(path)?, store.as_deref()).with_context(|| unusable(path));
+        if let Some(path) = &self.machine {
+            return read_machine(path);
         }
-        let Some(path) = &self.machine else { return Ok(Machine::unknown()) };
-        read_machine(path)
+        let machine = match &self.firmware {
+            Some(path) => {
+                let store = self.variables.as_deref().map(read).transpose()?;
+                Machine::with_firmware(&read(path)?, store.as_deref()).with_context(|| unusable(path))?
+            }
+            None => Machine::unknown(),
+        };
+        let machine = match self.boot {
+            Some(Boot::Disk) => machine.booting(BootMethod::Disk),
+            Some(Boot::Kernel) => machine.booting(BootMethod::Kernel),
+            None => machine,
+        };
+        Ok(match self.secure_boot {
+            Some(Verification::Off) => machine.with_secure_boot(SecureBoot::Off),
+            Some(Verification::On) => machine.with_secure_boot(SecureBoot::On),
+            None => machine,
+        })
     }
 
     /// The cluster's file, where one is named.
@@ -61,6 +100,23 @@ pub struct ImageFile {
     pub measured: Measured,
     /// The document.
     pub reference: Option<ImageReference>,
+    /// Whether firmware and stub load nothing but the UKI.
+    is_uki_alone: bool,
+}
+
+impl ImageFile {
+    /// What is measured of it on this machine.
+    ///
+    /// # Errors
+    /// The VMM starts a UKI without anything that stands beside it on a disk.
+    pub fn on(&self, machine: &Machine) -> Result<&Measured> {
+        let hint = "hint: give the UKI in place of the disk";
+        anyhow::ensure!(
+            self.is_uki_alone || !machine.is_started_by_vmm(),
+            "cannot predict a direct boot: the disk has a boot loader or files beside the UKI, which a direct boot does not load\n{hint}"
+        );
+        Ok(&self.measured)
+    }
 }
 
 /// A raw disk, a UKI, or an image reference.
@@ -69,11 +125,12 @@ pub fn read_image(path: &Path) -> Result<ImageFile> {
     if bytes.starts_with(b"{") {
         let reference = ImageReference::parse(&bytes).with_context(|| unusable(path))?;
         let measured = reference.measured().with_context(|| unusable(path))?;
-        return Ok(ImageFile { measured, reference: Some(reference) });
+        return Ok(ImageFile { measured, reference: Some(reference), is_uki_alone: true });
     }
     let unusable = || format!("Nothing can be predicted from {}", path.display());
-    let measured = Image::parse(&bytes).with_context(unusable)?.measured().with_context(unusable)?;
-    Ok(ImageFile { measured, reference: None })
+    let image = Image::parse(&bytes).with_context(unusable)?;
+    let measured = image.measured().with_context(unusable)?;
+    Ok(ImageFile { measured, reference: None, is_uki_alone: image.is_uki_alone() })
 }
 
 /// What stands before the reason why a file is refused.

@@ -1,11 +1,12 @@
 //! `cairn measure`: from a raw disk image or a UKI to registers, without root, loop device or any other program.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use measurements::boot::Point;
-use measurements::compose::{Composition, Launch, compose};
+use measurements::compose::{Composition, Launch, MAX_FAILED_OPTIONS, compose};
 use measurements::event::{ByBank, Digests};
 use measurements::tpm::Value;
 use measurements::{Bank, Event};
@@ -16,7 +17,9 @@ use crate::inputs::{MachineArgs, read_image};
 /// Arguments of `measure`.
 #[derive(Args)]
 #[command(after_help = "\
-Without a machine, what follows from it (PCR 0, 1, 7, and 10 which sums them up) is said to depend on it.
+Without a machine, registers that follow from it (PCR 0, 1, 7, and 10 which sums them up) are unknown. PCR 4 has one of
+several values as long as --boot and --secure-boot are not known. Files beside the UKI on the EFI system partition are
+inputs: add-ons, credentials, extensions. What is not modelled is refused with its path.
 
 Example: cairn measure target/image/cairn_0.1.0.raw --machine measurements/machines/q35-ovmf-2025.02-2cpus-1gib.machine.json")]
 pub struct MeasureArgs {
@@ -68,7 +71,7 @@ pub fn run(args: &MeasureArgs) -> Result<String> {
     let image = read_image(&args.image)?;
     let (machine, configuration) = (args.machine.read()?, args.machine.configuration()?);
     let unusable = || format!("Nothing can be predicted from {}", args.image.display());
-    let composition = compose(&image.measured, &machine, &configuration).with_context(unusable)?;
+    let composition = compose(image.on(&machine)?, &machine, &configuration).with_context(unusable)?;
     let point = args.at.point();
     Ok(match args.format {
         Format::Table => table(&composition, bank(args.bank), point),
@@ -104,15 +107,15 @@ fn table(composition: &Composition, bank: Bank, point: Point) -> String {
         text += &format!("PCR  {bank}\n");
     }
     for (register, value) in registers {
-        let shown = match &value {
-            Value::Exact(_) => value.in_bank(bank).map(hex::encode).unwrap_or_default(),
-            Value::OneOf(all) => {
-                let all: Vec<String> = all.iter().filter_map(|value| value.get(&bank)).map(hex::encode).collect();
-                format!("one of {}", all.join(" "))
-            }
-            Value::HostDependent(reason) => format!("depends on more than the image: {reason}"),
-        };
-        text += &format!("{register:3}  {shown}\n");
+        text += &format!("{register:3}  {}\n", shown(&value, bank));
+    }
+    for (failed, others) in after_failed_options(composition, point) {
+        let options =
+            if failed == 1 { "1 boot option that fails".into() } else { format!("{failed} boot options that fail") };
+        text += &format!("after {options}, as an empty disk does:\n");
+        for (register, value) in others {
+            text += &format!("{register:3}  {}\n", shown(&value, bank));
+        }
     }
     for (name, value) in launch(composition) {
         text += &match value {
@@ -124,6 +127,30 @@ fn table(composition: &Composition, bank: Bank, point: Point) -> String {
         text += "image-not-covered: MEASUREMENT says nothing about what the disk holds\n";
     }
     text
+}
+
+fn shown(value: &Value, bank: Bank) -> String {
+    match value {
+        Value::Exact(_) => value.in_bank(bank).map(hex::encode).unwrap_or_default(),
+        Value::OneOf(all) => {
+            let all: Vec<String> = all.iter().filter_map(|value| value.get(&bank)).map(hex::encode).collect();
+            format!("one of {}", all.join(" "))
+        }
+        Value::HostDependent(reason) => format!("depends on more than the image: {reason}"),
+    }
+}
+
+/// Registers that are known to have other values where boot options fail before the one that works; by the number of those that fail.
+fn after_failed_options(composition: &Composition, point: Point) -> Vec<(usize, BTreeMap<u8, Value>)> {
+    let expected = composition.registers(point);
+    let after = |failed: usize| {
+        let mut others = composition.registers_after(point, failed);
+        others.retain(|register, value| {
+            !matches!(value, Value::HostDependent(_)) && expected.get(register) != Some(value)
+        });
+        (failed, others)
+    };
+    (1..=MAX_FAILED_OPTIONS).map(after).filter(|(_, others)| !others.is_empty()).collect()
 }
 
 /// Whether the launch digest of a machine that has one covers the image.
@@ -149,15 +176,27 @@ fn launch(composition: &Composition) -> Vec<(&'static str, Result<String, &'stat
     }
 }
 
-fn document(composition: &Composition, point: Point) -> String {
-    let registers = composition.registers(point).into_iter().map(|(register, value)| match value {
+fn registers_document(registers: BTreeMap<u8, Value>) -> Vec<serde_json::Value> {
+    let register = |(register, value)| match value {
         Value::Exact(values) => json!({"pcr": register, "tag": "exact", "values": digests(&values)}),
         Value::OneOf(all) => {
             json!({"pcr": register, "tag": "one-of", "values": all.iter().map(digests).collect::<Vec<_>>()})
         }
         Value::HostDependent(reason) => json!({"pcr": register, "tag": "host-dependent", "reason": reason}),
-    });
-    let mut document = json!({"schema": "cairn.registers/1", "registers": registers.collect::<Vec<_>>()});
+    };
+    registers.into_iter().map(register).collect()
+}
+
+fn document(composition: &Composition, point: Point) -> String {
+    let registers = registers_document(composition.registers(point));
+    let mut document = json!({"schema": "cairn.registers/1", "registers": registers});
+    let after = after_failed_options(composition, point).into_iter();
+    let after: Vec<_> = after
+        .map(|(failed, others)| json!({"failed_options": failed, "registers": registers_document(others)}))
+        .collect();
+    if !after.is_empty() {
+        document["after_failed_options"] = json!(after);
+    }
     for (name, value) in launch(composition) {
         document["launch"][name] = match value {
             Ok(value) => json!({"tag": "exact", "known": "calculated", "value": value}),
@@ -172,7 +211,7 @@ fn document(composition: &Composition, point: Point) -> String {
 
 /// The first legal sequence of measurements, and the others where there are any.
 fn event_log(composition: &Composition, point: Point) -> String {
-    let mut sequences = composition.sequences(point).map(events);
+    let mut sequences = composition.sequences(point).map(|sequence| events(&sequence));
     let mut document = json!({"schema": "cairn.events/1", "events": sequences.next().unwrap_or_default()});
     let others: Vec<_> = sequences.collect();
     if !others.is_empty() {
@@ -246,13 +285,34 @@ mod tests {
             let composition = compose(&nothing, machine, &Configuration::Stateless).unwrap();
             serde_json::from_str(&event_log(&composition, Point::Firmware)).unwrap()
         };
-        // How boot services end is not known: with one attempt, or with two.
+        // How boot services end is not known: with one attempt, or with two. Up to two boot options may fail before: two events each.
         let document = printed(&Machine::unknown());
         let (first, others) = (document["events"].as_array().unwrap(), document["or_events"].as_array().unwrap());
-        assert_eq!((others.len(), others[0].as_array().unwrap().len()), (1, first.len() + 2));
+        let more: Vec<usize> = others.iter().map(|other| other.as_array().unwrap().len() - first.len()).collect();
+        assert_eq!(more, [2, 2, 4, 4, 6]);
         let machine = include_bytes!("../../measurements/machines/q35-ovmf-2025.02-2cpus-1gib.machine.json");
         let machine = MachineReference::parse(machine).unwrap().machine().unwrap();
-        assert!(printed(&machine).get("or_events").is_none());
+        let document = printed(&machine);
+        let first = document["events"].as_array().unwrap().len();
+        let others = document["or_events"].as_array().unwrap().iter();
+        assert_eq!(others.map(|other| other.as_array().unwrap().len() - first).collect::<Vec<_>>(), [2, 4]);
+    }
+
+    #[test]
+    fn registers_after_failed_boot_options_are_printed_below_the_expected_ones() {
+        let nothing = Measured { uki: [0; 32], boot: vec![], initrd: vec![], running: vec![] };
+        let machine = include_bytes!("../../measurements/machines/q35-ovmf-2025.02-2cpus-1gib.machine.json");
+        let machine = MachineReference::parse(machine).unwrap().machine().unwrap();
+        let composition = compose(&nothing, &machine, &Configuration::Stateless).unwrap();
+        let text = table(&composition, Bank::Sha256, Point::Firmware);
+        assert_eq!(text.lines().count(), 1 + 16 + 2 * 2, "PCR 4 moves: {text}");
+        assert!(text.contains("after 1 boot option that fails") && text.contains("after 2 boot options that fail"));
+        let document: serde_json::Value = serde_json::from_str(&document(&composition, Point::Running)).unwrap();
+        let after = document["after_failed_options"].as_array().unwrap();
+        let registers = |of: &serde_json::Value| -> Vec<u64> {
+            of["registers"].as_array().unwrap().iter().map(|one| one["pcr"].as_u64().unwrap()).collect()
+        };
+        assert_eq!((after.len(), registers(&after[1])), (2, vec![4, 10]));
     }
 
     #[test]

@@ -71,8 +71,8 @@ pub fn run(args: &VerifyNodeArgs) -> Result<(String, ExitCode)> {
         .context("Name the cluster's file with --cluster: a node of no cluster cannot be verified")?;
     let bytes = read(path)?;
     let cluster = Cluster::read(&bytes).map_err(|refusal| anyhow!("{}: {}", path.display(), refusal.found))?;
-    let image = read_image(&args.reference)?;
-    let expected = compose(&image.measured, &args.machine.read()?, &Configuration::cluster(&bytes))?;
+    let (image, machine) = (read_image(&args.reference)?, args.machine.read()?);
+    let expected = compose(image.on(&machine)?, &machine, &Configuration::cluster(&bytes))?;
     let known = Known {
         keys: args.ek.iter().map(|text| digest_of(text)).collect::<Result<_>>()?,
         authorities: authorities(&args.ek_authority)?,

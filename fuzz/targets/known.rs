@@ -58,6 +58,7 @@ pub fn trust_root_document() -> TrustRootDocument {
         root: RootKeys { keys: vec![signed_by()], threshold: 1 },
         schema: TrustRootDocument::SCHEMA.into(),
         timestamp_authorities: vec![Hex(AUTHORITY.to_vec())],
+        validity: vec![],
         version: 1,
         witnesses: Witnesses { keys: vec![Witness { key: Bytes32([9; 32]), name: "witness".into() }], threshold: 1 },
     }

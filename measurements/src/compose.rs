@@ -1,8 +1,9 @@
 //! From an image, a machine and a configuration to everything that will be measured: events in order, registers at three points in time, launch digests. Broker, `explain` and tests call this and nothing else.
 //!
 //! The order is that of the firmware (TCG PC Client Platform Firmware Profile, section 3.3.4): what the machine measures, the attempt to boot, seven separators, what the image brings, the end of boot
-//! services; then the kernel's aggregate, and user space.
+//! services; then the kernel's aggregate, and user space. Where several sequences are legal, all are composed: one for each way in which the machine may start the image.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use ovmf_measure::sev::{KernelHashes, LaunchDigest, Layout, Vcpu};
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Event;
 use crate::boot::{BootMethod, Machine, Measured, Point};
-use crate::event::{ByBank, by_bank};
+use crate::event::{ByBank, SecureBoot, by_bank, kind};
 use crate::tpm::pcr05::Exit;
 use crate::tpm::{self, Value, pcr04, pcr05, pcr10, pcr12, pcr15};
 
@@ -79,16 +80,33 @@ pub enum Error {
 /// Everything that will be measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Composition {
-    /// All legal sequences; none on a machine without a TPM.
+    /// All legal sequences in which the first boot option works; none on a machine without a TPM.
     sequences: Vec<Sequence>,
     /// At launch, on a confidential machine.
     pub launch: Option<Launch>,
 }
 
+/// Boot options that may fail before the one that works: an empty disk, a network without server. They measure nothing but the attempt.
+pub const MAX_FAILED_OPTIONS: usize = 2;
+
+/// One of the ways in which a machine may come to an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Course {
+    /// How the image is started.
+    boot: BootMethod,
+    /// Whether images are verified.
+    secure_boot: SecureBoot,
+    /// How boot services end.
+    exit: Exit,
+}
+
 /// Measurements in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Sequence {
+    course: Course,
     events: Vec<Event>,
+    /// Where the next boot option is tried, if one fails.
+    tried: usize,
     /// How many of the events have happened at each point.
     ends: [usize; 3],
 }
@@ -99,17 +117,73 @@ struct Sequence {
 /// [`Error`].
 pub fn compose(image: &Measured, machine: &Machine, configuration: &Configuration) -> Result<Composition, Error> {
     let launch = machine.launch.as_ref().map(|launch| at_launch(image, machine, launch, configuration)).transpose()?;
-    let exits: &[Exit] = if machine.events().is_empty() { &[] } else { &machine.exits };
-    let sequences = exits.iter().map(|exit| sequence(image, machine, configuration, *exit)).collect();
+    let mut sequences: Vec<Sequence> = Vec::new();
+    let fixed = Fixed::new();
+    for course in courses(image, machine) {
+        let sequence = sequence(image, machine, configuration, (&fixed, course));
+        // Courses that measure the same are one.
+        if !sequences.iter().any(|other| (&other.events, other.ends) == (&sequence.events, sequence.ends)) {
+            sequences.push(sequence);
+        }
+    }
     Ok(Composition { sequences, launch })
 }
 
-fn sequence(image: &Measured, machine: &Machine, configuration: &Configuration, exit: Exit) -> Sequence {
-    let mut events = machine.events().to_vec();
-    events.push(pcr04::attempt());
-    events.extend((0..7).map(tpm::separator));
-    events.extend(image.boot.iter().cloned());
-    events.extend(pcr05::exit_boot_services(exit));
+/// All courses in which the first boot option works; none on a machine without a TPM.
+fn courses(image: &Measured, machine: &Machine) -> Vec<Course> {
+    let mut courses = Vec::new();
+    if machine.events().is_empty() {
+        return courses;
+    }
+    for boot in methods(image, machine) {
+        for secure_boot in machine.secure_boot.iter().copied() {
+            courses.extend(machine.exits.iter().map(|exit| Course { boot, secure_boot, exit: *exit }));
+        }
+    }
+    courses
+}
+
+/// Who gives a disk means a boot from it; a UKI may be booted either way.
+fn methods(image: &Measured, machine: &Machine) -> Vec<BootMethod> {
+    let has_table = image.boot.iter().any(|event| event.kind == kind::GPT && !event.digests.legal().is_empty());
+    if has_table && machine.boots.contains(&BootMethod::Disk) { vec![BootMethod::Disk] } else { machine.boots.clone() }
+}
+
+/// What every boot of a disk measures: once, so that all sequences share it.
+struct Fixed {
+    attempt: Event,
+    separators: Vec<Event>,
+    exits: Vec<(Exit, Vec<Event>)>,
+}
+
+impl Fixed {
+    fn new() -> Self {
+        Self {
+            attempt: pcr04::attempt(),
+            separators: (0..7).map(tpm::separator).collect(),
+            exits: Exit::ALL.map(|exit| (exit, pcr05::exit_boot_services(exit))).into(),
+        }
+    }
+
+    fn exit(&self, exit: Exit) -> impl Iterator<Item = Event> {
+        self.exits.iter().filter(move |(known, _)| *known == exit).flat_map(|(_, events)| events.iter().cloned())
+    }
+}
+
+fn sequence(
+    image: &Measured,
+    machine: &Machine,
+    configuration: &Configuration,
+    (fixed, course): (&Fixed, Course),
+) -> Sequence {
+    let mut events = until_image(image, machine, fixed, course);
+    let tried = events.len();
+    events.extend(machine.authority.clone().filter(|_| course.secure_boot == SecureBoot::On));
+    let of_image = image.boot.iter().filter(|event| course.boot == BootMethod::Disk || !is_before_start(event));
+    let first = first_image(image);
+    let is_done = |event: &&Event| course.boot == BootMethod::Kernel && first == Some(*event);
+    events.extend(of_image.filter(|event| !is_done(event)).filter_map(|event| event.in_state(course.secure_boot)));
+    events.extend(fixed.exit(course.exit));
     let firmware = events.len();
 
     events.push(pcr10::boot_aggregate(&tpm::registers(&events)));
@@ -127,7 +201,29 @@ fn sequence(image: &Measured, machine: &Machine, configuration: &Configuration, 
         }
     }
     let ends = [firmware, initrd, events.len()];
-    Sequence { events, ends }
+    events.shrink_to_fit();
+    Sequence { course, events, tried, ends }
+}
+
+/// What is measured before the image is started, with the image itself where the VMM hands it over: firmware loads it then before it looks at its boot entries.
+fn until_image(image: &Measured, machine: &Machine, fixed: &Fixed, course: Course) -> Vec<Event> {
+    let mut events = machine.events().to_vec();
+    if course.boot == BootMethod::Kernel {
+        let entries = events.iter().position(|event| event.kind == kind::BOOT_VARIABLE).unwrap_or(events.len());
+        events.splice(entries..entries, first_image(image).cloned());
+    }
+    events.push(fixed.attempt.clone());
+    events.extend(fixed.separators.iter().cloned());
+    events
+}
+
+fn first_image(image: &Measured) -> Option<&Event> {
+    image.boot.iter().find(|event| (event.register, event.kind) == (4, kind::APPLICATION))
+}
+
+/// What only a boot from a disk measures.
+fn is_before_start(event: &Event) -> bool {
+    event.kind == kind::GPT
 }
 
 fn at_launch(
@@ -139,7 +235,7 @@ fn at_launch(
     match launch {
         LaunchParameters::Tdx { mrtd } => Ok(Launch::Tdx { mrtd: *mrtd }),
         LaunchParameters::SevSnp { layout, vcpu, cpus } => {
-            let covers_image = machine.boot == BootMethod::Kernel;
+            let covers_image = machine.is_started_by_vmm();
             let hashes = covers_image.then(|| KernelHashes::of_image(image.uki));
             let digest = layout.memory(hashes.as_ref()).and_then(|memory| memory.with_cpus(vcpu, *cpus));
             let digest = digest.map_err(Error::Launch)?;
@@ -154,6 +250,18 @@ fn host_data(configuration: &Configuration) -> [u8; 32] {
 }
 
 impl Sequence {
+    /// The same after so many boot options that failed; none where no boot option is tried.
+    fn after(&self, failed: usize) -> Option<Self> {
+        if self.course.boot != BootMethod::Disk {
+            return None;
+        }
+        let (place, mut events) = (self.tried, self.events.clone());
+        events.splice(place..place, (0..failed).flat_map(|_| pcr04::next_attempt()));
+        let ends = self.ends.map(|end| end + 2 * failed);
+        events[ends[0]] = pcr10::boot_aggregate(&tpm::registers(&events[..ends[0]]));
+        Some(Self { course: self.course, events, tried: self.tried, ends })
+    }
+
     fn until(&self, point: Point) -> &[Event] {
         let end = match point {
             Point::Firmware => self.ends[0],
@@ -167,22 +275,46 @@ impl Sequence {
 impl Composition {
     /// The measurements up to a point, in order; where several sequences are legal, the first of them.
     pub fn events(&self, point: Point) -> &[Event] {
-        self.sequences(point).next().unwrap_or_default()
+        self.sequences.first().map(|sequence| sequence.until(point)).unwrap_or_default()
     }
 
-    /// All legal sequences of measurements up to a point.
-    pub fn sequences(&self, point: Point) -> impl Iterator<Item = &[Event]> {
-        self.sequences.iter().map(move |sequence| sequence.until(point))
+    /// All legal sequences of measurements up to a point, first those in which the first boot option works.
+    pub fn sequences(&self, point: Point) -> impl Iterator<Item = Cow<'_, [Event]>> {
+        let expected = self.sequences.iter().map(move |sequence| Cow::Borrowed(sequence.until(point)));
+        let others = (1..=MAX_FAILED_OPTIONS).flat_map(move |failed| self.after(failed));
+        expected.chain(others.map(move |sequence| Cow::Owned(sequence.until(point).to_vec())))
     }
 
-    /// The registers of a TPM at a point; none on a machine without one.
+    fn after(&self, failed: usize) -> impl Iterator<Item = Sequence> {
+        self.sequences.iter().filter_map(move |sequence| sequence.after(failed))
+    }
+
+    /// The registers of a TPM at a point, where the first boot option works; none on a machine without one.
     pub fn registers(&self, point: Point) -> BTreeMap<u8, Value> {
-        let merge = |merged: BTreeMap<u8, Value>, other: BTreeMap<u8, Value>| {
-            let pairs = merged.into_iter().zip(other.into_values());
-            pairs.map(|((register, one), other)| (register, one.or(other))).collect()
-        };
-        self.sequences(point).map(tpm::registers).reduce(merge).unwrap_or_default()
+        merged(self.sequences.iter().map(|sequence| sequence.until(point)))
     }
+
+    /// The registers of a TPM at a point, whether or not boot options fail before the one that works.
+    pub fn legal_registers(&self, point: Point) -> BTreeMap<u8, Value> {
+        merged(self.sequences(point))
+    }
+
+    /// The registers of a TPM at a point after so many boot options that failed.
+    pub fn registers_after(&self, point: Point, failed: usize) -> BTreeMap<u8, Value> {
+        if failed == 0 {
+            return self.registers(point);
+        }
+        merged(self.after(failed).map(|sequence| sequence.until(point).to_vec()))
+    }
+}
+
+/// The registers after any of these sequences.
+fn merged(sequences: impl Iterator<Item = impl AsRef<[Event]>>) -> BTreeMap<u8, Value> {
+    let merge = |merged: BTreeMap<u8, Value>, other: BTreeMap<u8, Value>| {
+        let pairs = merged.into_iter().zip(other.into_values());
+        pairs.map(|((register, one), other)| (register, one.or(other))).collect()
+    };
+    sequences.map(|sequence| tpm::registers(sequence.as_ref())).reduce(merge).unwrap_or_default()
 }
 
 /// SHA-256 of a unified kernel image, as direct kernel boot hashes it.

@@ -1,6 +1,7 @@
 //! One measurement: what is extended into which register, and where it comes from.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::Bank;
 
@@ -30,6 +31,8 @@ pub mod kind {
     pub const FIRMWARE_BLOB: u32 = 0x8000_0008;
     /// EV_EFI_HANDOFF_TABLES
     pub const HANDOFF_TABLES: u32 = 0x8000_0009;
+    /// EV_EFI_VARIABLE_AUTHORITY
+    pub const AUTHORITY: u32 = 0x8000_00e0;
     /// No firmware event: the kernel, the agent or systemd extended it.
     pub const USER_SPACE: u32 = 0;
 }
@@ -45,14 +48,35 @@ pub enum Source {
     Configuration,
 }
 
+/// Whether the firmware verifies images before it starts them (UEFI 2.10, section 32).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SecureBoot {
+    /// Every image is started.
+    Off,
+    /// Only images that `db` allows are started.
+    On,
+}
+
+/// How Secure Boot changes a measurement. With Secure Boot off, every measurement is as its [`Event`] has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnderSecureBoot {
+    /// Not at all.
+    #[default]
+    Same,
+    /// It is not made.
+    Absent,
+    /// It depends on more than the image and the variable store, for this reason.
+    Unknown(&'static str),
+}
+
 /// What is extended, by bank.
 pub type ByBank = BTreeMap<Bank, Vec<u8>>;
 
 /// What is known of the digest that a measurement extends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Digests {
-    /// The digest.
-    Exact(ByBank),
+    /// The digest. Shared, because one measurement is part of many legal sequences.
+    Exact(Arc<ByBank>),
     /// All legal digests: which of them it is does not follow from the given files.
     OneOf(Vec<ByBank>),
     /// Why it cannot be known.
@@ -62,13 +86,13 @@ pub enum Digests {
 impl Digests {
     /// Those of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self::Exact(by_bank(bytes))
+        Self::Exact(Arc::new(by_bank(bytes)))
     }
 
     /// The legal digests; none where they are not known.
     pub fn legal(&self) -> &[ByBank] {
         match self {
-            Self::Exact(digests) => std::slice::from_ref(digests),
+            Self::Exact(digests) => std::slice::from_ref(&**digests),
             Self::OneOf(all) => all,
             Self::Unknown(_) => &[],
         }
@@ -109,12 +133,23 @@ pub struct Event {
     pub source: Source,
     /// The input behind it, in words.
     pub input: String,
+    /// How Secure Boot changes it.
+    pub under_secure_boot: UnderSecureBoot,
 }
 
 impl Event {
+    fn new(register: u8, kind: u32, digests: Digests, source: Source, input: String) -> Self {
+        Self { register, kind, digests, data: None, source, input, under_secure_boot: UnderSecureBoot::Same }
+    }
+
+    /// One measurement with digests that were calculated elsewhere.
+    pub fn with_digests(register: u8, kind: u32, source: Source, input: impl Into<String>, digests: ByBank) -> Self {
+        Self::new(register, kind, Digests::Exact(Arc::new(digests)), source, input.into())
+    }
+
     /// The digest of `bytes`, in every bank.
     pub fn of(register: u8, kind: u32, source: Source, input: impl Into<String>, bytes: &[u8]) -> Self {
-        Self { register, kind, digests: Digests::of(bytes), data: None, source, input: input.into() }
+        Self::new(register, kind, Digests::of(bytes), source, input.into())
     }
 
     /// A measurement that happens and whose digest cannot be known, for this reason.
@@ -125,7 +160,7 @@ impl Event {
         input: impl Into<String>,
         reason: impl Into<String>,
     ) -> Self {
-        Self { register, kind, digests: Digests::Unknown(reason.into()), data: None, source, input: input.into() }
+        Self::new(register, kind, Digests::Unknown(reason.into()), source, input.into())
     }
 
     /// With the data that the log has.
@@ -137,7 +172,24 @@ impl Event {
     /// A measurement of one of these.
     pub fn one_of(register: u8, kind: u32, source: Source, input: impl Into<String>, all: &[&[u8]]) -> Self {
         let digests = Digests::OneOf(all.iter().map(|bytes| by_bank(bytes)).collect());
-        Self { register, kind, digests, data: None, source, input: input.into() }
+        Self::new(register, kind, digests, source, input.into())
+    }
+
+    /// With what Secure Boot makes of it.
+    #[must_use]
+    pub fn under_secure_boot(self, under_secure_boot: UnderSecureBoot) -> Self {
+        Self { under_secure_boot, ..self }
+    }
+
+    /// This measurement where Secure Boot is in that state; none where it is not made.
+    pub fn in_state(&self, state: SecureBoot) -> Option<Self> {
+        match (state, self.under_secure_boot) {
+            (SecureBoot::Off, _) | (_, UnderSecureBoot::Same) => Some(self.clone()),
+            (SecureBoot::On, UnderSecureBoot::Absent) => None,
+            (SecureBoot::On, UnderSecureBoot::Unknown(reason)) => {
+                Some(Self { digests: Digests::Unknown(reason.into()), data: None, ..self.clone() })
+            }
+        }
     }
 
     /// The digest in a bank, if it is known exactly.

@@ -35,6 +35,7 @@ pub fn of_keys(release: &Key, logs: &[String], authority: Option<Vec<u8>>, now: 
         root: RootKeys { keys: vec![Bytes32(public)], threshold: 1 },
         schema: "cairn.trust-root/1".into(),
         timestamp_authorities: authority.into_iter().map(Hex).collect(),
+        validity: vec![],
         version: 1,
         witnesses: Witnesses { keys: vec![], threshold: 0 },
     };

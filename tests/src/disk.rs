@@ -41,27 +41,33 @@ impl Disk {
 
     /// A new disk with one partition per entry: type, and what it holds (padded to whole MiB).
     pub fn with_partitions(partitions: &[(Uuid, &[u8])]) -> Result<Self> {
+        Self::with_blocks(partitions, LogicalBlockSize::Lb512)
+    }
+
+    /// The same with blocks of another size.
+    pub fn with_blocks(partitions: &[(Uuid, &[u8])], block: LogicalBlockSize) -> Result<Self> {
+        let sector = u64::from(block);
         let disk = Self { folder: tempfile::tempdir().context("Failed to make a temporary folder")? };
         let mut entries = BTreeMap::new();
         let mut start = MIB;
         for (index, (type_guid, content)) in (1..).zip(partitions) {
             let size = (content.len() as u64).next_multiple_of(MIB);
             let unique = Uuid::from_u128(0x6361_6972_6e00_4000_8000_0000_0000_0000 | u128::from(index));
-            entries.insert(index, entry(*type_guid, unique, start, size));
+            entries.insert(index, entry(*type_guid, unique, (start, size), sector));
             start += size;
         }
         let mut file = File::create_new(disk.path()).context("Failed to make a disk image")?;
         file.set_len(start + MIB).context("Failed to make a disk image")?;
-        let sectors = u32::try_from((start + MIB) / SECTOR - 1).unwrap_or(u32::MAX);
+        let sectors = u32::try_from((start + MIB) / sector - 1).unwrap_or(u32::MAX);
         ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(&mut file).context("Failed to write a protective MBR")?;
-        let config = gpt::GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
+        let config = gpt::GptConfig::new().writable(true).logical_block_size(block);
         let mut table = config
             .create_from_device(file, Some(Uuid::from_u128(0x63_6169_726e)))
             .context("Failed to make a partition table")?;
         table.update_partitions(entries.clone()).context("Failed to set the partitions")?;
         table.write().context("Failed to write the partition table")?;
         for (entry, (_, content)) in entries.values().zip(partitions) {
-            disk.write_at(entry.first_lba * SECTOR, content)?;
+            disk.write_at(entry.first_lba * sector, content)?;
         }
         Ok(disk)
     }
@@ -112,7 +118,7 @@ impl Disk {
         self.write_at(old_end, &vec![0; usize::try_from(start.saturating_sub(old_end))?])?;
         let index = entries.keys().max().map_or(1, |last| last + 1);
         let unique = Uuid::from_u128(0x6361_6972_6e00_4000_8000_0000_0000_0100 | u128::from(index));
-        entries.insert(index, entry(type_guid, unique, start, size));
+        entries.insert(index, entry(type_guid, unique, (start, size), SECTOR));
         let config = gpt::GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
         let mut table =
             config.create_from_device(self.file()?, Some(guid)).context("Failed to make a partition table")?;
@@ -141,12 +147,12 @@ impl Disk {
     }
 }
 
-fn entry(type_guid: Uuid, unique: Uuid, start: u64, size: u64) -> Entry {
+fn entry(type_guid: Uuid, unique: Uuid, (start, size): (u64, u64), sector: u64) -> Entry {
     Entry {
         part_type_guid: Type { guid: type_guid, os: OperatingSystem::None },
         part_guid: unique,
-        first_lba: start / SECTOR,
-        last_lba: (start + size) / SECTOR - 1,
+        first_lba: start / sector,
+        last_lba: (start + size) / sector - 1,
         flags: 0,
         name: String::new(),
     }

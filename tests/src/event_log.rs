@@ -16,7 +16,7 @@ pub fn of(events: &[Event], banks: &[Bank]) -> Log {
             data: event.data.clone().unwrap_or_default(),
         }
     };
-    Log { banks: banks.to_vec(), events: events.iter().map(logged).collect(), locality: 0 }
+    Log { banks: banks.to_vec(), events: events.iter().map(logged).collect(), is_confidential: false, locality: 0 }
 }
 
 /// Its bytes.

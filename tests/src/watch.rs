@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use xtask::sandbox::Network;
+use xtask::sandbox::{Network, Sandbox};
 use xtask::vm::console::Found;
 use xtask::vm::{Ending, Machine, Vm};
 
@@ -56,9 +56,14 @@ pub struct Watched {
 impl Watched {
     /// Powers a machine on; `row` names the transcript.
     pub fn start(suite: &Suite, row: &str, machine: &Machine) -> Result<Self> {
+        Self::start_in(suite, suite.sandbox.clone(), row, machine)
+    }
+
+    /// The same in this sandbox, which shows QEMU further files.
+    pub fn start_in(suite: &Suite, sandbox: Sandbox, row: &str, machine: &Machine) -> Result<Self> {
         // A network card reaches the host's loopback, where brokers of tests are.
         let network = if machine.network { Network::Host } else { Network::None };
-        let vm = Vm::start(&suite.sandbox.clone().network(network), machine, Box::new(|_, _| {}))?;
+        let vm = Vm::start(&sandbox.network(network), machine, Box::new(|_, _| {}))?;
         Ok(Self { vm, transcript: suite.transcripts.join(format!("{row}.console")) })
     }
 

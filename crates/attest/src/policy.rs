@@ -51,7 +51,8 @@ pub fn as_predicted(
             return Err(Refusal::new(Code::LogReplay, found));
         }
     }
-    let predicted = expected.registers(point);
+    // That all are of one legal sequence follows from the log, which leads to them.
+    let predicted = expected.legal_registers(point);
     let compare = |register: u8| {
         let found = quoted.registers.get(&register).map(Vec::as_slice).unwrap_or_default();
         match predicted.get(&register).and_then(|value| value.allows(quoted.bank, found)) {
@@ -80,11 +81,11 @@ pub fn as_predicted(
 
 /// The types of events are in no register: a predicted digest under another type is a log that somebody rewrote.
 fn grammar(quoted: &Quoted, log: &Log, expected: &Composition) -> Result<(), Refusal> {
-    let all: Vec<&Event> = expected.sequences(Point::Firmware).flatten().collect();
+    let all = events(expected);
     for event in extending(log) {
         let Some((_, digest)) = event.digests.iter().find(|(bank, _)| *bank == quoted.bank) else { continue };
         let alike = || {
-            let at = |predicted: &&&Event| u32::from(predicted.register) == event.register;
+            let at = |predicted: &&Event| u32::from(predicted.register) == event.register;
             all.iter().filter(at).filter(|predicted| predicted.allows(quoted.bank, digest))
         };
         if alike().next().is_some() && alike().all(|predicted| predicted.kind != event.kind) {
@@ -106,13 +107,19 @@ fn code(mismatch: &Mismatch, log: &Log, expected: &Composition) -> Code {
         let digest = bank.and_then(|bank| event.digest(bank)).map(hex::encode);
         digest.is_some() && digest == mismatch.expected
     };
-    let place = expected.sequences(Point::Firmware).flatten().find(|event| is_predicted(event));
+    let all = events(expected);
+    let place = all.iter().find(|event| is_predicted(event));
     let is_in_its_place =
         place.is_some_and(|event| (u32::from(event.register), event.kind) == (found.register, found.kind));
     let comes_later = place.is_some_and(|event| {
         extending(log).any(|logged| logged.digests.iter().any(|(bank, digest)| event.allows(*bank, digest)))
     });
     if is_in_its_place && !comes_later { Code::PcrMismatch } else { Code::LogUnexpectedEvent }
+}
+
+/// All events of all legal sequences.
+fn events(expected: &Composition) -> Vec<Event> {
+    expected.sequences(Point::Firmware).flat_map(|sequence| sequence.into_owned()).collect()
 }
 
 fn extending(log: &Log) -> impl Iterator<Item = &LogEvent> {
@@ -156,7 +163,7 @@ mod tests {
     fn boot(of: &Composition) -> (Quoted, Log) {
         let sequence = of.sequences(Point::Initrd).next().unwrap();
         let mut registers = BTreeMap::new();
-        for (register, value) in measurements::tpm::registers(sequence) {
+        for (register, value) in measurements::tpm::registers(&sequence) {
             let Value::Exact(values) = value else { panic!("{value:?}") };
             registers.insert(register, values[&Bank::Sha256].clone());
         }
@@ -166,7 +173,7 @@ mod tests {
             digests: event.digests.legal()[0].clone().into_iter().collect(),
             data: event.data.clone().unwrap_or_default(),
         });
-        let log = Log { banks: vec![Bank::Sha256], events: events.collect(), locality: 0 };
+        let log = Log { banks: vec![Bank::Sha256], events: events.collect(), is_confidential: false, locality: 0 };
         let mut area = vec![0, 0x23, 0, 0x0b];
         area.extend(0x5_0072_u32.to_be_bytes());
         area.extend([0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10, 0, 0, 0, 0]);
@@ -198,6 +205,29 @@ mod tests {
             let refusal = check(&moved, &log, &expected).unwrap_err();
             assert_eq!(refusal.code, Code::PcrMismatch, "{refusal}");
             assert!(refusal.found.contains(&format!("PCR {register} ")), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn boot_option_that_fails_before_the_right_one_passes_up_to_twice() {
+        let expected = composition(&Configuration::Stateless, b"the UKI");
+        let (quoted, log) = boot(&expected);
+        let failed = measurements::tpm::pcr04::next_attempt();
+        let place = log.events.iter().rposition(|event| event.kind == kind::SEPARATOR).unwrap() + 1;
+        for (count, passes) in [(1, true), (2, true), (3, false)] {
+            let (mut log, mut quoted) = (log.clone(), quoted.clone());
+            for action in (0..count).flat_map(|_| failed.clone()).rev() {
+                let digests = action.digests.legal()[0].clone().into_iter().collect();
+                log.events.insert(place, LogEvent { register: 4, kind: action.kind, digests, data: Vec::new() });
+            }
+            let all: Vec<Event> = expected.sequences(Point::Initrd).nth(2 * count.min(2)).unwrap().to_vec();
+            for register in [4, 10] {
+                let value = measurements::tpm::value(register, all.iter());
+                quoted.registers.insert(register, value.in_bank(Bank::Sha256).unwrap().to_vec());
+            }
+            quoted.registers.insert(4, log.replay(Bank::Sha256, 4));
+            let verdict = check(&quoted, &log, &expected);
+            assert_eq!(verdict.is_ok(), passes, "{count}: {verdict:?}");
         }
     }
 

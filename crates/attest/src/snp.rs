@@ -11,9 +11,10 @@ use x509_cert::der::asn1::ObjectIdentifier;
 use crate::binding::Binding;
 use crate::{Code, Refusal};
 
-/// Fields that are read as bytes: policy, key information, chip.
+/// Fields that are read as bytes: policy, key information, TCB version, chip.
 const POLICY: usize = 0x08;
 const KEY_INFO: usize = 0x48;
+const REPORTED_TCB: usize = 0x180;
 const CHIP_ID: std::ops::Range<usize> = 0x1a0..0x1e0;
 const LENGTH: usize = 1184;
 /// Bits of the guest policy (table 9).
@@ -24,6 +25,7 @@ const BOOT_LOADER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.
 const TEE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.2");
 const SNP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.3");
 const MICROCODE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.8");
+const FMC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.9");
 const CHIP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.4");
 
 /// Families of processors, each with a root of its own.
@@ -35,6 +37,33 @@ pub enum Product {
     Genoa,
     /// EPYC 9005.
     Turin,
+}
+
+impl Product {
+    /// The parts of a TCB version, each with its byte in the version (ABI, tables 3 and 4).
+    fn tcb_parts(self) -> &'static [(ObjectIdentifier, usize, &'static str)] {
+        const FIRST: [(ObjectIdentifier, usize, &str); 4] =
+            [(BOOT_LOADER, 0, "boot loader"), (TEE, 1, "TEE"), (SNP, 6, "SNP firmware"), (MICROCODE, 7, "microcode")];
+        const TURIN: [(ObjectIdentifier, usize, &str); 5] = [
+            (FMC, 0, "FMC"),
+            (BOOT_LOADER, 1, "boot loader"),
+            (TEE, 2, "TEE"),
+            (SNP, 3, "SNP firmware"),
+            (MICROCODE, 7, "microcode"),
+        ];
+        match self {
+            Self::Milan | Self::Genoa => &FIRST,
+            Self::Turin => &TURIN,
+        }
+    }
+
+    /// Bytes of the hardware id in the certificate; the rest of CHIP_ID is zero.
+    fn hardware_id_bytes(self) -> usize {
+        match self {
+            Self::Milan | Self::Genoa => 64,
+            Self::Turin => 8,
+        }
+    }
 }
 
 /// What a checked report says.
@@ -73,9 +102,13 @@ fn check_with_data(report: &[u8], vcek: &[u8], product: Product, data: &[u8; 64]
     }
     let parsed = AttestationReport::from_bytes(report).map_err(|error| malformed(format!("the report: {error}")))?;
     let chain = chain(vcek, product)?;
-    check_certificate(&chain.vek, &parsed)?;
+    check_certificate(&chain.vek, report, product)?;
     let signature = (&chain, &parsed).verify();
     signature.map_err(|error| Refusal::new(Code::ReportSignature, format!("the report: {error}")))?;
+    // The signature is verified over what was understood of the report: nothing else may be in it.
+    if parsed.to_bytes().ok().is_none_or(|bytes| AsRef::<[u8]>::as_ref(&bytes) != report) {
+        return refuse(Code::ReportSignature, "a reserved field of the report is not as it was signed");
+    }
 
     let policy = number(report, POLICY);
     if policy & DEBUG != 0 {
@@ -111,26 +144,22 @@ fn chain(vcek: &[u8], product: Product) -> Result<Chain, Refusal> {
     Ok(chain)
 }
 
-/// That the certificate is of the chip and the firmware that the report names.
-fn check_certificate(certificate: &Certificate, report: &AttestationReport) -> Result<(), Refusal> {
+/// That the certificate is of the chip and the firmware that the report names. How the report is read follows from the chain, not from the report's own word.
+fn check_certificate(certificate: &Certificate, report: &[u8], product: Product) -> Result<(), Refusal> {
     let certificate: x509_cert::Certificate = certificate.clone().into();
     let extensions = certificate.tbs_certificate.extensions.unwrap_or_default();
     let value = |id: ObjectIdentifier| {
         extensions.iter().find(|extension| extension.extn_id == id).map(|extension| extension.extn_value.as_bytes())
     };
-    let tcb = report.reported_tcb;
-    for (id, part, name) in [
-        (BOOT_LOADER, tcb.bootloader, "boot loader"),
-        (TEE, tcb.tee, "TEE"),
-        (SNP, tcb.snp, "SNP firmware"),
-        (MICROCODE, tcb.microcode, "microcode"),
-    ] {
-        if value(id).and_then(small_integer) != Some(part) {
+    for (id, at, name) in product.tcb_parts() {
+        let part = report[REPORTED_TCB + at];
+        if value(*id).and_then(small_integer) != Some(part) {
             let found = format!("the certificate is not of {name} {part}, which the report names");
             return Err(Refusal::new(Code::VcekChain, found));
         }
     }
-    if value(CHIP) != Some(&report.chip_id[..]) {
+    let (hardware_id, rest) = report[CHIP_ID].split_at(product.hardware_id_bytes());
+    if value(CHIP) != Some(hardware_id) || rest.iter().any(|byte| *byte != 0) {
         return Err(Refusal::new(Code::VcekChain, "the certificate is of another chip"));
     }
     Ok(())
@@ -174,7 +203,8 @@ mod tests {
         };
         let hidden = [&REPORT[..0x1a0], &[0; 64], &REPORT[0x1e0..]].concat();
         type Row = (&'static str, Vec<u8>, &'static [u8], Product, Code);
-        let rows: [Row; 9] = [
+        let rows: [Row; 10] = [
+            ("a reserved byte", flipped(0x184, 1), VCEK, Product::Milan, Code::ReportSignature),
             ("measurement", flipped(0x90, 1), VCEK, Product::Milan, Code::ReportSignature),
             ("host data", flipped(0xc0, 1), VCEK, Product::Milan, Code::ReportSignature),
             ("signature", flipped(0x2a0, 1), VCEK, Product::Milan, Code::ReportSignature),
@@ -194,6 +224,34 @@ mod tests {
         for length in [0, 1, LENGTH - 1] {
             let refusal = check_with_data(&REPORT[..length], VCEK, Product::Milan, &[0; 64]).unwrap_err();
             assert_eq!(refusal.code, Code::Malformed);
+        }
+    }
+
+    const TURIN_REPORT: &[u8] = include_bytes!("../tests/recorded/snp-turin-v5-report.bin");
+    const TURIN_VCEK: &[u8] = include_bytes!("../tests/recorded/snp-turin-v5-vcek.der");
+
+    #[test]
+    fn recorded_report_of_a_turin_is_accepted_for_its_own_data() {
+        let reported = check_with_data(TURIN_REPORT, TURIN_VCEK, Product::Turin, &data(TURIN_REPORT)).unwrap();
+        assert_eq!(reported.measurement[..], TURIN_REPORT[0x90..0xc0]);
+        assert_eq!(reported.chip_id[..], TURIN_REPORT[CHIP_ID]);
+    }
+
+    #[test]
+    fn turin_report_of_another_chip_or_firmware_is_refused() {
+        let code = |at: usize| {
+            let mut report = TURIN_REPORT.to_vec();
+            report[at] ^= 1;
+            check_with_data(&report, TURIN_VCEK, Product::Turin, &data(&report)).unwrap_err().code
+        };
+        // The parts of its TCB version; its hardware id, and zeros behind it.
+        for at in [0, 1, 2, 3, 7].map(|part| REPORTED_TCB + part).into_iter().chain([0x1a0, 0x1a7, 0x1a8, 0x1df]) {
+            assert_eq!(code(at), Code::VcekChain, "{at:#x}");
+        }
+        assert_eq!(code(REPORTED_TCB + 4), Code::ReportSignature);
+        for product in [Product::Milan, Product::Genoa] {
+            let refusal = check_with_data(TURIN_REPORT, TURIN_VCEK, product, &data(TURIN_REPORT)).unwrap_err();
+            assert_eq!(refusal.code, Code::VcekChain);
         }
     }
 

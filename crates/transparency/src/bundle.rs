@@ -3,10 +3,13 @@
 //!
 //! The reader takes what protobuf's JSON may leave out (zeros, empty lists), and refuses every field and every value that a bundle of this shape does not have. Nothing of a bundle is believed before [`crate::verify`].
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use envelope::Envelope;
 use measurements::bytes::at_most;
+use serde::de::{IgnoredAny, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::entry::{KIND, VERSION};
@@ -62,10 +65,10 @@ impl Bundle {
         if bytes.len() > LARGEST {
             return Err(refuse(format!("it has {} bytes, at most {LARGEST} are read", bytes.len())));
         }
+        // First of all, so that a bundle of another shape is named and not one of its fields.
+        let shape: Shape = serde_json::from_slice(bytes).map_err(|error| refuse(error.to_string()))?;
+        shape.check()?;
         let wire: Wire = serde_json::from_slice(bytes).map_err(|error| refuse(error.to_string()))?;
-        if wire.media_type != MEDIA_TYPE {
-            return Err(refuse(format!("its media type is {:?}, {MEDIA_TYPE:?} is expected", wire.media_type)));
-        }
         let envelope = wire.dsse_envelope;
         if envelope.payload_type() != PAYLOAD_TYPE {
             return Err(refuse(format!("its payload is a {:?}, no statement", envelope.payload_type())));
@@ -140,7 +143,32 @@ impl<'de> Deserialize<'de> for Base64 {
     }
 }
 
-/// 64-bit numbers are texts in protobuf's JSON.
+/// What tells a bundle of this shape from others.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape {
+    #[serde(default)]
+    media_type: String,
+    #[serde(default)]
+    message_signature: Option<IgnoredAny>,
+}
+
+impl Shape {
+    fn check(&self) -> Result<(), Refusal> {
+        if self.media_type != MEDIA_TYPE {
+            let shown: String = self.media_type.chars().take(100).collect();
+            let hint = "hint: verify a bundle of another version with the program that wrote it; `cosign` writes this one with --new-bundle-format";
+            return Err(refuse(format!("its media type is {shown:?}, {MEDIA_TYPE:?} is expected\n{hint}")));
+        }
+        if self.message_signature.is_some() {
+            let hint = "hint: verify it with `cosign verify-blob --bundle`";
+            return Err(refuse(format!("it has the signature of a file and not of a statement\n{hint}")));
+        }
+        Ok(())
+    }
+}
+
+/// 64-bit numbers are texts in protobuf's JSON, which readers also take as numbers (ProtoJSON format, "int64, uint64").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Number(u64);
 
@@ -152,9 +180,28 @@ impl Serialize for Number {
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let number = text.parse::<u64>().ok().filter(|number| number.to_string() == text && *number <= i64::MAX as u64);
-        number.map(Self).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no number")))
+        struct Either;
+        impl Visitor<'_> for Either {
+            type Value = u64;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number below 2^63, as text or as a number")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<u64, E> {
+                Ok(number)
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u64, E> {
+                let number = text.parse::<u64>().ok().filter(|number| number.to_string() == text);
+                number.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        let number = deserializer.deserialize_any(Either)?;
+        if number > i64::MAX as u64 {
+            return Err(serde::de::Error::invalid_value(Unexpected::Unsigned(number), &Either));
+        }
+        Ok(Self(number))
     }
 }
 

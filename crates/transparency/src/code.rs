@@ -109,7 +109,7 @@ codes! {
         "fetch the bundle again, or the newest trust root";
     /// The key was not valid at that time.
     KeyValidity "KEY_VALIDITY",
-        "the key was not valid when the statement was signed",
+        "the key, or that of the log, was not valid when the statement was signed",
         "use a release that was signed with a valid key";
     /// The statement says something of another kind.
     PredicateType "PREDICATE_TYPE",

@@ -8,6 +8,7 @@ use envelope::{Envelope, PublicKey};
 use measurements::bytes::{Bytes32, Hex, at_most};
 use measurements::canonical::{self, Document};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::key::Key;
 use crate::timestamp::Authority;
@@ -49,6 +50,9 @@ pub struct TrustRootDocument {
     /// Certificates of the timestamp authorities themselves (X.509, DER, hexadecimal), not of who issued those. With one, every statement needs a token; without any, keys must be valid when a statement is verified.
     #[serde(deserialize_with = "at_most::<MOST, _, _>")]
     pub timestamp_authorities: Vec<Hex>,
+    /// When keys of logs and certificates of timestamp authorities are trusted; always where one is not listed.
+    #[serde(default, deserialize_with = "at_most::<MOST, _, _>", skip_serializing_if = "Vec::is_empty")]
+    pub validity: Vec<Validity>,
     /// A later trust root has a higher number.
     pub version: u64,
     /// Who must have seen a log's head.
@@ -78,6 +82,18 @@ pub struct Log {
     pub key: Hex,
     /// First line of its heads.
     pub origin: String,
+}
+
+/// When the key of a log or the certificate of a timestamp authority is trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validity {
+    /// Statements logged or stamped from then on are refused, seconds since 1970.
+    pub not_after: u64,
+    /// Statements logged or stamped before that are refused, seconds since 1970.
+    pub not_before: u64,
+    /// SHA-256 of the log's SubjectPublicKeyInfo, or of the authority's certificate.
+    pub of: Bytes32,
 }
 
 /// Keys that sign trust roots.
@@ -180,6 +196,17 @@ impl TrustRoot {
         self.logs.iter().map(|(key, origin)| (key, origin.as_str()))
     }
 
+    /// Refuses a time at which this key of a log, or certificate of an authority, is not trusted: from when and until when it is.
+    pub(crate) fn check_validity(&self, of: &[u8], time: u64) -> Result<(), String> {
+        let digest = Bytes32(Sha256::digest(of).into());
+        match self.document.validity.iter().find(|validity| validity.of == digest) {
+            Some(Validity { not_after, not_before, .. }) if time < *not_before || time >= *not_after => {
+                Err(format!("is valid from {not_before} to {not_after}, the statement is of {time}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn has_signed(&self, envelope: &Envelope) -> Result<(), Refusal> {
         let RootKeys { keys, threshold } = &self.document.root;
         let keys: Vec<PublicKey> = keys.iter().map(|key| PublicKey::Ed25519(key.0)).collect();
@@ -239,8 +266,25 @@ impl TrustRoot {
         let authorities = document.timestamp_authorities.iter().map(|certificate| Authority::parse(&certificate.0));
         let authorities = authorities.collect::<Option<_>>();
         let authorities = authorities.ok_or_else(|| refuse("a certificate of a timestamp authority is none"))?;
+        check_validities(&document)?;
         Ok(Self { document, keys, logs, authorities })
     }
+}
+
+/// Each is of a log or an authority that is listed, once, and for some time.
+fn check_validities(document: &TrustRootDocument) -> Result<(), Refusal> {
+    let listed = document.logs.iter().map(|log| &log.key).chain(&document.timestamp_authorities);
+    let listed: BTreeSet<Bytes32> = listed.map(|bytes| Bytes32(Sha256::digest(&bytes.0).into())).collect();
+    let mut found = BTreeSet::new();
+    for Validity { not_after, not_before, of } in &document.validity {
+        if !listed.contains(of) || !found.insert(*of) {
+            return Err(refuse("a time of validity is of no log and no timestamp authority, or is there twice"));
+        }
+        if not_before >= not_after {
+            return Err(refuse("a log or a timestamp authority is never valid"));
+        }
+    }
+    Ok(())
 }
 
 fn refuse(found: impl Into<String>) -> Refusal {

@@ -89,10 +89,12 @@ pub fn logged<P: Predicate>(bundle: &[u8], root: &TrustRoot, now: u64) -> Result
     let (key, rights) = key_of(&bundle, root)?;
     let Signed { payload, signature, bytes } = signed_by(&bundle, key)?;
     check_leaf(&bundle.entry, &entry::body(&bytes, &signature, key))?;
-    let (note, origin) = head(&bundle.entry, root)?;
+    let (note, log, origin) = head(&bundle.entry, root)?;
     let witnesses = witnesses(&note, root, now)?;
     let time = time(&bundle.timestamps, &signature, root, now)?;
     check_validity(rights, time.unwrap_or(now))?;
+    let of_log = root.check_validity(&log.spki(), time.unwrap_or(now));
+    of_log.map_err(|problem| Refusal::new(Code::KeyValidity, format!("the key of the log {origin:?} {problem}")))?;
 
     let statement = Statement::<P>::read(&payload)?;
     if !rights.uses.contains(&statement.predicate().needs()) {
@@ -167,7 +169,7 @@ fn check_leaf(entry: &Entry, expected: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn head<'a>(entry: &'a Entry, root: &TrustRoot) -> Result<(Note<'a>, String), Refusal> {
+fn head<'a>(entry: &'a Entry, root: &'a TrustRoot) -> Result<(Note<'a>, &'a Key, String), Refusal> {
     let note = Note::parse(&entry.checkpoint).map_err(|error| Refusal::new(Code::Checkpoint, error.to_string()))?;
     // By key first: a log that signs with its key for another origin must be found out as such.
     let signer = root.logs().find_map(|(key, origin)| Some((key, origin, note.names_of(key).next()?)));
@@ -184,7 +186,7 @@ fn head<'a>(entry: &'a Entry, root: &TrustRoot) -> Result<(Note<'a>, String), Re
         let found = format!("the head is of {:?}, the key is that of {origin:?}", head.origin);
         return Err(Refusal::new(Code::Origin, found));
     }
-    Ok((note, origin.to_owned()))
+    Ok((note, key, origin.to_owned()))
 }
 
 pub(crate) fn witnesses(note: &Note, root: &TrustRoot, now: u64) -> Result<Vec<(String, u64)>, Refusal> {
@@ -210,12 +212,15 @@ fn time(timestamps: &[Vec<u8>], signature: &[u8], root: &TrustRoot, now: u64) ->
     }
     let mut found = String::new();
     for response in timestamps {
-        for authority in &root.authorities {
-            match authority.time_of(response, signature) {
-                Ok(time) if time <= now.saturating_add(SKEW) => return Ok(Some(time)),
-                Ok(time) => found = format!("the timestamp is of the future: {time}"),
-                Err(problem) => found = problem,
-            }
+        for (authority, certificate) in root.authorities.iter().zip(&root.document().timestamp_authorities) {
+            found = match authority.time_of(response, signature) {
+                Ok(time) if time <= now.saturating_add(SKEW) => match root.check_validity(&certificate.0, time) {
+                    Ok(()) => return Ok(Some(time)),
+                    Err(problem) => format!("the timestamp authority {problem}"),
+                },
+                Ok(time) => format!("the timestamp is of the future: {time}"),
+                Err(problem) => problem,
+            };
         }
     }
     Err(Refusal::new(Code::Timestamp, found))

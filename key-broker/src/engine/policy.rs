@@ -121,7 +121,7 @@ impl Engine {
 
 /// Whether each register is that of some release, and no release has all.
 fn is_mixed(quoted: &Quoted, expected: &[Arc<Composition>]) -> bool {
-    let registers: Vec<_> = expected.iter().map(|composition| composition.registers(Point::Initrd)).collect();
+    let registers: Vec<_> = expected.iter().map(|composition| composition.legal_registers(Point::Initrd)).collect();
     expected.len() > 1
         && quoted.registers.iter().all(|(register, found)| {
             registers

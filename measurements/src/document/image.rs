@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Error, EventRecord, Known, events, sha256};
-use crate::Source;
-use crate::boot::{Image, Measured};
+use crate::boot::{self, Image, Measured};
 use crate::canonical::{Document, read, write};
-use crate::parse::uki;
+use crate::event::{UnderSecureBoot, kind};
+use crate::{Event, Source};
 
 /// The schema that is read and written.
 pub const SCHEMA: &str = "cairn.image-reference/1";
@@ -134,10 +134,21 @@ impl ImageReference {
         let list = |records| events::<Self>(records, Source::Image);
         Ok(Measured {
             uki: sha256::<Self>(&self.uki.sha256, "digest of the UKI")?,
-            boot: list(&self.events.boot)?,
+            boot: list(&self.events.boot)?.into_iter().map(not_under_secure_boot()).collect(),
             initrd: list(&self.events.initrd)?,
             running: list(&self.events.running)?,
         })
+    }
+}
+
+/// A release has one image beside its UKI: the kernel, which firmware measures when the stub loads it with Secure Boot off.
+fn not_under_secure_boot() -> impl FnMut(Event) -> Event {
+    let mut images = 0;
+    move |event| {
+        let is_image = (event.register, event.kind) == (4, kind::APPLICATION);
+        images += usize::from(is_image);
+        let effect = if is_image && images > 1 { UnderSecureBoot::Absent } else { UnderSecureBoot::Same };
+        event.under_secure_boot(effect)
     }
 }
 
@@ -145,8 +156,11 @@ impl ImageEvents {
     /// Of an image.
     ///
     /// # Errors
-    /// [`uki::Error`].
-    pub fn of(image: &Image) -> Result<Self, uki::Error> {
+    /// [`boot::Error`]; also where something beside the UKI is loaded, which no release has.
+    pub fn of(image: &Image) -> Result<Self, boot::Error> {
+        if !image.is_uki_alone() {
+            return Err(boot::Error::Nothing("the EFI system partition of a release holds nothing but the UKI"));
+        }
         let measured = image.measured()?;
         let list = |events: &[crate::Event]| {
             events.iter().map(|event| EventRecord::new(event, Known::Calculated, MOST_DATA)).collect()

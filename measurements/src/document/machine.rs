@@ -264,7 +264,7 @@ impl MachineReference {
             return Err(Error::Field(Self::NAME, "cover: these registers do not exist on such a machine"));
         }
         let exits = self.exit_boot_services.into_iter().collect();
-        Ok(Machine { events, boot: self.boot, exits, launch })
+        Ok(Machine { exits, launch, ..Machine::with_events(events).booting(self.boot) })
     }
 
     fn covers_fit(&self) -> bool {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical::Document;
 pub use crate::canonical::Error;
-use crate::event::Digests;
+use crate::event::{Digests, UnderSecureBoot};
 use crate::{Bank, Event, Source};
 
 /// How a measurement is known.
@@ -80,13 +80,13 @@ impl EventRecord {
             (Known::Unknown, 0, Some(reason)) => Digests::Unknown(reason.clone()),
             (Known::Calculated | Known::Recorded, 2.., None) => Digests::OneOf(legal),
             (Known::Calculated | Known::Recorded, 1, None) => {
-                Digests::Exact(legal.into_iter().next().unwrap_or_default())
+                Digests::Exact(legal.into_iter().next().unwrap_or_default().into())
             }
             _ => return Err("must have a digest, or a reason why it is unknown"),
         };
         let data = self.data.as_ref().map(hex::decode).transpose().map_err(|_| "has data that are not hexadecimal")?;
         let (register, kind, input) = (self.pcr, self.kind, self.input.clone());
-        Ok(Event { register, kind, digests, data, source, input })
+        Ok(Event { register, kind, digests, data, source, input, under_secure_boot: UnderSecureBoot::Same })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an event that differs means, in words: the input behind it, whose doing it is, and the next step.
 
-use crate::event::kind;
+use crate::event::{UnderSecureBoot, kind};
 use crate::parse::tcg_log::LogEvent;
 use crate::{Event, Source};
 
@@ -22,6 +22,10 @@ impl Cause {
 
 pub(super) const OTHER_IMAGE: &str = "compare the image that this machine boots with the release: `cairn measure` shows both; if nobody changed it on purpose, do not trust the machine";
 pub(super) const OTHER_MACHINE: &str = "compare the machine with its reference: firmware file, VMM and its version, CPUs, memory, devices; use or record the reference of this shape";
+/// A log says nothing by itself.
+pub(super) const REGISTERS: &str = "compare the log with the machine's registers: `cairn explain --event-log LOG --pcrs REGISTERS`; a log that does not lead to them was changed or cut";
+const FEWER_OPTIONS: &str =
+    "remove boot options and disks before the one with the image: up to 2 that fail are predicted";
 pub(super) const FROM_OUTSIDE: &str =
     "remove it from the disk or the machine's settings: a machine that adds to its own boot gets no keys";
 
@@ -81,12 +85,33 @@ pub(super) fn pei_volume(is_same_build: bool) -> &'static str {
 pub(super) fn missing(expected: Option<&Event>) -> Cause {
     let (input, source) =
         expected.map_or(("the end of the log", Source::Machine), |event| (&event.input, event.source));
+    if expected.is_some_and(|event| event.under_secure_boot == UnderSecureBoot::Absent) {
+        let cause = format!(
+            "the log does not have it: {input}. Firmware leaves it out with Secure Boot only, and the log says that Secure Boot is off: the log is not whole, or firmware or stub are not what they say"
+        );
+        return Cause::new(cause, Source::Machine, REGISTERS);
+    }
     let next = "the log may be cut short; read it again, and if it is whole, something was left out of this boot";
     Cause::new(format!("the log does not have it: {input}"), source, next)
 }
 
+/// Events that nobody predicted, which come before `expected`.
+pub(super) fn extras(logged: &[&LogEvent], expected: Option<&Event>) -> Cause {
+    let all: Vec<Cause> = logged.iter().map(|event| extra(event)).collect();
+    let [first, _, ..] = &all[..] else {
+        return all.into_iter().next().unwrap_or_else(|| missing(None));
+    };
+    // What was put there on purpose says more than what follows from it.
+    let next = all.iter().find(|cause| cause.next == FROM_OUTSIDE).map_or(first.next, |cause| cause.next);
+    let mut words: Vec<&str> = all.iter().map(|cause| &cause.cause[..]).collect();
+    words.dedup();
+    let before = expected.map(|event| format!(", before {}", event.input)).unwrap_or_default();
+    let cause = format!("{} events were not predicted: {}{before}", all.len(), words.join("; "));
+    Cause::new(cause, first.whose, next)
+}
+
 /// An event that nobody predicted.
-pub(super) fn extra(logged: &LogEvent) -> Cause {
+fn extra(logged: &LogEvent) -> Cause {
     match (logged.register, logged.kind) {
         (12, kind::IPL) => {
             let text = utf16(&logged.data);
@@ -97,6 +122,15 @@ pub(super) fn extra(logged: &LogEvent) -> Cause {
         (4, kind::APPLICATION) => {
             let what = "one more image was loaded: an add-on, or another boot loader";
             Cause::new(what, Source::Machine, FROM_OUTSIDE)
+        }
+        (4, kind::ACTION) => {
+            let what = "one more boot option failed, and the next was tried";
+            Cause::new(what, Source::Machine, FEWER_OPTIONS)
+        }
+        (register, kind::ACTION) => {
+            let words: String = String::from_utf8_lossy(&logged.data).chars().take(100).collect();
+            let what = format!("PCR {register} has the action {words:?} of the firmware once more");
+            Cause::new(what, Source::Machine, OTHER_MACHINE)
         }
         (register, kind) => {
             let what = format!("PCR {register} has an event of type {kind:#x} that nobody predicted");

@@ -6,7 +6,7 @@ use ovmf_measure::sev::{CpuSignature, KernelHashes, LaunchDigest, Layout, MODELS
 
 use super::{Mismatch, Verdict};
 use crate::Source;
-use crate::boot::{BootMethod, Machine, Measured};
+use crate::boot::{Machine, Measured};
 use crate::compose::{Configuration, Launch, LaunchParameters, compose};
 
 /// Numbers of CPUs that are tried.
@@ -121,7 +121,7 @@ fn and(words: &str) -> String {
 /// The change to the machine that gives the digest; empty words where none is needed.
 fn with_other_cpus(image: &Measured, machine: &Machine, found: LaunchDigest) -> Option<String> {
     let Some(LaunchParameters::SevSnp { layout, vcpu, cpus }) = &machine.launch else { return None };
-    let hashed = machine.boot == BootMethod::Kernel;
+    let hashed = machine.is_started_by_vmm();
     for hashes in [hashed, !hashed] {
         for other in variants(vcpu) {
             let Some(count) = cpus_of(layout, hashes.then(|| KernelHashes::of_image(image.uki)), &other, found) else {

@@ -9,9 +9,14 @@ use crate::parse::tcg_log::{Log, LogEvent, NO_ACTION};
 use crate::tpm::pcr00::{DXE, PEI};
 use crate::{Bank, Event, Source};
 
+const CONFIDENTIAL: &str = "it is a CC event log, whose registers are the RTMRs of TDX and not those of a TPM; RTMRs are not predicted yet. Give the log of the machine's TPM (binary_bios_measurements), or compare MRTD";
+
 /// Compares a log with all legal sequences up to the firmware's point in time: if none matches, the one counts that goes along with the log for longest.
-pub fn log<'a>(legal: impl IntoIterator<Item = &'a [Event]>, log: &Log, neighbours: &Neighbours) -> Verdict {
-    let verdicts = legal.into_iter().map(|predicted| walk(predicted, log, neighbours));
+pub fn log(legal: impl IntoIterator<Item = impl AsRef<[Event]>>, log: &Log, neighbours: &Neighbours) -> Verdict {
+    if log.is_confidential {
+        return Verdict::CannotTell(CONFIDENTIAL.into());
+    }
+    let verdicts = legal.into_iter().map(|predicted| walk(predicted.as_ref(), log, neighbours));
     let how_far = |verdict: &Verdict| match verdict {
         Verdict::Match { .. } => (2, None),
         Verdict::Mismatch(mismatch) => (1, mismatch.event),
@@ -44,13 +49,22 @@ fn walk(predicted: &[Event], log: &Log, neighbours: &Neighbours) -> Verdict {
     let same = pairs.take_while(|(event, (_, logged))| is(event, logged, bank)).count();
     let (event, found) = (predicted.get(same).copied(), logged.get(same).copied());
     match (event, found) {
-        (None, None) => Verdict::Match { compared: format!("all {same} events are"), unknown },
+        (None, None) => Verdict::Match { compared: format!("{} are", compared(&predicted)), unknown },
         _ => {
-            let after = (predicted.get(same + 1).copied(), logged.get(same + 1).map(|(_, event)| *event));
-            let mut mismatch = mismatch(event, found, after, logged.len(), bank);
+            let rest: Vec<&LogEvent> = logged[same.min(logged.len())..].iter().map(|(_, event)| *event).collect();
+            let extras = event.map_or(0, |event| extras(event, &rest, bank));
+            let mut mismatch = match (event, found) {
+                (Some(event), Some(found)) if extras > 0 => {
+                    mismatch(Some(event), Some(found), cause::extras(&rest[..extras], Some(event)), logged.len(), bank)
+                }
+                _ => {
+                    let cause = cause_of(event, found, predicted.get(same + 1).copied(), bank);
+                    mismatch(event, found, cause, logged.len(), bank)
+                }
+            };
             if let (Some(event), Some((_, found))) = (event, found)
                 && is_at(event, found)
-                && !is_extra(event, after.1, bank)
+                && extras == 0
             {
                 mismatch.cause += &more(event, found, (&predicted, &logged), bank, neighbours);
             }
@@ -125,28 +139,42 @@ fn is_at(event: &Event, logged: &LogEvent) -> bool {
     (u32::from(event.register), event.kind) == (logged.register, logged.kind)
 }
 
-/// What is expected comes right behind: one event more is in between, whatever it looks like.
-fn is_extra(expected: &Event, behind: Option<&LogEvent>, bank: Bank) -> bool {
-    behind.is_some_and(|behind| is(expected, behind, bank))
+/// More events than this that come between are no addition to the predicted boot but another one.
+const MAX_EXTRAS: usize = 16;
+
+/// How many events of the log come before the one that is expected, whatever they look like; none where that does not follow soon.
+fn extras(expected: &Event, rest: &[&LogEvent], bank: Bank) -> usize {
+    rest.iter().take(MAX_EXTRAS + 1).position(|logged| is(expected, logged, bank)).unwrap_or(0)
 }
 
-/// `after` is what comes behind both.
+/// What was compared, and what the boot went through.
+fn compared(predicted: &[&Event]) -> String {
+    let attempts = predicted.iter().filter(|event| (event.register, event.kind) == (4, kind::ACTION)).count();
+    let count = predicted.len();
+    match attempts.saturating_sub(1) / 2 {
+        0 => format!("all {count} events"),
+        1 => format!("all {count} events, after 1 boot option that failed,"),
+        failed => format!("all {count} events, after {failed} boot options that failed,"),
+    }
+}
+
+/// `after` is what is predicted behind the expected event.
+fn cause_of(expected: Option<&Event>, found: Option<(usize, &LogEvent)>, after: Option<&Event>, bank: Bank) -> Cause {
+    match (expected, found) {
+        (Some(event), Some((_, logged))) if is_at(event, logged) => cause::differs(event, logged),
+        (Some(_), Some((_, logged))) if after.is_some_and(|after| is(after, logged, bank)) => cause::missing(expected),
+        (_, Some((_, logged))) => cause::extras(&[logged], None),
+        _ => cause::missing(expected),
+    }
+}
+
 fn mismatch(
     expected: Option<&Event>,
     found: Option<(usize, &LogEvent)>,
-    after: (Option<&Event>, Option<&LogEvent>),
+    Cause { cause, whose, next }: Cause,
     length: usize,
     bank: Bank,
 ) -> Mismatch {
-    let Cause { cause, whose, next } = match (expected, found) {
-        (Some(event), Some((_, logged))) if is_extra(event, after.1, bank) => cause::extra(logged),
-        (Some(event), Some((_, logged))) if is_at(event, logged) => cause::differs(event, logged),
-        (Some(_), Some((_, logged))) if after.0.is_some_and(|after| is(after, logged, bank)) => {
-            cause::missing(expected)
-        }
-        (_, Some((_, logged))) => cause::extra(logged),
-        _ => cause::missing(expected),
-    };
     let register = found.map(|(_, logged)| logged.register).or(expected.map(|event| event.register.into()));
     Mismatch {
         event: Some(found.map_or(length, |(position, _)| position)),

@@ -8,10 +8,12 @@ pub mod launch;
 mod log;
 pub mod neighbours;
 pub mod registers;
+mod replay;
 #[cfg(test)]
 mod tests;
 
 pub use log::log;
+pub use replay::replay;
 
 use crate::Source;
 
@@ -59,8 +61,9 @@ pub fn text(verdict: &Verdict) -> String {
         Verdict::Match { compared, unknown } => {
             let list: Vec<String> = unknown.iter().map(u8::to_string).collect();
             format!(
-                "MATCH as far as can be told: {compared} as predicted; PCR {} was not compared, give a machine\n",
-                list.join(", ")
+                "MATCH as far as can be told: {compared} as predicted; PCR {} {} not compared: `cairn measure` shows why\n",
+                list.join(", "),
+                if list.len() == 1 { "was" } else { "were" }
             )
         }
         Verdict::CannotTell(reason) => format!("CANNOT TELL: {reason}\n"),

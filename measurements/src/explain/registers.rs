@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::cause::{OTHER_IMAGE, OTHER_MACHINE};
 use super::{Mismatch, Verdict};
 use crate::boot::Point;
-use crate::compose::Composition;
+use crate::compose::{Composition, MAX_FAILED_OPTIONS};
 use crate::{Bank, Source};
 
 /// Values of registers, by bank and number.
@@ -29,10 +29,15 @@ pub fn registers(expected: &Composition, found: &Registers, others: &[(String, C
         return Verdict::CannotTell("there are no registers of a bank that is known here".into());
     };
     let compared: Vec<(Point, &str, Compared)> =
-        POINTS.map(|(point, words)| (point, words, Compared::new(expected, point, bank, values))).into();
-    if let Some((_, words, compared)) = compared.iter().find(|(_, _, compared)| compared.is_match()) {
-        let what = format!("{words}, {} registers ({bank}) are", compared.same);
-        return Verdict::Match { compared: what, unknown: compared.unknown.clone() };
+        POINTS.map(|(point, words)| (point, words, Compared::new(expected, point, 0, bank, values))).into();
+    if let Some((failed, words, compared)) = fitting(expected, bank, values) {
+        let after = match failed {
+            0 => String::new(),
+            1 => ", after 1 boot option that failed,".into(),
+            _ => format!(", after {failed} boot options that failed,"),
+        };
+        let what = format!("{words}, {} registers ({bank}){after} are", compared.same);
+        return Verdict::Match { compared: what, unknown: compared.unknown };
     }
     let Some((point, _, closest)) = compared
         .into_iter()
@@ -42,8 +47,7 @@ pub fn registers(expected: &Composition, found: &Registers, others: &[(String, C
         return Verdict::CannotTell("the prediction knows none of these registers: give a machine".into());
     };
     let neighbour = others.iter().find_map(|(name, other)| {
-        let fits = |(point, _): &(Point, &str)| Compared::new(other, *point, bank, values).is_match();
-        POINTS.iter().find(|at| fits(at)).map(|(_, words)| format!("; all are those of {name} {words}"))
+        fitting(other, bank, values).map(|(_, words, _)| format!("; all are those of {name} {words}"))
     });
     let register = ORDER.into_iter().find(|register| closest.different.contains(register)).unwrap_or_default();
     let (input, whose) = follows_from(register);
@@ -68,6 +72,18 @@ pub fn registers(expected: &Composition, found: &Registers, others: &[(String, C
             Source::Configuration => "compare the node's cluster.json with the cluster's",
         },
     }))
+}
+
+/// The point in time, and the number of boot options that failed before, at which all registers are as predicted.
+fn fitting(
+    expected: &Composition,
+    bank: Bank,
+    values: &BTreeMap<u8, Vec<u8>>,
+) -> Option<(usize, &'static str, Compared)> {
+    let tried = (0..=MAX_FAILED_OPTIONS).flat_map(|failed| POINTS.map(|(point, words)| (failed, point, words)));
+    let mut all =
+        tried.map(|(failed, point, words)| (failed, words, Compared::new(expected, point, failed, bank, values)));
+    all.find(|(_, _, compared)| compared.is_match())
 }
 
 /// What a register follows from, first the likeliest.
@@ -100,9 +116,9 @@ struct Compared {
 }
 
 impl Compared {
-    fn new(expected: &Composition, point: Point, bank: Bank, found: &BTreeMap<u8, Vec<u8>>) -> Self {
+    fn new(expected: &Composition, point: Point, failed: usize, bank: Bank, found: &BTreeMap<u8, Vec<u8>>) -> Self {
         let mut compared = Self { same: 0, different: Vec::new(), unknown: Vec::new() };
-        for (register, value) in expected.registers(point) {
+        for (register, value) in expected.registers_after(point, failed) {
             let Some(found) = found.get(&register) else { continue };
             match value.allows(bank, found) {
                 Some(true) => compared.same += 1,

@@ -13,7 +13,7 @@ use crate::event::kind;
 use crate::parse::tcg_log::Log;
 use crate::parse::tcg_log::tests::log_of;
 use crate::tpm::Value;
-use crate::tpm::{pcr05, separator};
+use crate::tpm::{pcr04, pcr05, separator};
 use crate::{Bank, Event, Source};
 
 fn table(names: &[&str]) -> Vec<u8> {
@@ -120,6 +120,30 @@ fn each_change_is_named() {
             "addition",
             Box::new(move |events| events.insert(5, at(12, kind::IPL, b"x").with_data(addition))),
             &["PCR 12", "\"debug\"", "gets no keys"],
+        ),
+        (
+            "add-on with a command line",
+            Box::new(move |events| {
+                let text: Vec<u8> = "debug\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+                events.insert(5, at(4, kind::APPLICATION, b"add-on"));
+                events.insert(6, at(12, kind::IPL, b"x").with_data(text));
+            }),
+            &[
+                "event 5, PCR 4",
+                "2 events were not predicted: one more image",
+                "\"debug\"",
+                "whoever runs it",
+                "gets no keys",
+            ],
+        ),
+        (
+            "two more boot options than are predicted",
+            Box::new(|events| {
+                for event in pcr04::next_attempt() {
+                    events.insert(3, event);
+                }
+            }),
+            &["event 3, PCR 4", "2 events were not predicted: one more boot option failed", "up to 2"],
         ),
         (
             "missing event",
@@ -267,7 +291,7 @@ fn a_launch_digest_is_explained_by_its_neighbours() {
     let signature = CpuSignature::of_model("EPYC-Milan").unwrap();
     let vcpu = Vcpu { vmm: Vmm::Qemu, signature, features: 1, legacy_fpu: false };
     let parameters = LaunchParameters::SevSnp { layout: layout.clone(), vcpu, cpus: 4 };
-    let machine = Machine { boot: BootMethod::Kernel, launch: Some(parameters), ..Machine::with_events(vec![]) };
+    let machine = Machine { launch: Some(parameters), ..Machine::with_events(vec![]).booting(BootMethod::Kernel) };
     let image = release("1", "x", &[]).measured().unwrap();
     let said = |measurement, host_data| {
         let report = Report { measurement, host_data: [host_data; 32] };

@@ -101,6 +101,11 @@ impl<'a> Fat<'a> {
         Ok(Self { bytes, cluster: per_cluster * sector, table, width, root, data: data * sector, clusters })
     }
 
+    /// Bytes of all clusters.
+    pub fn size(&self) -> usize {
+        self.clusters * self.cluster
+    }
+
     /// The content of the file at `path`, with `/` between names; `None` if there is none.
     ///
     /// # Errors
@@ -136,7 +141,7 @@ impl<'a> Fat<'a> {
 
     /// The content of a file of `size` bytes.
     fn file(&self, first: usize, size: usize) -> Result<Vec<u8>, Error> {
-        if size > self.clusters * self.cluster {
+        if size > self.size() {
             return Err(Error::Chain("a file is larger than the volume"));
         }
         let mut content = Vec::with_capacity(size);
@@ -230,7 +235,9 @@ fn parse_folder(bytes: &[u8]) -> Vec<Entry> {
 
 fn entry(raw: &[u8], long: Vec<u16>) -> Entry {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    let (base, extension) = (text(&raw[..8]), text(&raw[8..11]));
+    // The short name has capitals only; two bits say that the one that was meant has none (as Windows NT and edk2 keep it).
+    let cased = |text: String, bit: u8| if raw[12] & bit != 0 { text.to_ascii_lowercase() } else { text };
+    let (base, extension) = (cased(text(&raw[..8]), 0x08), cased(text(&raw[8..11]), 0x10));
     let short = if extension.is_empty() { base } else { format!("{base}.{extension}") };
     let end = long.iter().position(|unit| *unit == 0).unwrap_or(long.len());
     let name = if end == 0 { short.clone() } else { String::from_utf16_lossy(&long[..end]) };

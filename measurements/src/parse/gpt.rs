@@ -4,8 +4,8 @@
 
 use super::bytes::At;
 
-/// Size of a logical block of raw images.
-const BLOCK: usize = 512;
+/// Sizes of a logical block: that of nearly all disks, and that of disks without emulation (4Kn).
+const BLOCKS: [usize; 2] = [512, 4096];
 const HEADER: usize = 92;
 const ENTRY: usize = 128;
 const MOST_ENTRIES: u32 = 1024;
@@ -34,14 +34,16 @@ pub struct Entry<'a> {
     pub first: u64,
     /// Last block.
     pub last: u64,
+    /// Bytes of a block.
+    block: usize,
 }
 
 impl Entry<'_> {
     /// Position and length in bytes.
     pub fn range(&self) -> Option<(usize, usize)> {
-        let first = usize::try_from(self.first).ok()?.checked_mul(BLOCK)?;
+        let first = usize::try_from(self.first).ok()?.checked_mul(self.block)?;
         let blocks = self.last.checked_sub(self.first)?.checked_add(1)?;
-        Some((first, usize::try_from(blocks).ok()?.checked_mul(BLOCK)?))
+        Some((first, usize::try_from(blocks).ok()?.checked_mul(self.block)?))
     }
 
     /// Its name: UTF-16 up to the first NUL.
@@ -55,7 +57,7 @@ impl Entry<'_> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// There is none.
-    #[error("there is no GUID partition table in block 1")]
+    #[error("there is no GUID partition table in block 1, whether blocks have 512 or 4096 bytes")]
     Missing,
     /// It contradicts itself.
     #[error("the GUID partition table is damaged: {0}")]
@@ -63,15 +65,19 @@ pub enum Error {
 }
 
 impl<'a> Gpt<'a> {
-    /// Reads the primary table of a disk with blocks of 512 bytes.
+    /// Reads the primary table of a disk; a table says by its place how large blocks are.
     ///
     /// # Errors
     /// [`Error`].
     pub fn parse(disk: &'a [u8]) -> Result<Self, Error> {
-        let header = disk.range(BLOCK, HEADER).ok_or(Error::Missing)?;
-        if !header.starts_with(b"EFI PART") {
-            return Err(Error::Missing);
-        }
+        let has_table =
+            |block: &usize| disk.range(*block, HEADER).is_some_and(|header| header.starts_with(b"EFI PART"));
+        let block = BLOCKS.into_iter().find(has_table).ok_or(Error::Missing)?;
+        Self::with_block(disk, block)
+    }
+
+    fn with_block(disk: &'a [u8], block: usize) -> Result<Self, Error> {
+        let header = disk.range(block, HEADER).ok_or(Error::Missing)?;
         if header.word(12) != Some(HEADER as u32) {
             return Err(Error::Damaged("its header does not have 92 bytes"));
         }
@@ -85,12 +91,13 @@ impl<'a> Gpt<'a> {
         if number(84) != ENTRY as u32 || number(80) > MOST_ENTRIES {
             return Err(Error::Damaged("it has more than 1024 entries, or they do not have 128 bytes"));
         }
-        let start = header.long(72).and_then(|block| usize::try_from(block).ok()?.checked_mul(BLOCK));
+        let start = header.long(72).and_then(|number| usize::try_from(number).ok()?.checked_mul(block));
         let array = start.and_then(|start| disk.range(start, number(80) as usize * ENTRY)).ok_or(damaged)?;
         if number(88) != crc32(array) {
             return Err(Error::Damaged("the checksum of its entries is wrong"));
         }
-        let entries = (1..).zip(array.chunks_exact(ENTRY)).filter_map(|(number, bytes)| entry(number, bytes)).collect();
+        let entries =
+            (1..).zip(array.chunks_exact(ENTRY)).filter_map(|(number, bytes)| entry(number, bytes, block)).collect();
         Ok(Self { header, entries })
     }
 
@@ -103,11 +110,11 @@ impl<'a> Gpt<'a> {
     }
 }
 
-fn entry(number: u32, bytes: &[u8]) -> Option<Entry<'_>> {
+fn entry(number: u32, bytes: &[u8], block: usize) -> Option<Entry<'_>> {
     let type_guid: [u8; 16] = bytes[..16].try_into().ok()?;
     (type_guid != [0; 16]).then_some(())?;
     let guid = bytes[16..32].try_into().ok()?;
-    Some(Entry { bytes, number, type_guid, guid, first: bytes.long(32)?, last: bytes.long(40)? })
+    Some(Entry { bytes, number, type_guid, guid, first: bytes.long(32)?, last: bytes.long(40)?, block })
 }
 
 /// CRC-32 as in IEEE 802.3.
@@ -119,6 +126,8 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BLOCK: usize = 512;
 
     #[test]
     fn the_checksum_is_that_of_ieee_802_3() {
@@ -163,6 +172,18 @@ mod tests {
         assert_eq!(entry.range(), Some((4 * BLOCK, 2 * BLOCK)));
         let event = gpt.event();
         assert_eq!((event.len(), &event[HEADER..HEADER + 8]), (HEADER + 8 + ENTRY, &[1, 0, 0, 0, 0, 0, 0, 0][..]));
+    }
+
+    /// The same disk with blocks of 4096 bytes: header in block 1, entries in block 2.
+    #[test]
+    fn a_table_of_blocks_with_4096_bytes_is_measured_like_any_other() {
+        let small = disk(|_| ());
+        let mut large = vec![0; 8 * 4096];
+        large[4096..4096 + HEADER].copy_from_slice(&small[BLOCK..BLOCK + HEADER]);
+        large[2 * 4096..2 * 4096 + 4 * ENTRY].copy_from_slice(&small[2 * BLOCK..2 * BLOCK + 4 * ENTRY]);
+        let (small, large) = (Gpt::parse(&small).unwrap(), Gpt::parse(&large).unwrap());
+        assert_eq!(large.event(), small.event());
+        assert_eq!(large.entries[0].range(), Some((4 * 4096, 2 * 4096)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! algorithms that the header does not declare, a header that is not `Spec ID Event03`.
 
 use super::bytes::At;
+use super::log_kind;
 use crate::Bank;
 
 /// EV_NO_ACTION: informs, extends nothing.
@@ -18,6 +19,8 @@ pub struct Log {
     pub banks: Vec<Bank>,
     /// The events behind the header.
     pub events: Vec<LogEvent>,
+    /// Whether it is a CC event log (UEFI 2.10, section 38.4): its registers are those of TDX, 1 to 4 for RTMR 0 to 3.
+    pub is_confidential: bool,
     /// StartupLocality, where the log has one: what PCR 0 begins with.
     pub locality: u8,
 }
@@ -41,6 +44,9 @@ pub enum Error {
     /// The first event is not the header.
     #[error("the log does not begin with a Spec ID Event03 header: {0}")]
     Header(&'static str),
+    /// It is another kind of log: which one, and what to do.
+    #[error("{0}\nhint: {1}")]
+    Other(&'static str, &'static str),
     /// An event cannot be read.
     #[error("event {0} at byte {1} cannot be read: {2}")]
     Event(usize, usize, &'static str),
@@ -52,6 +58,13 @@ impl Log {
     /// # Errors
     /// [`Error`].
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        Self::parse_agile(bytes).map_err(|error| match (&error, log_kind::of(bytes)) {
+            (Error::Header(_), Some((found, hint))) => Error::Other(found, hint),
+            _ => error,
+        })
+    }
+
+    fn parse_agile(bytes: &[u8]) -> Result<Self, Error> {
         let short = || Error::Header("it is cut short");
         if bytes.word(4) != Some(NO_ACTION) {
             return Err(Error::Header("the first event is not EV_NO_ACTION"));
@@ -77,6 +90,7 @@ impl Log {
         let mut log = Self {
             banks: declared.iter().filter_map(|(id, _)| Bank::of_algorithm(*id)).collect(),
             events: Vec::new(),
+            is_confidential: bytes.word(0) != Some(0),
             locality: 0,
         };
         let mut at = 32 + length;
@@ -153,7 +167,7 @@ pub(crate) mod tests {
                 data: event.data.clone().unwrap_or_default(),
             }
         };
-        Log { banks: banks.to_vec(), events: events.iter().map(event).collect(), locality: 0 }
+        Log { banks: banks.to_vec(), events: events.iter().map(event).collect(), is_confidential: false, locality: 0 }
     }
 
     fn header() -> Vec<u8> {

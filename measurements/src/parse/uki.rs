@@ -1,9 +1,10 @@
 //! Unified kernel images: a stub, what it carries, and which rules the stub follows (UAPI Group, Unified Kernel Image specification; systemd-stub(7)).
 //!
-//! Which sections a stub measures, and how it starts the kernel, depends on its version, which it names in `.sdmagic`. A stub that names none is taken for version 252 only
-//! where it says that it is systemd's; an unknown version is refused: no value is built on a guess.
+//! Which sections a stub measures, and how it starts the kernel, depends on its version ([`Stub`]). A UKI with profiles is read as its stub starts it when nothing names a profile: the sections before the first
+//! `.profile`, and over them those of profile 0. Refused: sections that appear twice in one profile, and sections that the stub finds otherwise in memory than they are in the file.
 
-use super::pe::{self, Pe};
+use super::pe::{self, Pe, Section};
+use super::stub::{MEASURED, SDMAGIC, Stub};
 
 /// A UKI.
 #[derive(Clone, Debug)]
@@ -12,13 +13,8 @@ pub struct Uki<'a> {
     pub pe: Pe<'a>,
     /// The rules of its stub.
     pub stub: Stub,
-}
-
-/// What a version of systemd-stub does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Stub {
-    /// Major version, such as 257.
-    pub version: u32,
+    /// The sections of its first profile.
+    sections: Vec<Section<'a>>,
 }
 
 /// Why an image is refused.
@@ -44,58 +40,8 @@ pub enum Error {
     Stub(String),
 }
 
-/// Where a stub says who it is.
-const SDMAGIC: &str = ".sdmagic";
-
-/// The sections that a stub looks at, in the order in which it measures them.
-const MEASURED: [(&str, u32); 14] = [
-    (".linux", 252),
-    (".osrel", 252),
-    (".cmdline", 252),
-    (".initrd", 252),
-    (".ucode", 257),
-    (".splash", 252),
-    (".dtb", 252),
-    (".uname", 257),
-    (".sbat", 257),
-    (".pcrpkey", 252),
-    (".profile", 257),
-    (".dtbauto", 257),
-    (".hwids", 257),
-    (".efifw", 258),
-];
-
-impl Stub {
-    /// Versions whose rules are known.
-    const KNOWN: [std::ops::RangeInclusive<u32>; 3] = [252..=252, 257..=257, 258..=262];
-
-    fn parse(pe: &Pe) -> Result<Self, Error> {
-        let Some(section) = pe.section(SDMAGIC) else {
-            return Err(Error::Stub(
-                "it has no section .sdmagic; it may be older than systemd 252 or not systemd's".into(),
-            ));
-        };
-        let text = String::from_utf8_lossy(section.data).trim_end_matches('\0').to_owned();
-        let version = text.strip_prefix("#### LoaderInfo: systemd-stub ").and_then(|rest| {
-            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-            digits.parse().ok()
-        });
-        match version {
-            Some(version) if Self::KNOWN.iter().any(|range| range.contains(&version)) => Ok(Self { version }),
-            _ => Err(Error::Stub(format!("it says {text:?}, and the versions 252, 257 and 258 to 262 are understood"))),
-        }
-    }
-
-    /// Whether it loads the kernel as an image of its own, so that firmware measures it once more when Secure Boot is off.
-    pub fn loads_kernel_by_firmware(self) -> bool {
-        self.version <= 257
-    }
-
-    /// Whether it adds the section `.osrel` to the initrd as `.extra/os-release`.
-    pub fn passes_os_release(self) -> bool {
-        self.version >= 257
-    }
-}
+/// Where the sections of a profile begin.
+const PROFILE: &str = ".profile";
 
 impl<'a> Uki<'a> {
     /// Reads a UKI.
@@ -108,36 +54,36 @@ impl<'a> Uki<'a> {
             return Err(Error::NoKernel);
         }
         let stub = Stub::parse(&pe)?;
-        for name in MEASURED.iter().map(|(name, _)| *name).chain([SDMAGIC]) {
-            if pe.sections().iter().filter(|section| section.name == name).count() > 1 {
-                return Err(Error::Twice(name.into()));
-            }
+        if pe.section(".dtbauto").is_some() {
+            return Err(Error::NotModelled("device trees that the stub chooses from"));
         }
-        for (name, what) in [
-            (".profile", "profiles"),
-            (".ucode", "microcode in a section of its own"),
-            (".dtbauto", "device trees that the stub chooses from"),
-            (".pcrsig", "a PCR signature, which becomes part of the initrd"),
-            (".pcrpkey", "a PCR key, which becomes part of the initrd"),
-        ] {
-            if pe.section(name).is_some() {
-                return Err(Error::NotModelled(what));
-            }
+        if pe.section(PROFILE).is_some() && stub.follows_since(257) != Some(true) {
+            return Err(Error::NotModelled("profiles and a stub that is not known to read them"));
         }
-        check_memory(&pe, stub)?;
-        Ok(Self { pe, stub })
+        let sections = of_first_profile(&pe)?;
+        check_memory(&pe, &sections, stub)?;
+        Ok(Self { pe, stub, sections })
     }
 
     /// The sections that the stub measures into PCR 11, in its order: name and content. One without content is none to the stub.
     pub fn measured_sections(&self) -> Vec<(&'static str, &'a [u8])> {
-        let of_version = MEASURED.iter().filter(|(_, since)| *since <= self.stub.version);
-        let sections = of_version.filter_map(|(name, _)| Some((*name, self.pe.section(name)?.data)));
-        sections.filter(|(_, content)| !content.is_empty()).collect()
+        self.sections_by_rule(Some(true)).collect()
+    }
+
+    /// Sections of which it is not known whether this version of the stub reads them.
+    pub fn unobserved_sections(&self) -> Vec<&'static str> {
+        self.sections_by_rule(None).map(|(name, _)| name).collect()
+    }
+
+    fn sections_by_rule(&self, follows: Option<bool>) -> impl Iterator<Item = (&'static str, &'a [u8])> {
+        let rule = move |(_, since): &&(&str, u32)| self.stub.follows_since(*since) == follows;
+        let sections = MEASURED.iter().filter(rule).map(|(name, _)| (*name, self.section(name)));
+        sections.filter(|(_, content)| !content.is_empty())
     }
 
     /// The content of a section, empty if there is none.
     pub fn section(&self, name: &str) -> &'a [u8] {
-        self.pe.section(name).map_or(&[], |section| section.data)
+        self.sections.iter().find(|section| section.name == name).map_or(&[], |section| section.data)
     }
 
     /// The kernel, an image of its own.
@@ -149,11 +95,37 @@ impl<'a> Uki<'a> {
     }
 }
 
+/// The sections before the first profile, and over them those of that profile.
+fn of_first_profile<'a>(pe: &Pe<'a>) -> Result<Vec<Section<'a>>, Error> {
+    let starts: Vec<usize> =
+        (0..).zip(pe.sections()).filter(|(_, section)| section.name == PROFILE).map(|(at, _)| at).collect();
+    let ends = starts.iter().copied().chain([pe.sections().len()]);
+    let parts: Vec<&[Section]> = [0]
+        .into_iter()
+        .chain(starts.iter().copied())
+        .zip(ends)
+        .map(|(start, end)| &pe.sections()[start..end])
+        .collect();
+    let (base, first) = (parts[0], parts.get(1).copied().unwrap_or_default());
+    for part in &parts {
+        if let Some(name) = appears_twice(part) {
+            return Err(Error::Twice(name.into()));
+        }
+    }
+    let is_replaced = |section: &&Section| !first.iter().any(|other| other.name == section.name);
+    Ok(base.iter().filter(is_replaced).chain(first).cloned().collect())
+}
+
+fn appears_twice(sections: &[Section]) -> Option<&'static str> {
+    let count = |name: &str| sections.iter().filter(|section| section.name == name).count();
+    MEASURED.iter().map(|(name, _)| *name).chain([SDMAGIC, ".pcrsig"]).find(|name| count(name) > 1)
+}
+
 /// The stub measures sections where they lie in memory, as many bytes as they have there: that must be what they have in the file, and nothing else may lie there. Of other sections, some
 /// do overlap: ukify puts more into the `.sbat` of an old stub than there is room for.
-fn check_memory(pe: &Pe, stub: Stub) -> Result<(), Error> {
-    for (name, _) in MEASURED.iter().filter(|(_, since)| *since <= stub.version) {
-        let Some(section) = pe.section(name) else { continue };
+fn check_memory(pe: &Pe, read: &[Section], stub: Stub) -> Result<(), Error> {
+    for (name, _) in MEASURED.iter().filter(|(_, since)| stub.follows_since(*since) != Some(false)) {
+        let Some(section) = read.iter().find(|section| section.name == *name) else { continue };
         let refuse = |problem| Err(Error::Memory((*name).into(), problem));
         if section.data.len() < section.virtual_size {
             return refuse("is larger in memory than in the file");
@@ -162,7 +134,7 @@ fn check_memory(pe: &Pe, stub: Stub) -> Result<(), Error> {
             section.address < other.address.saturating_add(other.virtual_size)
                 && other.address < section.address.saturating_add(section.virtual_size)
         };
-        let others = pe.sections().iter().filter(|other| other.name != section.name);
+        let others = pe.sections().iter().filter(|other| *other != section);
         if section.virtual_size > 0 && (section.address < pe.headers() || others.into_iter().any(meets)) {
             return refuse("shares memory with something else");
         }
@@ -197,8 +169,39 @@ mod tests {
         assert!(parse(&[(".linux", b"x"), (".sdmagic", b"#### LoaderInfo: systemd-stub 300 ####")]).contains("300"));
         assert!(parse(&[(".linux", b"x"), (".linux", b"y"), (".sdmagic", MAGIC)]).contains("twice"));
         assert!(parse(&[(".linux", b"x"), (".sdmagic", MAGIC), (".sdmagic", MAGIC)]).contains("twice"));
-        assert!(parse(&[(".linux", b"x"), (".profile", b"y"), (".sdmagic", MAGIC)]).contains("profiles"));
+        let old = b"#### LoaderInfo: systemd-stub 256 ####";
+        assert!(parse(&[(".linux", b"x"), (".profile", b"y"), (".sdmagic", old)]).contains("profiles"));
+        assert!(parse(&[(".linux", b"x"), (".dtbauto", b"y"), (".sdmagic", MAGIC)]).contains("device trees"));
+        assert!(
+            parse(&[(".linux", b"x"), (".profile", b"y"), (".uname", b"a"), (".uname", b"b"), (".sdmagic", MAGIC)])
+                .contains("twice")
+        );
         assert!(parse(&[(".linux", b""), (".sdmagic", MAGIC)]).contains(".linux"));
+    }
+
+    #[test]
+    fn first_profile_overrides_what_stands_before_it_and_later_profiles_are_ignored() {
+        let bytes = image(&[
+            (".sdmagic", MAGIC),
+            (".linux", b"l"),
+            (".cmdline", b"base"),
+            (".profile", b"ID=a"),
+            (".cmdline", b"first"),
+            (".profile", b"ID=b"),
+            (".cmdline", b"second"),
+            (".osrel", b"second"),
+        ]);
+        let uki = Uki::parse(&bytes).unwrap();
+        let expected: [(&str, &[u8]); 3] = [(".linux", b"l"), (".cmdline", b"first"), (".profile", b"ID=a")];
+        assert_eq!(uki.measured_sections(), expected);
+    }
+
+    #[test]
+    fn section_of_an_unobserved_rule_is_named() {
+        let magic = b"#### LoaderInfo: systemd-stub 255.4 ####";
+        let bytes = image(&[(".sdmagic", magic), (".linux", b"l"), (".ucode", b"u"), (".uname", b"6")]);
+        let uki = Uki::parse(&bytes).unwrap();
+        assert_eq!((uki.unobserved_sections(), uki.measured_sections().len()), (vec![".ucode"], 2));
     }
 
     #[test]

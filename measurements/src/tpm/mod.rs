@@ -133,6 +133,11 @@ pub(crate) fn variable_data(name: &str, guid: [u8; 16], value: &[u8]) -> Vec<u8>
     bytes
 }
 
+/// Text in UTF-16 with its NUL, as firmware and stub write it into the log.
+pub(crate) fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+}
+
 /// EV_EFI_ACTION: the words themselves, without a NUL (section 10.4.4).
 pub(crate) fn action(register: u8, words: &str) -> Event {
     Event::of(register, kind::ACTION, Source::Machine, format!("action {words:?} of the firmware"), words.as_bytes())

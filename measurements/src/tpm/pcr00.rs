@@ -22,6 +22,8 @@ const DXE_BASE: u64 = 0x90_0000;
 enum Written {
     /// These bytes, on every machine of type q35.
     Always(&'static [(usize, &'static [u8])]),
+    /// More than was observed: it is not known.
+    Unobserved,
     /// The description of the platform of edk2-stable202211: it has the number of CPUs and the end of memory.
     Platform202211,
 }
@@ -40,8 +42,8 @@ pub struct Build {
     written: Written,
 }
 
-/// Known builds, each the `OVMF_CODE_4M.fd` of a package of Debian.
-pub const BUILDS: [Build; 3] = [
+/// Known builds: the `OVMF_CODE_4M.fd` of packages of Debian, and one `OVMF_CODE_4M.secboot.fd`, of which only Secure Boot is known.
+pub const BUILDS: [Build; 4] = [
     Build {
         package: "ovmf 2022.11-6+deb12u2",
         version: "",
@@ -63,6 +65,13 @@ pub const BUILDS: [Build; 3] = [
         secure_boot: SecureBootOff::NotBuilt,
         pei: "10e48f005bc9f46830c4596b9ab6f8d0b98427f08e17d6d0e6eef582a7b12512",
         written: Written::Always(&[]),
+    },
+    Build {
+        package: "ovmf 2025.02-8+deb13u1 (secboot)",
+        version: "2025.02-8+deb13u1",
+        secure_boot: SecureBootOff::Disabled,
+        pei: "98cf2a7e49cbca9a9b7796d1edf9ac412db5b4541865f1953017f74041ef4358",
+        written: Written::Unobserved,
     },
 ];
 
@@ -96,6 +105,7 @@ fn pei(build: &Build, volumes: &Volumes, size: Option<Size>) -> Event {
     let unknown = |reason| Event::unknown(0, kind::FIRMWARE_BLOB, Source::Machine, input, reason);
     let written = match (build.written, size) {
         (Written::Always(bytes), _) => bytes.iter().map(|(at, bytes)| (*at, bytes.to_vec())).collect(),
+        (Written::Unobserved, _) => return unknown("what this build writes into it was not compared with a real boot"),
         (Written::Platform202211, None) => {
             return unknown("this build writes the number of CPUs and the size of memory into it: give the machine");
         }

@@ -27,16 +27,21 @@ pub fn smbios(table: &[u8]) -> Result<Event, smbios::Error> {
     Ok(Event::of(1, kind::HANDOFF_TABLES, Source::Machine, "SMBIOS table of the machine", &measured))
 }
 
-/// First version of systemd-stub that measures raw SMBIOS structures once more (types 1, 2 and 11).
-const SMBIOS_SINCE: u32 = 261;
+/// First observed version of systemd-stub that measures raw SMBIOS structures once more (types 1, 2 and 11).
+const SMBIOS_SINCE: u32 = 262;
 
 /// What the stub measures beside the firmware: serial number and UUID are among it, so it differs from machine to machine.
 pub fn smbios_by_stub(uki: &Uki) -> Option<Event> {
     let input = "SMBIOS structures of the machine, measured by the stub";
-    let reason =
-        "this systemd-stub measures the machine's serial number and UUID, which differ from machine to machine";
-    let event = || Event::unknown(1, kind::TAG, Source::Image, input, reason);
-    (uki.stub.version >= SMBIOS_SINCE).then(event)
+    let reason = match uki.stub.follows_since(SMBIOS_SINCE) {
+        Some(false) => return None,
+        Some(true) => {
+            "this systemd-stub measures the machine's serial number and UUID, which differ from machine to machine"
+                .into()
+        }
+        None => uki.stub.not_observed("measures the machine's serial number and UUID"),
+    };
+    Some(Event::unknown(1, kind::TAG, Source::Image, input, reason))
 }
 
 /// A boot variable: its value alone is measured; the log has the whole variable (UEFI_VARIABLE_DATA, section 10.4.6).
@@ -52,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_stub_that_measures_serial_numbers_makes_the_register_unknown() {
-        for (version, measures) in [(252, false), (257, false), (260, false), (261, true), (262, true)] {
+        for (version, measures) in [(252, false), (257, false), (258, true), (260, true), (261, true), (262, true)] {
             let magic = format!("#### LoaderInfo: systemd-stub {version}.1-1 ####");
             let bytes = image(&[(".sdmagic", magic.as_bytes()), (".linux", b"kernel")]);
             let event = smbios_by_stub(&Uki::parse(&bytes).unwrap());

@@ -1,6 +1,7 @@
 //! PCR 11: systemd-stub measures the sections of the UKI, each as its name with a NUL and then its content (systemd-stub(7)); agent and systemd measure the phases of the boot as bare words
 //! (systemd-pcrphase.service(8)).
 
+use super::utf16;
 use crate::event::kind;
 use crate::parse::uki::Uki;
 use crate::{Event, Source};
@@ -17,13 +18,17 @@ pub const LATER: [&str; 3] = ["leave-initrd", "sysinit", "ready"];
 pub fn sections(uki: &Uki) -> Vec<Event> {
     let event = |name: &str, what: &str, bytes: &[u8]| {
         let event = Event::of(11, kind::IPL, Source::Image, format!("{what} of section {name} of the UKI"), bytes);
-        let text = name.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
-        if uki.stub.version == LOGS_NAMES { event.with_data(text) } else { event }
+        if uki.stub.version == LOGS_NAMES { event.with_data(utf16(name)) } else { event }
     };
     let pair = |(name, data): (&str, &[u8])| {
         [event(name, "name", format!("{name}\0").as_bytes()), event(name, "content", data)]
     };
-    uki.measured_sections().into_iter().flat_map(pair).collect()
+    let unknown = |name: &str| {
+        let reason = uki.stub.not_observed(&format!("measures {name}"));
+        Event::unknown(11, kind::IPL, Source::Image, format!("section {name} of the UKI"), reason)
+    };
+    let known = uki.measured_sections().into_iter().flat_map(pair);
+    known.chain(uki.unobserved_sections().into_iter().map(unknown)).collect()
 }
 
 /// A phase of the boot.

@@ -9,7 +9,7 @@ use measurements::bytes::{Bytes32, Hex};
 use measurements::canonical::Document;
 use sha2::{Digest, Sha256};
 use transparency::key::Key;
-use transparency::trust_root::{RootKeys, SigningKey, TrustRootDocument, Use, Witness, Witnesses};
+use transparency::trust_root::{RootKeys, SigningKey, TrustRootDocument, Use, Validity, Witness, Witnesses};
 use transparency::verify::SKEW;
 
 use super::{ed25519, is_private, of_ed25519};
@@ -53,6 +53,9 @@ pub struct MakeArgs {
     /// Public keys that may sign no more from now on: what has a timestamp before stays good
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "after")]
     pub(super) end_key: Vec<PathBuf>,
+    /// Logs and timestamp authorities to trust up to now, as `show` prints them
+    #[arg(long, value_name = "NAME", num_args = 1.., requires = "after")]
+    pub(super) end: Vec<String>,
     /// What is taken out: root keys, SHA-256 of keys or certificates, origins of logs, names of witnesses, as `show` prints them
     #[arg(long, value_name = "NAME", num_args = 1.., requires = "after")]
     pub(super) without: Vec<String>,
@@ -79,12 +82,16 @@ pub(super) fn make(args: &MakeArgs, old: Option<&TrustRootDocument>) -> Result<T
         root: RootKeys { keys: vec![], threshold: 0 },
         schema: TrustRootDocument::SCHEMA.into(),
         timestamp_authorities: vec![],
+        validity: vec![],
         version: 0,
         witnesses: Witnesses { keys: vec![], threshold: 0 },
     });
     document.version += 1;
     for name in &args.without {
         take_out(&mut document, name)?;
+    }
+    for name in &args.end {
+        end(&mut document, name)?;
     }
     for path in &args.root_key {
         add(&mut document.root.keys, Bytes32(root_public(path, args.password_file.as_deref())?));
@@ -129,10 +136,33 @@ fn take_out(document: &mut TrustRootDocument, name: &str) -> Result<()> {
     document.root.keys.retain(|key| hex::encode(key.0) != name);
     document.timestamp_authorities.retain(|certificate| fingerprint(&certificate.0) != name);
     document.witnesses.keys.retain(|witness| witness.name != name);
+    let TrustRootDocument { logs, timestamp_authorities, validity, .. } = document;
+    let is_listed =
+        |of: &Bytes32| logs.iter().map(|log| &log.key).chain(&*timestamp_authorities).any(|key| sha256(key) == *of);
+    validity.retain(|validity| is_listed(&validity.of));
     ensure!(
         count(document) < before,
         "{name:?} is not in the trust root: `cargo xtask trust-root show` prints the names"
     );
+    Ok(())
+}
+
+fn sha256(bytes: &Hex) -> Bytes32 {
+    Bytes32(Sha256::digest(&bytes.0).into())
+}
+
+/// From now on, this log or timestamp authority is not trusted; what has a timestamp before stays good.
+fn end(document: &mut TrustRootDocument, name: &str) -> Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
+    let digits = name.strip_prefix("sha256:").unwrap_or(name);
+    let log = document.logs.iter().find(|log| log.origin == name).map(|log| &log.key);
+    let authority = || document.timestamp_authorities.iter().find(|found| hex::encode(sha256(found).0) == digits);
+    let of = log.or_else(authority).map(sha256);
+    let of = of.with_context(|| format!("{name:?} is no log or timestamp authority of the trust root"))?;
+    match document.validity.iter_mut().find(|validity| validity.of == of) {
+        Some(known) => known.not_after = known.not_after.min(now),
+        None => document.validity.push(Validity { not_after: now, not_before: 0, of }),
+    }
     Ok(())
 }
 

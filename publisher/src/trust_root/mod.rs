@@ -182,14 +182,22 @@ fn show(path: &Path) -> Result<String> {
         let (from, to) = (shown(key.not_before), shown(key.not_after));
         let _ = writeln!(text, "key          sha256:{fingerprint}  {uses}  from {from} to {to}");
     }
+    let validity = |of: &[u8]| {
+        let of = Bytes32(Sha256::digest(of).into());
+        let found = document.validity.iter().find(|validity| validity.of == of);
+        found
+            .map(|found| format!("  from {} to {}", shown(found.not_before), shown(found.not_after)))
+            .unwrap_or_default()
+    };
     for log in &document.logs {
-        let _ = writeln!(text, "log          {}", log.origin);
+        let _ = writeln!(text, "log          {}{}", log.origin, validity(&log.key.0));
     }
     for witness in &document.witnesses.keys {
         let _ = writeln!(text, "witness      {} ({} are needed)", witness.name, document.witnesses.threshold);
     }
     for certificate in &document.timestamp_authorities {
-        let _ = writeln!(text, "timestamps   sha256:{}", hex::encode(Sha256::digest(&certificate.0)));
+        let fingerprint = hex::encode(Sha256::digest(&certificate.0));
+        let _ = writeln!(text, "timestamps   sha256:{fingerprint}{}", validity(&certificate.0));
     }
     if document.timestamp_authorities.is_empty() && document.keys.is_empty() {
         bail!("{text}It names nobody who may sign");
@@ -283,7 +291,13 @@ mod tests {
         run_in(folder, &line).unwrap();
         let third = next.next(&files::read(&folder.join("third.json")).unwrap()).unwrap();
         assert_eq!(third.document().keys.len(), 2);
+        let line = "make ended.json --after third.json --root-key one.key --end log.cairn.invalid";
+        let shown = run_in(folder, line).unwrap();
+        assert!(shown.contains("log          log.cairn.invalid  from "), "{shown}");
+        let ended = third.next(&files::read(&folder.join("ended.json")).unwrap()).unwrap();
+        assert_eq!(ended.document().validity.len(), 1);
         for (line, words) in [
+            ("--end nothing", "is no log or timestamp authority"),
             ("--without nothing", "is not in the trust root"),
             ("--end-key release.pub", "is not in the trust root"),
             ("--release-key rebuilder.pub", "other uses"),

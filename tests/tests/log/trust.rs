@@ -31,6 +31,7 @@ impl Site {
             root: RootKeys { keys: vec![Bytes32(root_public()?)], threshold: 1 },
             schema: TrustRootDocument::SCHEMA.into(),
             timestamp_authorities: vec![],
+            validity: vec![],
             version: 1,
             witnesses: Witnesses {
                 keys: vec![Witness { key: Bytes32(self.witness_key()?), name: WITNESS.into() }],

@@ -180,6 +180,20 @@ fn a_log_of_another_machine_does_not_match_and_json_keeps_to_its_schema() {
 }
 
 #[test]
+fn log_must_lead_to_the_registers_beside_it_and_alone_it_says_that_it_proves_nothing() {
+    let files = Files::new();
+    // Recorded with another image than the one under test.
+    let log = checkout().unwrap().join(FOLDER).join(MACHINE).join("log");
+    let (_, text) = files.explain(MACHINE, "--event-log", &log, &[]);
+    assert!(text.contains("note      a log alone proves nothing"), "{text}");
+    let own = composition(&files.reference, MACHINE);
+    let pcrs = files.write("pcrs", pcrread(&own, Point::Running).as_bytes());
+    let (code, text) = files.explain(MACHINE, "--event-log", &log, &["--pcrs", pcrs.to_str().unwrap()]);
+    assert!(code == 3 && text.starts_with("MISMATCH at PCR 4\n"), "{code}: {text}");
+    assert!(text.contains("the log does not lead to the register") && !text.contains("note  "), "{text}");
+}
+
+#[test]
 fn evidence_that_cannot_be_used_is_refused_with_what_to_give() {
     let files = Files::new();
     let file = files.write("evidence", b"hello");

@@ -76,9 +76,29 @@ fn a_command_line_without_console_is_unknown_with_a_stub_that_adds_one() {
 fn user_space_of_somebody_else_is_unknown_and_its_firmware_events_are_known() {
     let uki = ukify(&stub("trixie"), &["--cmdline=quiet", "--os-release=ID=debian\n"]);
     let measured = Measurable::parse(&uki).unwrap().measured().unwrap();
-    assert!((4..12).all(|register| known(&measured.boot, register)));
+    // A UKI alone does not hold the partition table of its disk.
+    assert!((4..12).all(|register| known(&measured.boot, register) == (register != 5)));
     let unknown = measured.initrd.iter().filter(|event| matches!(event.digests, Digests::Unknown(_))).count();
     assert_eq!((unknown, measured.running.len()), (4, 0));
+}
+
+#[test]
+fn microcode_signature_key_and_profile_change_what_they_are_measured_into() {
+    let plain = events(&ukify(&stub("trixie"), &["--cmdline=x"]));
+    let of = |events: &[Event], register: u8| -> Vec<Digests> {
+        events.iter().filter(|event| event.register == register).map(|event| event.digests.clone()).collect()
+    };
+    for (section, registers) in [
+        ("--section=.ucode:stub", &[4, 9, 11][..]),
+        ("--section=.pcrsig:stub", &[4, 9]),
+        ("--section=.pcrpkey:stub", &[4, 9, 11]),
+        ("--section=.profile:@stub", &[4, 9, 11]),
+    ] {
+        let changed = events(&ukify(&stub("trixie"), &["--cmdline=x", section]));
+        let moved: Vec<u8> = (0..16).filter(|register| of(&plain, *register) != of(&changed, *register)).collect();
+        assert_eq!(moved, registers, "{section}");
+        assert!([4, 9, 11].iter().all(|register| known(&changed, *register)), "{section}");
+    }
 }
 
 #[test]
@@ -87,9 +107,8 @@ fn what_is_not_modelled_is_refused_with_the_reason() {
         let error = Measurable::parse(uki).unwrap_err().to_string();
         assert!(error.contains(words), "{words}: {error}");
     };
-    refused(&ukify(&stub("trixie"), &["--cmdline=x", "--section=.ucode:stub"]), "microcode");
-    refused(&ukify(&stub("trixie"), &["--cmdline=x", "--section=.pcrpkey:stub"]), "PCR key");
-    refused(&ukify(&stub("trixie"), &["--cmdline=x", "--section=.profile:@stub"]), "profiles");
+    refused(&ukify(&stub("trixie"), &["--cmdline=x", "--section=.dtbauto:stub"]), "device trees");
+    refused(&ukify(&stub("bookworm"), &["--cmdline=x", "--section=.profile:@stub"]), "profiles");
     let good = ukify(&stub("trixie"), &["--cmdline=x"]);
     for length in [0, 2, 63, 64, 512, 4096, good.len() / 2] {
         assert!(Measurable::parse(&good[..length]).is_err(), "{length} bytes");

@@ -5,6 +5,7 @@ mod boots;
 mod changes;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
+mod foreign;
 mod host_inputs;
 mod hostile;
 mod nodes;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         root::rows(),
         host_inputs::rows(),
         predictions::rows(),
+        foreign::rows(),
         changes::rows(),
         nodes::rows(),
         persistence::rows(),

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 
 use measurements::Bank;
-use measurements::boot::{Machine, Measured, Point};
+use measurements::boot::{BootMethod, Machine, Measured, Point};
 use measurements::bytes::{Bytes32, Hex};
 use measurements::canonical;
 use measurements::compose::{Composition, Configuration, Launch, compose};
 use measurements::document::image::ImageReference;
 use measurements::document::machine::MachineReference;
-use measurements::event::Source;
+use measurements::event::{SecureBoot, Source};
 use measurements::tpm::{REGISTERS, Value};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -145,7 +145,8 @@ fn composed(image: &Measured, machine: &Machine, configuration: &Configuration) 
 }
 
 fn of_image(image: &Measured) -> Result<Vec<Subject>, String> {
-    let machine = Machine::unknown();
+    // Secure Boot leaves the kernel's event out: a statement names the values of machines without it, which boot from the disk.
+    let machine = Machine::unknown().booting(BootMethod::Disk).with_secure_boot(SecureBoot::Off);
     let stateless = composed(image, &machine, &Configuration::Stateless)?;
     let cluster = composed(image, &machine, &Configuration::cluster(b""))?;
     let mut subjects = Vec::new();

@@ -117,6 +117,7 @@ impl Fake {
             root: RootKeys { keys: self.roots.iter().map(|key| Bytes32(public(key))).collect(), threshold: 2 },
             schema: TrustRootDocument::SCHEMA.into(),
             timestamp_authorities: vec![Hex(self.authority.certificate.clone())],
+            validity: vec![],
             version: 1,
             witnesses: Witnesses { keys: WITNESSES.iter().zip(&self.witnesses).map(witness).collect(), threshold: 2 },
         }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use transparency::Code;
+use transparency::bundle::Bundle;
 use transparency::key::Key;
 use transparency::statement::measured_boot::MeasuredBoot;
 use transparency::trust_root::TrustRoot;
@@ -153,4 +154,39 @@ fn a_signature_of_another_key_is_none() {
     assert_eq!(code(logged::<MeasuredBoot>(&bundle.write().unwrap(), &root, NOW)), Some(Code::Key));
     bundle.hint = hint;
     assert_eq!(code(logged::<MeasuredBoot>(&bundle.write().unwrap(), &root, NOW)), Some(Code::Signature));
+}
+
+/// Bundles of other programs: `recorded/README.md` says what they are.
+#[test]
+fn numbers_are_read_as_text_and_as_numbers() {
+    let (_, good) = published();
+    let as_numbers = ["/logIndex", "/inclusionProof/logIndex", "/inclusionProof/treeSize"].iter().fold(
+        good.clone(),
+        |bundle, field| {
+            let pointer = format!("{ENTRY}{field}");
+            let number: u64 = good.pointer(&pointer).unwrap().as_str().unwrap().parse().unwrap();
+            with(&bundle, &pointer, Value::from(number))
+        },
+    );
+    let read = |bundle: &Value| Bundle::parse(bundle.to_string().as_bytes()).unwrap();
+    assert_ne!(as_numbers, good);
+    assert_eq!(read(&as_numbers), read(&good));
+    Bundle::parse(include_bytes!("../recorded/foreign/bundle-int64-as-number.json")).unwrap();
+    for number in [Value::from(-4), Value::from(4.5), Value::from(u64::MAX), Value::from("04"), Value::Null] {
+        let bundle = with(&good, &format!("{ENTRY}/logIndex"), number);
+        assert!(Bundle::parse(bundle.to_string().as_bytes()).is_err(), "{bundle}");
+    }
+}
+
+#[test]
+fn bundle_of_another_shape_is_named_with_the_next_step() {
+    let refused = |bytes: &[u8]| Bundle::parse(bytes).unwrap_err().found;
+    let found = refused(include_bytes!("../recorded/foreign/bundle-v0.1.sigstore.json"));
+    assert!(found.contains("version=0.1") && found.contains("hint: "), "{found}");
+    let (_, good) = published();
+    let mut of_file = good.as_object().unwrap().clone();
+    of_file.remove("dsseEnvelope");
+    of_file.insert("messageSignature".into(), serde_json::json!({"signature": ""}));
+    let found = refused(Value::from(of_file).to_string().as_bytes());
+    assert!(found.contains("signature of a file") && found.contains("cosign verify-blob"), "{found}");
 }

@@ -1,9 +1,11 @@
 //! Timestamps, and keys that are valid for a time only.
 
-use measurements::bytes::Hex;
+use measurements::bytes::{Bytes32, Hex};
+use sha2::{Digest, Sha256};
 use transparency::Code;
 use transparency::statement::measured_boot::MeasuredBoot;
 use transparency::timestamp::Authority;
+use transparency::trust_root::Validity;
 use transparency::verify::{SKEW, logged};
 
 use crate::code;
@@ -94,4 +96,25 @@ fn a_certificate_for_anything_else_is_no_authority() {
     let mut document = fake.trust_root();
     document.timestamp_authorities = vec![Hex(FakeAuthority::with_usage(0, NOW, true, OTHER).certificate)];
     assert_eq!(code(document.write()), Some(Code::TrustRoot));
+}
+
+/// Of a log and of an authority, as of a key: from its first second to its last, at the time of the timestamp.
+#[test]
+fn log_and_timestamp_authority_are_trusted_in_their_time_of_validity_only() {
+    for (not_before, not_after, is_valid) in
+        [(NOW - 1, NOW + 1, true), (NOW, NOW + 1, true), (NOW + 1, NOW + 2, false), (NOW - 1, NOW, false)]
+    {
+        for (is_log, expected) in [(true, Code::KeyValidity), (false, Code::Timestamp)] {
+            let mut fake = Fake::new();
+            let mut document = fake.trust_root();
+            let of = if is_log { &document.logs[0].key } else { &document.timestamp_authorities[0] };
+            let of = Bytes32(Sha256::digest(&of.0).into());
+            document.validity.push(Validity { not_after, not_before, of });
+            let root = fake.trusted(&document);
+            let bundle = fake.publish(&documents::release().write().unwrap()).write().unwrap();
+            // The verifier's own clock is later than all of these times.
+            let found = code(logged::<MeasuredBoot>(&bundle, &root, NOW + 100));
+            assert_eq!(found, (!is_valid).then_some(expected), "{not_before} to {not_after}, log: {is_log}");
+        }
+    }
 }

@@ -4,9 +4,10 @@ use envelope::Envelope;
 use measurements::bytes::{Bytes32, Hex};
 use measurements::canonical::Document;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use transparency::Code;
 use transparency::statement::measured_boot::MeasuredBoot;
-use transparency::trust_root::{PAYLOAD_TYPE, TrustRoot, TrustRootDocument, Use};
+use transparency::trust_root::{PAYLOAD_TYPE, TrustRoot, TrustRootDocument, Use, Validity};
 use transparency::verify::logged;
 
 use crate::fake::authority::FakeAuthority;
@@ -20,6 +21,10 @@ fn judged(payload: &[u8], fake: &mut Fake) -> Option<Code> {
     let bundle = fake.publish(&documents::release().write().unwrap()).write().unwrap();
     let root = TrustRoot::first(&fake.sign_trust_root(payload));
     code(root.and_then(|root| logged::<MeasuredBoot>(&bundle, &root, NOW)))
+}
+
+fn validity(of: &[u8], not_before: u64, not_after: u64) -> Validity {
+    Validity { not_after, not_before, of: Bytes32(Sha256::digest(of).into()) }
 }
 
 fn value(document: &TrustRootDocument) -> Value {
@@ -84,7 +89,7 @@ fn a_trust_root_does_not_contradict_itself() {
         code(document.write())
     };
     assert_eq!(refused(|_| ()), None);
-    let rows: [(&str, Change); 15] = [
+    let rows: [(&str, Change); 18] = [
         ("no root key is needed", |root| root.root.threshold = 0),
         ("more root keys are needed than there are", |root| root.root.threshold = 4),
         ("a root key twice", |root| root.root.keys[1] = root.root.keys[0]),
@@ -92,6 +97,12 @@ fn a_trust_root_does_not_contradict_itself() {
         ("a witness twice", |root| root.witnesses.keys[1].key = root.witnesses.keys[0].key),
         ("two witnesses with one name", |root| root.witnesses.keys[1].name = root.witnesses.keys[0].name.clone()),
         ("a key twice", |root| root.keys.push(root.keys[0].clone())),
+        ("a time of validity of no log and no authority", |root| root.validity.push(validity(&[1], 1, 2))),
+        ("two times of validity of one log", |root| {
+            let key = root.logs[0].key.0.clone();
+            root.validity.extend([validity(&key, 1, 2), validity(&key, 2, 3)]);
+        }),
+        ("a log that is never valid", |root| root.validity.push(validity(&root.logs[0].key.0.clone(), 2, 2))),
         ("a log's key twice", |root| root.logs.push(root.logs[0].clone())),
         ("a log without an origin", |root| root.logs[0].origin.clear()),
         ("an origin of two lines", |root| root.logs[0].origin = "a\nb".into()),

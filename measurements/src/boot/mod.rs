@@ -1,23 +1,25 @@
 //! The two halves of a boot, read from files: what an image brings (partition table, UKI, user space), and what a machine measures before it. [`crate::compose`] puts them together.
 
+pub mod companions;
+mod image;
+mod loader;
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 
-use crate::compose::{LaunchParameters, image_digest};
-use crate::event::kind;
-use crate::parse::fat::{self, Fat};
-use crate::parse::fv::{self, Volumes};
-use crate::parse::gpt::{self, Gpt};
-use crate::parse::uki::{self, Uki};
-use crate::parse::variables::{self, Variables};
+pub use image::{Error, Image};
+
+use crate::compose::LaunchParameters;
+use crate::event::{SecureBoot, kind};
+use crate::parse::fv::Volumes;
+use crate::parse::tcg_log::Log;
+use crate::parse::uki::Uki;
+use crate::parse::variables::Variables;
 use crate::tpm::pcr00::Size;
 use crate::tpm::pcr05::Exit;
-use crate::tpm::{self, pcr00, pcr01, pcr04, pcr05, pcr07, pcr09, pcr11, pcr15};
+use crate::tpm::{self, pcr00, pcr07, pcr11, pcr15};
 use crate::{Event, Source};
-
-/// Where firmware looks on a disk that it knows nothing of (UEFI 2.10, section 3.5.1.1).
-const REMOVABLE: &str = "EFI/BOOT/BOOTX64.EFI";
-/// Type of an EFI system partition, as stored.
-const ESP: [u8; 16] = [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
 
 /// When registers are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,13 +30,6 @@ pub enum Point {
     Initrd,
     /// In the running system.
     Running,
-}
-
-/// What boots: a disk, or a UKI alone.
-#[derive(Clone, Debug)]
-pub struct Image {
-    table: Option<Vec<u8>>,
-    uki: Vec<u8>,
 }
 
 /// What is measured of an image, whatever machine boots it.
@@ -60,20 +55,44 @@ pub enum BootMethod {
     Kernel,
 }
 
+impl BootMethod {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Disk, Self::Kernel];
+}
+
 /// What boots it: the measurements that follow from firmware and shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     pub(crate) events: Vec<Event>,
-    pub(crate) boot: BootMethod,
+    /// What the firmware measures when it has verified the first image, with Secure Boot.
+    pub(crate) authority: Option<Event>,
+    /// How it may start an image; both where it is not known.
+    pub(crate) boots: Vec<BootMethod>,
     /// All ways in which boot services may end.
     pub(crate) exits: Vec<Exit>,
+    /// The legal states.
+    pub(crate) secure_boot: Vec<SecureBoot>,
     pub(crate) launch: Option<LaunchParameters>,
 }
 
 impl Machine {
     /// With a TPM, these measurements before the first image, and a disk; how its boot services end is not known.
     pub fn with_events(events: Vec<Event>) -> Self {
-        Self { events, boot: BootMethod::Disk, exits: Exit::ALL.into(), launch: None }
+        let secure_boot = pcr07::states(&events);
+        let (boots, exits) = (vec![BootMethod::Disk], Exit::ALL.into());
+        Self { events, authority: None, boots, exits, secure_boot, launch: None }
+    }
+
+    /// This machine, where it is known how it starts an image.
+    #[must_use]
+    pub fn booting(self, method: BootMethod) -> Self {
+        Self { boots: vec![method], ..self }
+    }
+
+    /// This machine, where it is known whether the firmware verifies images.
+    #[must_use]
+    pub fn with_secure_boot(self, state: SecureBoot) -> Self {
+        Self { secure_boot: vec![state], ..self }
     }
 
     /// Nothing is known of it.
@@ -83,7 +102,8 @@ impl Machine {
             (7, kind::VARIABLE, "Secure Boot variables of the firmware"),
             (1, kind::CONFIG_FLAGS, SHAPE),
         ];
-        Self::with_events(events.map(|(register, kind, input)| unknown(register, kind, input)).into())
+        let events = events.map(|(register, kind, input)| unknown(register, kind, input)).into();
+        Self { boots: BootMethod::ALL.into(), ..Self::with_events(events) }
     }
 
     /// A machine of type q35 with this firmware, whose shape is not known.
@@ -93,7 +113,25 @@ impl Machine {
     pub fn with_firmware(code: &[u8], store: Option<&[u8]>) -> Result<Self, Error> {
         let mut events = firmware_events(code, store, None)?;
         events.push(unknown(1, kind::CONFIG_FLAGS, SHAPE));
-        Ok(Self::with_events(events))
+        let machine = Self { boots: BootMethod::ALL.into(), ..Self::with_events(events) };
+        let verifies = machine.secure_boot == [SecureBoot::On];
+        // A whole image begins with its store.
+        let store = Variables::parse(store.unwrap_or(code)).ok().filter(|_| verifies);
+        Ok(Self { authority: store.map(|store| pcr07::authority(&store)), ..machine })
+    }
+
+    /// This machine, where its log says whether the firmware verifies images; nothing else of it is taken from the log.
+    #[must_use]
+    pub fn as_logged(self, log: &Log) -> Self {
+        match (self.secure_boot.len(), pcr07::logged_state(log)) {
+            (2.., Some(state)) => self.with_secure_boot(state),
+            _ => self,
+        }
+    }
+
+    /// Whether the VMM hands the image over, whatever is on a disk.
+    pub fn is_started_by_vmm(&self) -> bool {
+        self.boots == [BootMethod::Kernel]
     }
 
     /// What is measured before the first image is loaded, in order.
@@ -140,83 +178,6 @@ pub fn firmware_events(code: &[u8], store: Option<&[u8]>, size: Option<Size>) ->
     });
     events.push(tpm::separator(7));
     Ok(events)
-}
-
-/// Why an image is refused. What a part says is in its words already, so it is no source: whoever prints both would say it twice.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The firmware volumes.
-    #[error("the firmware: {0}")]
-    Volumes(fv::Error),
-    /// The variable store.
-    #[error("the variable store: {0}")]
-    Variables(variables::Error),
-    /// Secure Boot is on.
-    #[error("the firmware: {0}")]
-    SecureBoot(&'static str),
-    /// The partition table.
-    #[error(transparent)]
-    Gpt(#[from] gpt::Error),
-    /// The EFI system partition.
-    #[error("the EFI system partition: {0}")]
-    Fat(fat::Error),
-    /// The UKI.
-    #[error("the UKI: {0}")]
-    Uki(uki::Error),
-    /// There is nothing to boot.
-    #[error("{0}")]
-    Nothing(&'static str),
-}
-
-impl Image {
-    /// A raw disk image with a partition table, or a UKI.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        if bytes.starts_with(b"MZ") && bytes.get(512..520) != Some(b"EFI PART") {
-            Uki::parse(bytes).map_err(Error::Uki)?;
-            return Ok(Self { table: None, uki: bytes.to_vec() });
-        }
-        let gpt = Gpt::parse(bytes)?;
-        let mut systems = gpt.entries.iter().filter(|entry| entry.type_guid == ESP);
-        let esp = systems.next().ok_or(Error::Nothing("the disk has no EFI system partition"))?;
-        if systems.next().is_some() {
-            return Err(Error::Nothing(
-                "the disk has several EFI system partitions: which one boots depends on the firmware",
-            ));
-        }
-        let volume = esp.range().and_then(|(start, length)| bytes.get(start..start.checked_add(length)?));
-        let volume = volume.ok_or(Error::Nothing("the EFI system partition ends behind the disk"))?;
-        let uki = Fat::parse(volume).and_then(|fat| fat.read(REMOVABLE)).map_err(Error::Fat)?;
-        let uki = uki.ok_or(Error::Nothing("the EFI system partition has no EFI/BOOT/BOOTX64.EFI"))?;
-        Uki::parse(&uki).map_err(Error::Uki)?;
-        Ok(Self { table: Some(gpt.event()), uki })
-    }
-
-    /// The UKI.
-    ///
-    /// # Errors
-    /// [`uki::Error`].
-    pub fn uki(&self) -> Result<Uki<'_>, uki::Error> {
-        Uki::parse(&self.uki)
-    }
-
-    /// What is measured of it.
-    ///
-    /// # Errors
-    /// [`uki::Error`].
-    pub fn measured(&self) -> Result<Measured, uki::Error> {
-        let uki = self.uki()?;
-        let mut boot: Vec<Event> = self.table.as_deref().map(pcr05::table).into_iter().collect();
-        boot.push(pcr04::uki(&uki));
-        boot.extend(pcr11::sections(&uki));
-        boot.extend(pcr01::smbios_by_stub(&uki));
-        boot.extend(pcr04::kernel(&uki)?);
-        boot.extend([pcr09::load_options(&uki), pcr09::initrd(&uki)]);
-        let (initrd, running) = user_space(&uki);
-        Ok(Measured { uki: image_digest(&self.uki), boot, initrd, running })
-    }
 }
 
 /// Cairn's agent and systemd where the image's own os-release says so; of others nothing is known.
