@@ -10,14 +10,17 @@ mod evidence;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
 mod growth;
+mod holds;
 mod identity;
 mod measured;
 mod operation;
 mod published;
 mod publisher;
 mod readiness;
+mod repeats;
 mod scene;
 mod sessions;
+mod shares;
 mod strangers;
 
 use std::process::ExitCode;
@@ -35,12 +38,15 @@ fn main() -> ExitCode {
     let rows = [
         evidence::rows(),
         identity::rows(),
+        holds::rows(),
+        shares::rows(),
         growth::rows(),
         commits::rows(),
         availability::rows(),
         readiness::rows(),
         measured::rows(),
         sessions::rows(),
+        repeats::rows(),
         strangers::rows(),
         operation::rows(),
         published::rows(),
