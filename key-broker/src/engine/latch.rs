@@ -89,7 +89,8 @@ impl Engine {
                 return Ok(());
             }
             let latch: Option<Latch> = get(transaction, Table::Latches, &name)?;
-            reply = latch.filter(|latch| latch.session == resume.session).map(|latch| latch.reply.into_bytes());
+            let latch = latch.filter(|latch| latch.session == resume.session && !latch.reply.is_empty());
+            reply = latch.map(|latch| latch.reply.into_bytes());
             Ok(())
         });
         match (read, reply) {
@@ -100,17 +101,10 @@ impl Engine {
     }
 }
 
-/// Destroys the stored reply and ends its session. The counts stay: the boot has had its share.
-fn end_session(transaction: &mut dyn Transaction, latch: &mut Latch) -> Result<(), Error> {
-    transaction.remove(Table::Spent, &latch.session.0)?;
-    (latch.session, latch.reply) = (Hex(Vec::new()), String::new());
-    Ok(())
-}
-
-/// Destroys the stored reply of the node's last boot: its share was taken away.
+/// Destroys the stored reply of the node's last boot: its share was taken away. Session and counts stay: the boot has had its share, and its report is judged by the disk's record.
 pub(super) fn destroy_reply(transaction: &mut dyn Transaction, name: &str) -> Result<(), Error> {
     if let Some(mut latch) = get::<Latch>(transaction, Table::Latches, name.as_bytes())? {
-        end_session(transaction, &mut latch)?;
+        latch.reply.clear();
         put(transaction, Table::Latches, name.as_bytes(), &latch)?;
     }
     Ok(())
@@ -123,7 +117,9 @@ pub(super) fn approve_counts(transaction: &mut dyn Transaction, name: &str) -> R
     let Some(lowest) = latch.cleared.take() else { return Ok(()) };
     (latch.reset, latch.restart) = lowest;
     latch.approved = true;
-    end_session(transaction, &mut latch)?;
+    // The boot of the last release is over: evidence that answers a challenge from before this moment may be its own.
+    transaction.remove(Table::Spent, &latch.session.0)?;
+    (latch.session, latch.reply) = (Hex(Vec::new()), String::new());
     put(transaction, Table::Latches, name.as_bytes(), &latch)
 }
 

@@ -139,7 +139,7 @@ pub struct Latch {
     /// The counts are those of a boot that was held as one of a cleared TPM, and approved: nothing was released in it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approved: bool,
-    /// The session; empty once its stored reply was destroyed.
+    /// The session; empty once the counts are those of an approved boot.
     pub session: Hex,
     /// The request.
     pub request: String,

@@ -18,12 +18,12 @@ pub fn rows() -> Vec<Row> {
 }
 
 fn taken_away(suite: &Suite, _: &str) -> Result<()> {
-    const COMMANDS: [&[&str]; 3] = [
-        &["node", "retire", "one"],
-        &["disk", "grant", "one", "--overwrite"],
-        &["disk", "grant", "two", "--rebind-from", "one"],
+    const COMMANDS: [(&[&str], &str); 3] = [
+        (&["node", "retire", "one"], "RETIRED"),
+        (&["disk", "grant", "one", "--overwrite"], "STATE"),
+        (&["disk", "grant", "two", "--rebind-from", "one"], "STATE"),
     ];
-    for words in COMMANDS {
+    for (words, code) in COMMANDS {
         let mut scene = Scene::known(suite)?;
         let mut two = scene.another("two")?;
         let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
@@ -33,12 +33,12 @@ fn taken_away(suite: &Suite, _: &str) -> Result<()> {
         for _ in 0..2 {
             let response = scene.broker.wire()?.resume(&released.session)?;
             scene.broker.must_refuse(&response, "SESSION_INVALID").with_context(|| format!("{words:?}"))?;
-            scene.broker.kill();
-            scene.broker.run()?;
+            // Also when the machine is used again.
+            scene.enrol("one", &scene.node)?;
         }
         let commit = report(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
         let response = scene.broker.wire()?.say("/krp/1/commit", &commit)?;
-        scene.broker.must_refuse(&response, "STATE").with_context(|| format!("{words:?}"))?;
+        scene.broker.must_refuse(&response, code).with_context(|| format!("{words:?}"))?;
         if words.contains(&"--rebind-from") {
             two.disk = scene.node.disk.clone();
             let new = release(&scene.broker, &mut two, Purpose::Unlock)?;
