@@ -94,7 +94,7 @@ pub fn join(
 /// Opens or makes the disk, measures which volume it is, mounts it, and writes its generation.
 fn open(node: &mut Node, found: Found, released: &Released) -> Result<Opened, Failure> {
     let Released { release, purpose, share, .. } = released;
-    let opened = state_disk::open(found, *purpose, &release.disk, share, &release.receipt.root.0)?;
+    let opened = state_disk::open(found, *purpose, &release.disk, share)?;
     measure(node.tpm(), &Measurement::volume(&opened.volume))?;
     opened.mount()?;
     opened.advance()?;

@@ -105,6 +105,10 @@ fn metrics(engine: &Engine) -> Response<Full<Bytes>> {
             text += &format!("cairn_broker_channel_expired {}\n", u8::from(figures.expired));
         }
     }
+    if let Some(boots) = engine.unreported_boots() {
+        text += "# TYPE cairn_broker_unreported_boots gauge\n";
+        text += &format!("cairn_broker_unreported_boots {boots}\n");
+    }
     text += &witnesses(engine);
     text += "# EOF\n";
     let mut response = Response::new(Full::new(Bytes::from(text)));

@@ -24,6 +24,8 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
     let files = Files { sealed: config.file("sealed.json"), certificate: config.file("certificate.json") };
     let tls = server::tls(config)?;
     let admin = socket::listen(&config.file("admin.sock"))?;
+    // Before the runtime: the blocking client has one of its own.
+    witness::start(&engine, &config.audit)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("Failed to start")?;
     let socket_path = config.file("admin.sock");
     let served = runtime.block_on(async {
@@ -42,7 +44,6 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
         std::io::stdout().flush()?;
         socket::serve(admin, engine.clone(), files.clone());
         move_leaves(engine.clone());
-        witness::start(&engine, &config.audit)?;
         open_at_start(&engine, &files, args);
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! Sends heads of the audit log to witnesses (C2SP tlog-witness), in a thread for each: no request of a node waits for one. What a witness answers is believed by its signature alone.
+//! Sends heads of the audit log to witnesses (C2SP tlog-witness), in a thread for each: no request of a node waits for one. A signature is believed by the key of the witness. That a witness knows another log (HTTP status 409 or 422) is not signed: over plain HTTP, whoever is between can say so, too.
 
 use std::io::Read as _;
 use std::sync::Arc;

@@ -52,7 +52,7 @@ pub enum ChannelCommand {
         /// Its name
         name: String,
         /// Folder with its states
-        #[arg(long, value_name = "DIR", default_value = "channels")]
+        #[arg(long, value_name = "DIR", default_value = "signing/channels")]
         folder: PathBuf,
     },
 }
@@ -60,13 +60,13 @@ pub enum ChannelCommand {
 /// Which channel, and how its next state is published.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Example: cargo xtask channel promote stable cairn_0.1.0.measured-boot.sigstore.json --key release.key --log URL --trust-root trust-root.json"
+    after_help = "Example: cargo xtask channel promote stable cairn_0.1.0.measured-boot.sigstore.json --key signing/release.key --log URL --trust-root signing/trust-root.json"
 )]
 pub struct ChannelArgs {
     /// Its name
     name: String,
     /// Folder with its states
-    #[arg(long, value_name = "DIR", default_value = "channels")]
+    #[arg(long, value_name = "DIR", default_value = "signing/channels")]
     folder: PathBuf,
     /// Days for which the new state says something
     #[arg(long, value_name = "DAYS", default_value_t = 30)]

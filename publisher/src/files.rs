@@ -1,8 +1,8 @@
 //! Files that appear whole or not at all.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -17,6 +17,13 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     if path.exists() { read(path).map(Some) } else { Ok(None) }
 }
 
+/// Makes the folder of a file, if need be: its owner's alone.
+fn make_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("Failed to make {}", folder.display()))
+}
+
 /// Writes a file in one step, and waits until it is on the disk.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let failed = || format!("Failed to write {}", path.display());
@@ -29,6 +36,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes a new file that only its owner reads if `secret`. One that is there stays as it is, and is an error.
 pub fn create(path: &Path, bytes: &[u8], secret: bool) -> Result<()> {
+    make_folder(path)?;
     let mode = if secret { 0o600 } else { 0o644 };
     let failed = || format!("Failed to write {}: a file that is there is not replaced", path.display());
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).with_context(failed)?;

@@ -13,7 +13,7 @@ use crate::signer::{self, SCHEME};
 
 /// Make a release key: ECDSA on P-256
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Example: cargo xtask keygen release.key --password-file release.password")]
+#[command(after_help = "Example: cargo xtask keygen signing/release.key --password-file signing/release.password")]
 pub struct KeygenArgs {
     /// Where the private key goes; the public one goes beside it, with the ending .pub
     #[arg(value_name = "FILE", default_value = "release.key")]

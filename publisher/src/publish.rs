@@ -30,7 +30,7 @@ const WHEN_MADE: &str = "<the signature, when it is made>";
 /// Sign an image or a machine reference, and log it
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Example: cargo xtask publish target/image --key release.key --log http://127.0.0.1:3000 --read-log http://127.0.0.1:3001 --log-key log.cairn.invalid+..."
+    after_help = "Example: cargo xtask publish target/image --key signing/release.key --log http://127.0.0.1:3000 --read-log http://127.0.0.1:3001 --log-key log.cairn.invalid+..."
 )]
 pub struct PublishArgs {
     /// Folder with an image, its *.image.json, or a *.machine.json
@@ -119,7 +119,7 @@ pub struct Publisher {
 /// Say that an image was built again, and came out the same
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Example: cargo xtask rebuild cairn_0.1.0.measured-boot.sigstore.json --key rebuilder.key --log URL --trust-root trust-root.json"
+    after_help = "Example: cargo xtask rebuild cairn_0.1.0.measured-boot.sigstore.json --key signing/rebuilder.key --log URL --trust-root signing/trust-root.json"
 )]
 pub struct RebuiltArgs {
     /// Folder with the image that was built again

@@ -314,6 +314,12 @@ impl Broker {
         serde_json::from_slice(&output.stdout).with_context(|| format!("{words:?} printed no JSON"))
     }
 
+    /// The node that the newest leaf of the audit log names; empty for an unauthenticated client.
+    pub fn last_node(&self) -> Result<String> {
+        let tail = self.admin(&["audit", "tail", "1"])?;
+        tail[0]["node"].as_str().map(str::to_owned).context("the audit log has no leaf")
+    }
+
     /// The code of a request.
     pub fn code(&self, request: &str) -> Result<String> {
         let explained = self.admin(&["explain", request])?;

@@ -16,12 +16,22 @@ type Body<C> = dyn Fn(&C, &str) -> Result<()> + Send + Sync;
 pub struct Row<C> {
     name: &'static str,
     run: Box<Body<C>>,
+    is_slow: bool,
 }
 
 impl<C> Row<C> {
     /// A test; `name` is a sentence.
     pub fn new(name: &'static str, run: impl Fn(&C, &str) -> Result<()> + Send + Sync + 'static) -> Self {
-        Self { name, run: Box::new(run) }
+        Self { name, run: Box::new(run), is_slow: false }
+    }
+
+    /// The same, only with `cargo xtask test --full` or when it is named.
+    pub fn in_full(self) -> Self {
+        Self { is_slow: true, ..self }
+    }
+
+    fn is_wanted(&self, is_full: bool, filter: Option<&str>) -> bool {
+        !self.is_slow || is_full || filter.is_some_and(|filter| self.name.contains(filter))
     }
 }
 
@@ -34,6 +44,12 @@ pub struct Skipped(pub String);
 pub fn run<C: Send + Sync + 'static>(threads: usize, shared: Result<C>, rows: Vec<Row<C>>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(threads);
+    let is_full = std::env::var_os(xtask::test::FULL).is_some();
+    let (rows, left_out): (Vec<_>, Vec<_>) =
+        rows.into_iter().partition(|row| row.is_wanted(is_full, arguments.filter.as_deref()));
+    for row in left_out {
+        println!("{}: only with --full", row.name);
+    }
     let shared = Arc::new(shared.map_err(|error| format!("{error:#}")));
     let times = Arc::new(Mutex::new(Vec::new()));
     let trials = rows.into_iter().map(|row| trial(row, Arc::clone(&shared), Arc::clone(&times))).collect();
@@ -91,6 +107,16 @@ fn time_line(name: &str, time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slow_row_runs_with_full_or_by_its_name() {
+        let (quick, slow) = (Row::new("quick", |(), _| Ok(())), Row::new("slow", |(), _| Ok(())).in_full());
+        let wanted = |is_full, filter| (quick.is_wanted(is_full, filter), slow.is_wanted(is_full, filter));
+        assert_eq!(wanted(false, None), (true, false));
+        assert_eq!(wanted(true, None), (true, true));
+        assert_eq!(wanted(false, Some("slo")), (true, true));
+        assert_eq!(wanted(false, Some("other")), (true, false));
+    }
 
     #[test]
     fn what_is_skipped_is_not_passed() {

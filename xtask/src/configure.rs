@@ -12,7 +12,7 @@ use attest::cluster::{Cluster, Hints};
 use cairn_image::disk::{CONFIGURATION_SIZE, CONFIGURATION_TYPE, copy_file};
 use measurements::Bank;
 use measurements::boot::Point;
-use measurements::canonical;
+use measurements::canonical::{self, Document as _};
 use measurements::compose::{Configuration, compose};
 use measurements::parse::gpt::Gpt;
 
@@ -26,18 +26,22 @@ const TABLE: u64 = 1 << 20;
 #[command(after_help = "\
 Only PCR 12 of the copy differs from the image's.
 
-Example: cargo xtask configure target/image/cairn_0.1.0.raw --cluster cluster.json --hints hints.json")]
+Examples: cargo xtask configure target/image/cairn_0.1.0.raw --cluster cluster.json --broker 192.0.2.10:7443
+          cargo xtask configure target/image/cairn_0.1.0.raw --cluster cluster.json --hints hints.json")]
 pub struct ConfigureArgs {
     /// Raw image
     pub image: PathBuf,
     /// The cluster's file, as `key-broker init` made it
     #[arg(long, value_name = "FILE")]
     pub cluster: PathBuf,
-    /// Addresses of brokers, and static addresses of the node
+    /// Where a broker is: its address, no name. May be repeated; nobody believes it, so it needs no protection
+    #[arg(long, value_name = "IP:PORT")]
+    pub broker: Vec<String>,
+    /// JSON file with addresses of brokers, and static addresses of the node
     #[arg(long, value_name = "FILE")]
     pub hints: Option<PathBuf>,
     /// Bundle of the release that the image is of (*.measured-boot.sigstore.json): nodes name it to their broker
-    #[arg(long, value_name = "FILE", requires = "hints")]
+    #[arg(long, value_name = "FILE")]
     pub bundle: Option<PathBuf>,
     /// Where to write the copy [default: beside the image, with the cluster's id in its name]
     #[arg(long, value_name = "FILE")]
@@ -47,11 +51,7 @@ pub struct ConfigureArgs {
 /// Reads the files, writes the copy, and says what PCR 12 will be.
 pub fn run(args: &ConfigureArgs) -> Result<()> {
     let cluster = read(&args.cluster)?;
-    let hints = args.hints.as_deref().map(read).transpose()?;
-    let hints = match (hints, &args.bundle) {
-        (Some(hints), Some(bundle)) => Some(with_release(&hints, &read(bundle)?)?),
-        (hints, _) => hints,
-    };
+    let hints = hints_of(args)?;
     let parsed =
         Cluster::read(&cluster).map_err(|refusal| anyhow::anyhow!("{}: {}", args.cluster.display(), refusal.found))?;
     let output = match &args.output {
@@ -71,12 +71,24 @@ pub fn run(args: &ConfigureArgs) -> Result<()> {
     Ok(())
 }
 
-/// Hints that name this bundle, too.
-fn with_release(hints: &[u8], bundle: &[u8]) -> Result<Vec<u8>> {
-    let mut hints = Hints::read(hints).map_err(|refusal| anyhow::anyhow!(refusal.found))?;
-    let digest = Sha256Digest::of(bundle);
-    hints.release = Some(Bytes32(*digest.as_bytes()));
-    canonical::write(&hints).context("Failed to write hints")
+/// The hints of file and options in the one form that nodes read. People may format the file as they like.
+fn hints_of(args: &ConfigureArgs) -> Result<Option<Vec<u8>>> {
+    let mut hints = match &args.hints {
+        Some(path) => {
+            let hints = serde_json::from_slice(&read(path)?);
+            hints
+                .with_context(|| format!("{} is not as hints are: see docs/how-to/first-cluster.md", path.display()))?
+        }
+        None if args.broker.is_empty() && args.bundle.is_none() => return Ok(None),
+        None => Hints { brokers: Vec::new(), network: None, release: None, schema: Hints::SCHEMA.into() },
+    };
+    hints.brokers.extend(args.broker.iter().cloned());
+    if let Some(bundle) = &args.bundle {
+        hints.release = Some(Bytes32(*Sha256Digest::of(&read(bundle)?).as_bytes()));
+    }
+    let bytes = canonical::write(&hints).context("Failed to write hints")?;
+    Hints::read(&bytes).map_err(|refusal| anyhow::anyhow!("{}: use --broker or --hints", refusal.found))?;
+    Ok(Some(bytes))
 }
 
 /// PCR 12 follows from the configuration alone.
@@ -185,10 +197,37 @@ mod tests {
     }
 
     #[test]
-    fn hints_name_the_bundle_of_the_release() {
-        let hints = b"{\"brokers\":[\"192.0.2.1:1\"],\"schema\":\"cairn.hints/1\"}\n";
-        let named = Hints::read(&with_release(hints, b"a bundle").unwrap()).unwrap();
+    fn hints_are_of_a_file_that_people_wrote_and_of_options() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let text = "\n{\n  \"schema\": \"cairn.hints/1\",\n  \"brokers\": [\n    \"192.0.2.1:1\"\n  ]\n}\n";
+        fs::write(path("hints.json"), text).unwrap();
+        fs::write(path("bundle"), b"a bundle").unwrap();
+        let args = |hints: Option<&str>, broker: &[&str], bundle: Option<&str>| ConfigureArgs {
+            image: path("image"),
+            cluster: path("cluster.json"),
+            broker: broker.iter().map(|broker| (*broker).to_owned()).collect(),
+            hints: hints.map(path),
+            bundle: bundle.map(path),
+            output: None,
+        };
+        let read = |args: &ConfigureArgs| Hints::read(&hints_of(args).unwrap().unwrap()).unwrap();
+        assert_eq!(hints_of(&args(None, &[], None)).unwrap(), None);
+        assert_eq!(read(&args(Some("hints.json"), &[], None)).brokers, ["192.0.2.1:1"]);
+        assert_eq!(read(&args(None, &["192.0.2.2:2", "[::1]:3"], None)).brokers, ["192.0.2.2:2", "[::1]:3"]);
+        let named = read(&args(Some("hints.json"), &["192.0.2.2:2"], Some("bundle")));
+        assert_eq!(named.brokers, ["192.0.2.1:1", "192.0.2.2:2"]);
         assert_eq!(named.release, Some(Bytes32(*Sha256Digest::of(b"a bundle").as_bytes())));
-        assert_eq!(named.brokers, ["192.0.2.1:1"]);
+
+        fs::write(path("other"), "{\"brokers\": [], \"broker\": 1, \"schema\": \"cairn.hints/1\"}").unwrap();
+        for (args, word) in [
+            (args(None, &["broker.example:7443"], None), "no name server"),
+            (args(None, &[], Some("bundle")), "--broker"),
+            (args(Some("other"), &[], None), "first-cluster.md"),
+            (args(Some("missing"), &[], None), "missing"),
+        ] {
+            let error = format!("{:#}", hints_of(&args).unwrap_err());
+            assert!(error.contains(word), "{error}");
+        }
     }
 }

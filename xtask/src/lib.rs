@@ -23,6 +23,7 @@ pub mod mirror;
 pub mod mutants;
 pub mod neighbours;
 pub mod progress;
+pub mod published;
 pub mod rebuild;
 pub mod release;
 pub mod repository;

@@ -291,7 +291,11 @@ impl Hints {
         }
         for broker in &hints.brokers {
             let address: Result<std::net::SocketAddr, _> = broker.parse();
-            address.map_err(|_| refuse(format!("hints.json: {broker:?} is no IP:PORT")))?;
+            address.map_err(|_| {
+                refuse(format!(
+                    "hints.json: {broker:?} is no IP:PORT: nodes ask no name server, so name the broker's address, for example 192.0.2.10:7443"
+                ))
+            })?;
         }
         Ok(hints)
     }

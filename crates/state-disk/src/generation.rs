@@ -22,21 +22,12 @@ const COPY: usize = BLOCK / 2;
 const MAGIC: &[u8; 8] = b"CAIRNGE2";
 /// Of a copy from before file systems had a tag: its file system has none. It is read, never written.
 const MAGIC_WITHOUT_TAG: &[u8; 8] = b"CAIRNGEN";
-/// Magic, disk id, generation, head, HMAC.
+/// Magic, disk id, generation, reserved bytes, HMAC. The reserved bytes are zero and are not read: older agents wrote the root of the audit log.
 const DISK: usize = 8;
 const NUMBER: usize = 24;
-const HEAD: usize = 32;
+const RESERVED: usize = 32;
 const SIGNED: usize = 64;
 const END: usize = 96;
-
-/// What a copy says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Generation {
-    /// How often the disk was released.
-    pub number: u64,
-    /// Head of the broker's audit log then.
-    pub head: [u8; 32],
-}
 
 /// A block whose length is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +83,7 @@ pub fn places(mapping: u64, filesystem: Option<u64>) -> Option<Vec<u64>> {
 
 impl Block {
     /// The block of a new disk: both copies say the same.
-    pub fn new(key: &hmac::Key, disk: &[u8; 16], generation: Generation) -> Self {
+    pub fn new(key: &hmac::Key, disk: &[u8; 16], generation: u64) -> Self {
         let copy = copy(key, disk, generation);
         Self([copy.clone(), copy].concat())
     }
@@ -110,23 +101,23 @@ impl Block {
         &self.0
     }
 
-    /// Of several blocks, the one with the newest whole copy, and what that says.
+    /// Of several blocks, the one with the newest whole copy, and its generation.
     ///
     /// # Errors
     /// [`Error::NoCopy`] where none has a whole one.
-    pub fn newest_of(blocks: Vec<Self>, key: &hmac::Key, disk: &[u8; 16]) -> Result<(Self, Generation), Error> {
+    pub fn newest_of(blocks: Vec<Self>, key: &hmac::Key, disk: &[u8; 16]) -> Result<(Self, u64), Error> {
         let whole = blocks.into_iter().filter_map(|block| {
             let generation = block.generation(key, disk).ok()?;
             Some((block, generation))
         });
-        whole.max_by_key(|(_, generation)| generation.number).ok_or(Error::NoCopy)
+        whole.max_by_key(|(_, generation)| *generation).ok_or(Error::NoCopy)
     }
 
-    /// The newest whole copy.
+    /// The generation of the newest whole copy: how often the disk was released.
     ///
     /// # Errors
     /// [`Error::NoCopy`].
-    pub fn generation(&self, key: &hmac::Key, disk: &[u8; 16]) -> Result<Generation, Error> {
+    pub fn generation(&self, key: &hmac::Key, disk: &[u8; 16]) -> Result<u64, Error> {
         self.newest(key, disk).map(|(_, generation)| generation).ok_or(Error::NoCopy)
     }
 
@@ -140,7 +131,7 @@ impl Block {
     ///
     /// # Errors
     /// [`Error::NoCopy`].
-    pub fn with_next(&self, key: &hmac::Key, disk: &[u8; 16], next: Generation) -> Result<Self, Error> {
+    pub fn with_next(&self, key: &hmac::Key, disk: &[u8; 16], next: u64) -> Result<Self, Error> {
         let (newest, _) = self.newest(key, disk).ok_or(Error::NoCopy)?;
         let mut bytes = self.0.clone();
         let start = (1 - newest) * COPY;
@@ -148,32 +139,31 @@ impl Block {
         Ok(Self(bytes))
     }
 
-    /// Index and content of the newest whole copy.
-    fn newest(&self, key: &hmac::Key, disk: &[u8; 16]) -> Option<(usize, Generation)> {
+    /// Index and generation of the newest whole copy.
+    fn newest(&self, key: &hmac::Key, disk: &[u8; 16]) -> Option<(usize, u64)> {
         let copies = self.0.chunks(COPY).enumerate();
         let whole = copies.filter_map(|(index, copy)| Some((index, parse(key, disk, copy)?)));
-        whole.max_by_key(|(_, generation)| generation.number)
+        whole.max_by_key(|(_, generation)| *generation)
     }
 }
 
-fn copy(key: &hmac::Key, disk: &[u8; 16], generation: Generation) -> Vec<u8> {
+fn copy(key: &hmac::Key, disk: &[u8; 16], generation: u64) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend(disk);
-    bytes.extend(generation.number.to_be_bytes());
-    bytes.extend(generation.head);
+    bytes.extend(generation.to_be_bytes());
+    bytes.resize(SIGNED, 0);
     bytes.extend(hmac::sign(key, &bytes).as_ref());
     bytes.resize(COPY, 0);
     bytes
 }
 
-fn parse(key: &hmac::Key, disk: &[u8; 16], copy: &[u8]) -> Option<Generation> {
+fn parse(key: &hmac::Key, disk: &[u8; 16], copy: &[u8]) -> Option<u64> {
     hmac::verify(key, copy.get(..SIGNED)?, copy.get(SIGNED..END)?).ok()?;
     let is_magic = copy.starts_with(MAGIC) || copy.starts_with(MAGIC_WITHOUT_TAG);
     if !is_magic || copy.get(DISK..NUMBER)? != disk {
         return None;
     }
-    let number = u64::from_be_bytes(copy.get(NUMBER..HEAD)?.try_into().ok()?);
-    Some(Generation { number, head: copy.get(HEAD..SIGNED)?.try_into().ok()? })
+    Some(u64::from_be_bytes(copy.get(NUMBER..RESERVED)?.try_into().ok()?))
 }
 
 #[cfg(test)]
@@ -186,16 +176,12 @@ mod tests {
         hmac::Key::new(hmac::HMAC_SHA256, &[byte; 32])
     }
 
-    fn generation(number: u64) -> Generation {
-        Generation { number, head: [number as u8; 32] }
-    }
-
     #[test]
     fn copies_are_written_in_turn_and_the_newest_counts() {
-        let first = Block::new(&key(1), &DISK, generation(1));
-        let second = first.with_next(&key(1), &DISK, generation(2)).unwrap();
-        let third = second.with_next(&key(1), &DISK, generation(3)).unwrap();
-        assert_eq!(third.generation(&key(1), &DISK), Ok(generation(3)));
+        let first = Block::new(&key(1), &DISK, 1);
+        let second = first.with_next(&key(1), &DISK, 2).unwrap();
+        let third = second.with_next(&key(1), &DISK, 3).unwrap();
+        assert_eq!(third.generation(&key(1), &DISK), Ok(3));
         let changed = |one: &Block, other: &Block| {
             let differs = |half: usize| one.0[half * COPY..][..COPY] != other.0[half * COPY..][..COPY];
             [differs(0), differs(1)]
@@ -206,18 +192,18 @@ mod tests {
 
     #[test]
     fn a_write_that_is_cut_anywhere_leaves_the_older_or_the_newer_number() {
-        let before = Block::new(&key(1), &DISK, generation(7));
-        let after = before.with_next(&key(1), &DISK, generation(8)).unwrap();
+        let before = Block::new(&key(1), &DISK, 7);
+        let after = before.with_next(&key(1), &DISK, 8).unwrap();
         for sector in 0..=BLOCK / 512 {
             let torn = [&after.0[..sector * 512], &before.0[sector * 512..]].concat();
-            let number = Block::from_bytes(torn).unwrap().generation(&key(1), &DISK).unwrap().number;
+            let number = Block::from_bytes(torn).unwrap().generation(&key(1), &DISK).unwrap();
             assert!(number == 7 || number == 8, "{sector}: {number}");
         }
     }
 
     #[test]
     fn what_is_of_another_key_or_disk_or_changed_is_no_copy() {
-        let block = Block::new(&key(1), &DISK, generation(1));
+        let block = Block::new(&key(1), &DISK, 1);
         assert_eq!(block.generation(&key(2), &DISK), Err(Error::NoCopy));
         assert_eq!(block.generation(&key(1), &[6; 16]), Err(Error::NoCopy));
         for at in 0..END {
@@ -234,17 +220,19 @@ mod tests {
     fn copy_from_before_tags_requires_none_until_the_next_is_written() {
         let mut bytes = vec![0; BLOCK];
         for copy in bytes.chunks_mut(COPY) {
-            copy[..SIGNED].copy_from_slice(&super::copy(&key(1), &DISK, generation(7))[..SIGNED]);
+            copy[..SIGNED].copy_from_slice(&super::copy(&key(1), &DISK, 7)[..SIGNED]);
             copy[..super::DISK].copy_from_slice(MAGIC_WITHOUT_TAG);
+            // An older agent has written the root of the audit log.
+            copy[RESERVED..SIGNED].fill(9);
             let tag = hmac::sign(&key(1), &copy[..SIGNED]);
             copy[SIGNED..END].copy_from_slice(tag.as_ref());
         }
         let old = Block::from_bytes(bytes).unwrap();
-        assert_eq!(old.generation(&key(1), &DISK), Ok(generation(7)));
+        assert_eq!(old.generation(&key(1), &DISK), Ok(7));
         assert!(!old.requires_tag(&key(1), &DISK));
-        let next = old.with_next(&key(1), &DISK, generation(8)).unwrap();
+        let next = old.with_next(&key(1), &DISK, 8).unwrap();
         assert!(next.requires_tag(&key(1), &DISK));
-        assert!(Block::new(&key(1), &DISK, generation(0)).requires_tag(&key(1), &DISK));
+        assert!(Block::new(&key(1), &DISK, 0).requires_tag(&key(1), &DISK));
         assert!(next.requires_tag(&key(2), &DISK), "a block without a whole copy requires one, too");
     }
 
@@ -265,8 +253,8 @@ mod tests {
 
     #[test]
     fn the_newest_of_two_places_counts_and_one_is_enough() {
-        let old = Block::new(&key(1), &DISK, generation(7));
-        let new = old.with_next(&key(1), &DISK, generation(8)).unwrap();
+        let old = Block::new(&key(1), &DISK, 7);
+        let new = old.with_next(&key(1), &DISK, 8).unwrap();
         let garbage = Block::from_bytes(vec![9; BLOCK]).unwrap();
         for (blocks, number) in [
             (vec![old.clone(), new.clone()], 8),
@@ -275,7 +263,7 @@ mod tests {
             (vec![new, garbage.clone()], 8),
         ] {
             let (block, found) = Block::newest_of(blocks, &key(1), &DISK).unwrap();
-            assert_eq!((found.number, block.generation(&key(1), &DISK)), (number, Ok(generation(number))));
+            assert_eq!((found, block.generation(&key(1), &DISK)), (number, Ok(number)));
         }
         assert_eq!(Block::newest_of(vec![garbage], &key(1), &DISK), Err(Error::NoCopy));
         assert_eq!(Block::newest_of(vec![], &key(1), &DISK), Err(Error::NoCopy));

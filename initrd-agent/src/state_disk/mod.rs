@@ -24,7 +24,7 @@ use std::fs::{File, OpenOptions};
 use attest::cluster::Slot;
 use attest::message::{DiskGrant, DiskState, Purpose};
 use attest::recovery::SignedStatement;
-use state_disk::generation::{Block, Generation};
+use state_disk::generation::Block;
 use state_disk::keys::{self, DiskKeys};
 use state_disk::layout::Profile;
 use state_disk::{header, id, statement};
@@ -118,8 +118,6 @@ struct Granted {
     keys: DiskKeys,
     /// What the broker knows, before this boot.
     generation: u64,
-    /// Root of its audit log.
-    head: [u8; 32],
 }
 
 /// What has to be done with it yet.
@@ -133,22 +131,15 @@ enum Kind {
     Grown,
 }
 
-/// Makes or unlocks the disk with the broker's release. Nothing of it is mounted. `receipt_root` is the root of the
-/// broker's audit log that came with the release.
+/// Makes or unlocks the disk with the broker's release. Nothing of it is mounted.
 ///
 /// # Errors
 /// `GRANT_INVALID`, `DISK_FOREIGN`, `HEADER_DIGEST`, `HEADER_INVALID`, `DISK_KEY_WRONG`, `DISK_OPEN_FAILED`,
 /// `DISK_TABLE_MISMATCH`, `GENERATION_INVALID`, `DISK_ROLLBACK`, `BROKER_BEHIND`, `DISK_TOO_SMALL`,
 /// `DISK_FORMAT_FAILED`, `DISK_WRITE_FAILED`, `DISK_UNREADABLE`.
-pub fn open(
-    found: Found,
-    purpose: Purpose,
-    grant: &DiskGrant,
-    share: &Zeroizing<[u8; 32]>,
-    receipt_root: &[u8; 32],
-) -> Result<Opened, Failure> {
+pub fn open(found: Found, purpose: Purpose, grant: &DiskGrant, share: &Zeroizing<[u8; 32]>) -> Result<Opened, Failure> {
     let id = grant::check(grant, &found.slot, purpose)?;
-    let granted = Granted { id, keys: keys::derive(share, &id), generation: grant.generation, head: *receipt_root };
+    let granted = Granted { id, keys: keys::derive(share, &id), generation: grant.generation };
     match purpose {
         Purpose::Provision => make(found, grant, granted),
         Purpose::Unlock => unlock(found, grant, granted),
@@ -167,8 +158,8 @@ fn make(found: Found, grant: &DiskGrant, granted: Granted) -> Result<Opened, Fai
         volume::write_first_tags(&mapping)?;
     }
     filesystem::make(&mapping.node, volume::filesystem_bytes(mapping.bytes))?;
-    let Granted { id, generation: number, head, .. } = granted;
-    let block = Block::new(&granted.keys.generation, &id, Generation { number, head });
+    let Granted { id, generation: number, .. } = granted;
+    let block = Block::new(&granted.keys.generation, &id, number);
     volume::write(&mapping, &block)?;
     console::line(&format!("state disk {} is made as {}", disk.node.display(), grant.id));
     let (header, volume) = (header::digest(&area), keys::volume(&key[..], &id));
@@ -260,9 +251,8 @@ impl Opened {
     /// # Errors
     /// `DISK_WRITE_FAILED`, `GENERATION_INVALID`.
     pub fn advance(&self) -> Result<(), Failure> {
-        let Granted { id, keys, head, .. } = &self.granted;
-        let generation = Generation { number: self.generation, head: *head };
-        volume::write(&self.mapping, &volume::next(&self.block, &keys.generation, id, generation)?)
+        let Granted { id, keys, .. } = &self.granted;
+        volume::write(&self.mapping, &volume::next(&self.block, &keys.generation, id, self.generation)?)
     }
 
     /// To be called once the broker has acknowledged the commit: what it says of the disk is written beside the header, and a disk that was made now is finished.

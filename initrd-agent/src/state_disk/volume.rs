@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use ring::hmac;
 use state_disk::filesystem::{self, SUPERBLOCK, SUPERBLOCK_LENGTH};
-use state_disk::generation::{self, Block, Generation, Verdict, places};
+use state_disk::generation::{self, Block, Verdict, places};
 use state_disk::keys::DiskKeys;
 use state_disk::layout::{GENERATION, SECTOR};
 
@@ -57,17 +57,16 @@ pub fn judge(volume: &impl ReadAt, bytes: u64, keys: &DiskKeys, id: &[u8; 16], b
     let key = &keys.generation;
     let (block, found) = Block::newest_of(blocks, key, id)
         .map_err(|error| Failure::new(Code::GenerationInvalid, format!("the state disk: {error}")))?;
-    let numbers = format!("the disk was released {} times, the broker knows of {broker}", found.number);
-    match generation::judge(found.number, broker) {
+    let numbers = format!("the disk was released {found} times, the broker knows of {broker}");
+    match generation::judge(found, broker) {
         Verdict::GoesOn => {}
         Verdict::DiskRollback => return Err(Failure::new(Code::DiskRollback, numbers)),
         Verdict::BrokerBehind => return Err(Failure::new(Code::BrokerBehind, numbers)),
     }
     let has_tag = |number: &u64| filesystem::has_tag(&superblock, &filesystem::tag(&keys.filesystem, id, *number));
-    if block.requires_tag(key, id) && !generation::accepted_tags(found.number, broker).iter().any(has_tag) {
+    if block.requires_tag(key, id) && !generation::accepted_tags(found, broker).iter().any(has_tag) {
         let what = format!(
-            "the superblock of the state disk does not have the tag of generation {}: the generation block is newer than the file system",
-            found.number
+            "the superblock of the state disk does not have the tag of generation {found}: the generation block is newer than the file system"
         );
         return Err(Failure::new(Code::DiskRollback, what));
     }
@@ -96,7 +95,7 @@ pub fn tag(mapping: &Mapping, keys: &DiskKeys, id: &[u8; 16], generation: u64) -
 ///
 /// # Errors
 /// `GENERATION_INVALID`.
-pub fn next(block: &Block, key: &hmac::Key, id: &[u8; 16], generation: Generation) -> Result<Block, Failure> {
+pub fn next(block: &Block, key: &hmac::Key, id: &[u8; 16], generation: u64) -> Result<Block, Failure> {
     block
         .with_next(key, id, generation)
         .map_err(|error| Failure::new(Code::GenerationInvalid, format!("the state disk: {error}")))
@@ -176,7 +175,7 @@ mod tests {
     }
 
     fn block(number: u64) -> Block {
-        Block::new(&keys().generation, &ID, Generation { number, head: [3; 32] })
+        Block::new(&keys().generation, &ID, number)
     }
 
     /// A volume of 1 MiB with a file system of so many bytes, blocks at these places, and the tag of the newest.
@@ -281,12 +280,12 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(BYTES).unwrap();
         let mapping = Mapping { node: file.path().display().to_string(), bytes: BYTES };
-        let next = next(&block(5), &keys().generation, &ID, Generation { number: 6, head: [4; 32] }).unwrap();
+        let next = next(&block(5), &keys().generation, &ID, 6).unwrap();
         write(&mapping, &next).unwrap();
         let written = std::fs::read(file.path()).unwrap();
         assert_eq!(&written[BYTES as usize - 4096..], next.as_bytes());
         assert!(written[..BYTES as usize - 4096].iter().all(|byte| *byte == 0));
         let found = Block::from_bytes(written[BYTES as usize - 4096..].to_vec()).unwrap();
-        assert_eq!(found.generation(&keys().generation, &ID).map(|generation| generation.number), Ok(6));
+        assert_eq!(found.generation(&keys().generation, &ID), Ok(6));
     }
 }

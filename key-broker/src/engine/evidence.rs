@@ -317,10 +317,9 @@ impl Engine {
         let refused = |code: Own, found: String| Ok(Err(Decided::Refused(Refusal::new(code, found))));
         let name = &shown.node.name;
         let node: Option<Node> = get(transaction, Table::Nodes, name.as_bytes())?;
-        let is_same =
-            |node: &Node| (node.ek, node.machine, node.bank) == (shown.node.ek, shown.node.machine, shown.node.bank);
         let is_key = |node: &Node| node.ek.0 == sha256(&begun.hello.ek.0);
-        let Some(node) = node.filter(|node| is_same(node) && is_key(node)) else {
+        let is_same = |node: &Node| (node.machine, node.bank) == (shown.node.machine, shown.node.bank);
+        let Some(node) = node.filter(|node| is_key(node) && is_same(node)) else {
             return refused(Own::EkUntrusted, format!("node {name} was enrolled anew meanwhile"));
         };
         if node.retired {

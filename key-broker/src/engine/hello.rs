@@ -20,7 +20,7 @@ use crate::code::Own;
 use crate::store::Table;
 
 /// The bank that a machine which is not enrolled is asked for: always the same, either of the two, so that the bank does not tell that a machine is enrolled.
-fn unknown_bank(open: &Open, ek: &[u8]) -> Bank {
+pub(super) fn unknown_bank(open: &Open, ek: &[u8]) -> Bank {
     let secret = open.keys.epochs.first_key_value().map_or(&[][..], |(_, key)| &key[..]);
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let is_even = hmac::sign(&key, &[b"cairn bank of an unknown machine", ek].concat()).as_ref()[0].is_multiple_of(2);

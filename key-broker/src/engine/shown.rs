@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::Engine;
 use super::admin::Outcome;
 use super::audit::{self, Bundles};
 use super::records::{self, Disk, Node, get};
@@ -49,12 +50,38 @@ fn disk_shown(disk: &Disk) -> Value {
         "state": disk.state,
         "generation": disk.generation,
         "committed": disk.committed,
+        "unreported_boots": disk.unreported,
     })
 }
 
 pub(super) fn disks(transaction: &dyn Transaction) -> Result<Value, Error> {
     let disks = records::all::<Disk>(transaction, Table::Disks)?;
     Ok(disks.iter().map(|(_, disk)| disk_shown(disk)).collect())
+}
+
+/// Disks that are read in one look: hellos are answered between two pages.
+const PAGE: usize = 256;
+
+impl Engine {
+    /// The highest number of boots in a row that got the share of one disk and did not report; none where the database cannot be read.
+    pub fn unreported_boots(&self) -> Option<u32> {
+        let (mut most, mut last) = (0, None::<Vec<u8>>);
+        loop {
+            let mut page = Vec::new();
+            let read = self.store.look(&mut |transaction| {
+                page = transaction.after(Table::Disks, last.as_deref(), PAGE)?;
+                Ok(())
+            });
+            read.ok()?;
+            let Some((key, _)) = page.last() else { return Some(most) };
+            last = Some(key.clone());
+            for (_, disk) in page {
+                let disk: Disk = serde_json::from_slice(&disk).ok()?;
+                // The share of a retired disk is gone: no report will come.
+                most = most.max(if disk.state == "retired" { 0 } else { disk.unreported });
+            }
+        }
+    }
 }
 
 pub(super) fn explain(store: &dyn Store, bundles: &Bundles, request: &str) -> Outcome {

@@ -6,6 +6,7 @@ use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Assurance;
 use measurements::Bank;
 
+use super::hello::unknown_bank;
 use super::ready::MAX_CLOCK_BEHIND_SECONDS;
 use super::{AdminCommand, Engine, Settings, Unready};
 use crate::code::{Code, Own};
@@ -96,4 +97,19 @@ fn retired_machine_is_used_again_as_its_code_advises() {
     assert!(advice.contains("same name") && advice.contains("disk grant NAME --overwrite"), "{advice}");
     enrol(&engine, "one").unwrap();
     grant(&engine, true, None).unwrap();
+}
+
+/// Otherwise the bank of a challenge would tell an unauthenticated client which machines are enrolled.
+#[test]
+fn unknown_machine_is_always_asked_for_the_same_bank_and_both_banks_occur() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [broker, other] = folders.each_ref().map(|folder| init(folder.path()));
+    let banks = |broker: &Path| -> Vec<Bank> {
+        let open = open(broker).unwrap().keys().unwrap();
+        (0..64).map(|number: u8| unknown_bank(&open, &[number; 64])).collect()
+    };
+    let found = banks(&broker);
+    assert!(found.contains(&Bank::Sha384) && found.contains(&Bank::Sha256), "{found:?}");
+    assert_eq!(banks(&broker), found);
+    assert_ne!(banks(&other), found, "a client can calculate the banks");
 }

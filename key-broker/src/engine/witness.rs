@@ -127,7 +127,7 @@ impl Engine {
                 "witness": key.name,
                 "leaves": size,
                 "time": time,
-                "state": trouble.as_ref().map_or("signed", Trouble::token),
+                "state": trouble.as_ref().map_or(if size == 0 { "waiting" } else { "signed" }, Trouble::token),
                 "found": trouble.map(|trouble| trouble.to_string()),
             })
         };

@@ -60,12 +60,30 @@ pub(super) fn to_2(transaction: &Transaction) -> Result<(), Error> {
     let keys = endorsement_keys(transaction)?;
     let latches = latches(transaction, &keys)?;
     transaction.execute_batch("DELETE FROM latches; DELETE FROM spent;")?;
-    for (node, latch) in &latches {
-        let session = latch.get("session").and_then(Value::as_str).and_then(|text| hex::decode(text).ok());
+    for (node, Latch { record, .. }) in &latches {
+        let session = record.get("session").and_then(Value::as_str).and_then(|text| hex::decode(text).ok());
         let session = session.ok_or(Error::Damaged("latch"))?;
-        let value = serde_json::to_vec(latch).map_err(|error| Error::Work(error.to_string()))?;
+        let value = serde_json::to_vec(record).map_err(|error| Error::Work(error.to_string()))?;
         transaction.execute("INSERT INTO latches (key, value) VALUES (?1, ?2)", params![node.as_bytes(), value])?;
         transaction.execute("INSERT INTO spent (key, value) VALUES (?1, ?2)", params![session, node.as_bytes()])?;
+    }
+    rename_boots(transaction, &latches)
+}
+
+/// A disk's record names the boot of its last release, which may report after the migration. Version 1 named it by the attestation key.
+fn rename_boots(transaction: &Transaction, latches: &[(String, Latch)]) -> Result<(), Error> {
+    let names: BTreeMap<String, &String> =
+        latches.iter().map(|(_, latch)| (hex::encode(&latch.old_boot), &latch.boot)).collect();
+    for (key, disk) in rows(transaction, "disks")? {
+        let mut disk = document(&disk, "disk")?;
+        for field in ["pending", "released"] {
+            let old = disk.get(field).and_then(Value::as_str);
+            if let Some(boot) = old.and_then(|old| names.get(old)) {
+                disk.insert(field.into(), (*boot).clone().into());
+            }
+        }
+        let value = serde_json::to_vec(&disk).map_err(|error| Error::Work(error.to_string()))?;
+        transaction.execute("UPDATE disks SET value = ?2 WHERE key = ?1", params![key, value])?;
     }
     Ok(())
 }
@@ -115,25 +133,39 @@ fn endorsement_keys(transaction: &Transaction) -> Result<BTreeMap<String, Keys>,
     Ok(keys)
 }
 
-/// The last latch of each node's TPM, in the form of version 2.
-fn latches(transaction: &Transaction, keys: &BTreeMap<String, Keys>) -> Result<Vec<(String, Record)>, Error> {
-    let mut last: BTreeMap<String, ((u32, u32), Record)> = BTreeMap::new();
-    for (boot, latch) in rows(transaction, "latches")? {
-        let mut latch = document(&latch, "latch")?;
-        let node = latch.get("node").and_then(Value::as_str).ok_or(Error::Damaged("latch"))?.to_owned();
-        let (key, counts) = boot.split_last_chunk::<COUNTS>().ok_or(Error::Damaged("latch"))?;
+/// The last boot of a node.
+struct Latch {
+    /// Resets and restarts.
+    counts: (u32, u32),
+    /// The boot's name in version 1.
+    old_boot: Vec<u8>,
+    /// Its name in version 2, hexadecimal.
+    boot: String,
+    /// In the form of version 2.
+    record: Record,
+}
+
+/// The last latch of each node's TPM.
+fn latches(transaction: &Transaction, keys: &BTreeMap<String, Keys>) -> Result<Vec<(String, Latch)>, Error> {
+    let mut last: BTreeMap<String, Latch> = BTreeMap::new();
+    for (old_boot, latch) in rows(transaction, "latches")? {
+        let mut record = document(&latch, "latch")?;
+        let node = record.get("node").and_then(Value::as_str).ok_or(Error::Damaged("latch"))?.to_owned();
+        let (key, counts) = old_boot.split_last_chunk::<COUNTS>().ok_or(Error::Damaged("latch"))?;
         let [r0, r1, r2, r3, s0, s1, s2, s3] = *counts;
         let (reset, restart) = (u32::from_be_bytes([r0, r1, r2, r3]), u32::from_be_bytes([s0, s1, s2, s3]));
+        let boot = hex::encode(counts);
         // A boot of another TPM that had this name before is compared with nothing.
         let Some(keys) = keys.get(&node).filter(|keys| keys.attestation == key) else { continue };
-        latch.insert("ek".into(), keys.endorsement.clone().into());
-        latch.insert("reset".into(), reset.into());
-        latch.insert("restart".into(), restart.into());
-        if last.get(&node).is_none_or(|kept| kept.0 < (reset, restart)) {
-            last.insert(node, ((reset, restart), latch));
+        record.insert("ek".into(), keys.endorsement.clone().into());
+        record.insert("reset".into(), reset.into());
+        record.insert("restart".into(), restart.into());
+        if last.get(&node).is_none_or(|kept| kept.counts < (reset, restart)) {
+            let boot = keys.endorsement.clone() + &boot;
+            last.insert(node, Latch { counts: (reset, restart), old_boot, boot, record });
         }
     }
-    Ok(last.into_iter().map(|(node, (_, latch))| (node, latch)).collect())
+    Ok(last.into_iter().collect())
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ const DAY: u64 = 86_400;
 /// What a trust root says.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Example: cargo xtask trust-root make trust-root.json --root-key root.key --release-key release.pub --log-key log.cairn.invalid+... --witness-key witness.cairn.invalid+...\n\
-                  The next one: cargo xtask trust-root make next.json --after trust-root.json --root-key root.key --release-key new.pub --end-key old.pub"
+    after_help = "Example: cargo xtask trust-root make signing/trust-root.json --root-key signing/root.key --release-key signing/release.pub --log-key log.cairn.invalid+... --witness-key witness.cairn.invalid+...\n\
+                  The next one: cargo xtask trust-root make signing/next.json --after signing/trust-root.json --root-key signing/root.key --release-key new.pub --end-key old.pub"
 )]
 pub struct MakeArgs {
     /// Where it goes; a file that is there is not replaced

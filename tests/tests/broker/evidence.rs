@@ -49,7 +49,11 @@ fn another_node(suite: &Suite, _: &str) -> Result<()> {
         (evidence.quote, evidence.signature) = (Hex(quote.attest), Hex(quote.signature));
         Ok(())
     })?;
-    scene.must_still_release().map(drop)
+    // An endorsement key is public: until a quote was verified, the client is not this node.
+    ensure!(scene.broker.last_node()?.is_empty(), "the refusal is recorded under the node's name");
+    scene.must_still_release()?;
+    ensure!(scene.broker.last_node()? == "one", "the release is not recorded under the node's name");
+    Ok(())
 }
 
 fn general_key(suite: &Suite, _: &str) -> Result<()> {

@@ -4,11 +4,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use attest::bytes::Bytes32;
 use attest::message::{CommitResult, DiskState, Purpose};
 use cairn_tests::attester::hpke_key;
+use cairn_tests::broker::Broker;
 use cairn_tests::suite::Suite;
 use xtask::vm::tpm_commands::SigningKey;
 
 use crate::Row;
 use crate::holds::{must_hold, resets};
+use crate::operation::{plain, with_metrics};
 use crate::scene::{Node, Scene, ask, provision, release};
 
 pub fn rows() -> Vec<Row> {
@@ -22,6 +24,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("failed_report_does_not_reset_the_count_of_unreported_boots", failures),
         Row::new("held_node_adds_one_row_to_the_audit_log", held_once),
         Row::new("database_that_gives_a_key_to_another_node_is_refused", changed_index),
+        Row::new("machine_that_the_index_gives_to_another_node_gets_nothing", index_changed_meanwhile),
     ]
 }
 
@@ -132,18 +135,40 @@ fn cleared(suite: &Suite, _: &str) -> Result<()> {
     scene.must_still_unlock()
 }
 
+/// What an operator and an alarm see of boots without a report.
+fn must_show_unreported(broker: &Broker, boots: usize) -> Result<()> {
+    for shown in
+        [broker.disk("one", "unreported_boots")?, broker.admin(&["disk", "list"])?[0]["unreported_boots"].take()]
+    {
+        ensure!(shown == boots, "{shown} boots without a report are shown, not {boots}");
+    }
+    let metrics = plain(broker, "/metrics")?;
+    let line = format!("\ncairn_broker_unreported_boots {boots}\n");
+    ensure!(metrics.contains(&line), "no {line:?} in {metrics}");
+    Ok(())
+}
+
 /// Whoever drops the reports would keep the generation where it is, for ever.
 fn unreported(suite: &Suite, _: &str) -> Result<()> {
     const ALLOWED: usize = 3;
-    let mut scene = Scene::known(suite)?;
-    for _ in 0..ALLOWED {
+    let mut broker = Broker::new("")?;
+    with_metrics(&broker)?;
+    broker.run()?;
+    let mut scene = Scene::with(suite, broker)?;
+    scene.provision()?;
+    scene.reboot()?;
+    must_show_unreported(&scene.broker, 0)?;
+    for number in 1..=ALLOWED {
         scene.must_still_unlock()?;
+        // Before the hold, while there is time to look for what drops the reports.
+        must_show_unreported(&scene.broker, number)?;
         scene.reboot()?;
     }
     let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
     ensure!(response.status == 202, "a node that never reports is answered with {}", response.status);
     scene.broker.must_refuse(&response, "COMMIT_MISSING")?;
     scene.broker.admin(&["node", "approve", "one"])?;
+    must_show_unreported(&scene.broker, 0)?;
     // With a report after each, there is no end.
     for _ in 0..=ALLOWED {
         let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
@@ -202,14 +227,19 @@ fn held_once(suite: &Suite, _: &str) -> Result<()> {
     scene.must_still_release().map(drop)
 }
 
-/// Rows that no command writes: the index names a node that has another key.
+/// A row that no command writes: the index says that this machine is node `one`, which has another key.
+fn add_to_index(database: &rusqlite::Connection, machine: &Node) -> Result<Vec<u8>> {
+    let key = hex::decode(machine.tpm.endorsement_key_digest())?;
+    database.execute("INSERT INTO endorsement_keys (key, value) VALUES (?1, ?2)", rusqlite::params![key, b"one"])?;
+    Ok(key)
+}
+
 fn changed_index(suite: &Suite, _: &str) -> Result<()> {
     let mut scene = Scene::new(suite)?;
     let stranger = scene.stranger()?;
     scene.broker.kill();
     let database = rusqlite::Connection::open(scene.broker.file("database"))?;
-    let key = hex::decode(stranger.tpm.endorsement_key_digest())?;
-    database.execute("INSERT INTO endorsement_keys (key, value) VALUES (?1, ?2)", rusqlite::params![key, b"one"])?;
+    let key = add_to_index(&database, &stranger)?;
     ensure!(scene.broker.run().is_err(), "the broker runs on an index that somebody changed");
     let words = String::from_utf8_lossy(&scene.broker.printed()?).into_owned();
     ensure!(words.contains("names node \"one\""), "the broker says {words}");
@@ -217,4 +247,19 @@ fn changed_index(suite: &Suite, _: &str) -> Result<()> {
     drop(database);
     scene.broker.run()?;
     scene.must_still_release().map(drop)
+}
+
+/// The same while the broker runs: it has checked the index before.
+fn index_changed_meanwhile(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let mut stranger = scene.stranger()?;
+    stranger.disk = scene.node.disk.clone();
+    add_to_index(&rusqlite::Connection::open(scene.broker.file("database"))?, &stranger)?;
+    for purpose in [Purpose::Unlock, Purpose::Provision] {
+        let (_, response) = ask(&scene.broker, &mut stranger, purpose)?;
+        scene.broker.must_refuse(&response, "EK_UNTRUSTED")?;
+        // It was refused as an unknown machine, before its evidence was appraised as that of the node.
+        ensure!(scene.broker.last_node()?.is_empty(), "the refusal is recorded under the node's name");
+    }
+    scene.must_still_unlock()
 }

@@ -2,6 +2,7 @@
 //! `cargo xtask test`; one row is `cargo xtask test -- ROW`.
 
 mod availability;
+mod bodies;
 mod clock;
 mod commits;
 mod crashes;
@@ -12,7 +13,9 @@ mod fake;
 mod growth;
 mod holds;
 mod identity;
+mod meanwhile;
 mod measured;
+mod migrated;
 mod operation;
 mod published;
 mod publisher;
@@ -41,13 +44,16 @@ fn main() -> ExitCode {
         holds::rows(),
         shares::rows(),
         growth::rows(),
+        migrated::rows(),
         commits::rows(),
+        meanwhile::rows(),
         availability::rows(),
         readiness::rows(),
         measured::rows(),
         sessions::rows(),
         repeats::rows(),
         strangers::rows(),
+        bodies::rows(),
         operation::rows(),
         published::rows(),
         clock::rows(),

@@ -28,6 +28,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("an_older_or_expired_channel_state_says_nothing", channels),
         Row::new("a_revoked_release_is_refused_at_the_next_boot", revoked),
         Row::new("a_lower_epoch_is_never_run_again", epochs),
+        Row::new("release_without_a_report_raises_the_epoch_of_its_node", epoch_without_report),
         Row::new("a_node_names_its_release_and_a_refusal_is_explained_by_it", named),
         Row::new("a_release_needs_as_many_rebuilders_as_the_policy_says", rebuilt),
         Row::new("disks_are_unlocked_for_a_while_after_the_channel_expired", stale),
@@ -228,6 +229,21 @@ fn epochs(suite: &Suite, _: &str) -> Result<()> {
     scene.broker.must_refuse(&response, least)?;
     scene.reboot()?;
     scene.must_still_unlock()
+}
+
+/// Nothing that a node does after its release, or does not do, lowers the epoch that it was released for.
+fn epoch_without_report(suite: &Suite, _: &str) -> Result<()> {
+    let (mut scene, mut publisher, _) = begin(suite, "")?;
+    let (older, statement) = publisher.release(&suite.debug, 3)?;
+    must(give(&scene.broker, &CHANNEL, &publisher.promote(statement, Standing::Good)?.write()?)?)?;
+    must(give(&scene.broker, &[&ALLOW[..2], &["--allow-debug", "--bundle"]].concat(), &older.write()?)?)?;
+    scene::release(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    let boot = Boot::of(&composition(&suite.debug, &scene.broker)?);
+    scene.node.reboot(&boot)?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    scene.broker.must_refuse(&response, codes(35)[1])?;
+    scene.reboot()?;
+    scene.provision().map(drop)
 }
 
 /// Registers decide; what the node says of its release explains why they are refused.

@@ -14,6 +14,7 @@ use rusqlite::Connection as Database;
 use crate::Row;
 use crate::availability::{NODES, PATIENCE, await_readiness, begin_all, fleet, get, show_all};
 use crate::operation::{plain, with_metrics};
+use crate::scene::Scene;
 
 pub fn rows() -> Vec<Row> {
     vec![
@@ -21,6 +22,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("sealed_broker_and_broker_with_a_late_clock_are_not_ready", sealed_or_late),
         Row::new("metrics_delay_no_request_while_releases_are_judged", metrics),
         Row::new("requests_that_wait_for_the_store_delay_no_hello", waiting),
+        Row::new("store_that_cannot_read_delays_a_node_and_does_not_refuse_it", unreadable),
     ]
 }
 
@@ -135,4 +137,20 @@ fn waiting(suite: &Suite, _: &str) -> Result<()> {
         ensure!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
         Ok(())
     })
+}
+
+/// The records of nodes are away: the broker cannot know whether a machine is enrolled.
+fn unreadable(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    let mut talk = scene.begin(Purpose::Provision)?;
+    let evidence = scene.node.evidence(&talk)?;
+    let hello = scene.node.hello(Purpose::Provision)?;
+    let database = Database::open(scene.broker.file("database"))?;
+    database.execute_batch("ALTER TABLE nodes RENAME TO nodes_away")?;
+    let answers = [scene.broker.wire()?.say("/krp/1/hello", &hello)?, talk.show(&evidence)?];
+    for (answer, message) in answers.iter().zip(["hello", "evidence"]) {
+        ensure!(answer.status == 503 && answer.retry_after.is_some(), "the {message}: {}", answer.status);
+    }
+    database.execute_batch("ALTER TABLE nodes_away RENAME TO nodes")?;
+    scene.must_still_release().map(drop)
 }

@@ -14,7 +14,6 @@ use cairn_tests::broker::Broker;
 use cairn_tests::node::Node as Machine;
 use cairn_tests::suite::Suite;
 use measurements::parse::tcg_log::Log;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 
 use crate::Row;
@@ -31,7 +30,6 @@ pub fn rows() -> Vec<Row> {
         Row::new("clients_of_one_address_do_not_spend_what_a_node_needs_after_its_hello", shared_address),
         Row::new("evidence_without_hello_is_refused_unread", unread),
         Row::new("slow_connections_end_and_nodes_are_served", slow),
-        Row::new("slow_hello_bodies_of_many_connections_delay_no_node", slow_bodies),
         Row::new("floods_are_turned_away_and_keep_nothing", floods),
         Row::new("denials_look_alike", alike),
     ]
@@ -146,12 +144,26 @@ fn hostile_text(suite: &Suite, _: &str) -> Result<()> {
 }
 
 /// Connects from another address of the loopback.
-fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
+pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
     let SocketAddr::V4(to) = to else { anyhow::bail!("the broker listens at {to}") };
     connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
     Ok(TcpStream::from(socket))
+}
+
+/// Whether the broker closes this connection within this time.
+fn is_closed(connection: &mut TcpStream, within: Duration) -> Result<bool> {
+    connection.set_read_timeout(Some(within))?;
+    match connection.read(&mut [0]) {
+        Ok(0) => Ok(true),
+        Ok(_) => anyhow::bail!("the broker speaks first"),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(true),
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn silent_address(suite: &Suite, _: &str) -> Result<()> {
@@ -160,6 +172,11 @@ fn silent_address(suite: &Suite, _: &str) -> Result<()> {
     let mut scene = Scene::with(suite, Broker::start_with(&limits)?)?;
     let address = scene.broker.address()?;
     let other = Ipv4Addr::new(127, 0, 0, 2);
+    // There are places left in all, and none for this address.
+    let mut connections = (0..17).map(|_| connect_from(other, address)).collect::<Result<Vec<_>>>()?;
+    ensure!(is_closed(&mut connections[16], Duration::from_secs(5))?, "one address has more places than it may");
+    ensure!(!is_closed(&mut connections[0], Duration::from_millis(200))?, "the first connection was closed for it");
+    drop(connections);
     // More than there are places in all, and each is taken again as soon as it is free.
     let silent = (0..2 * PLACES).map(|_| connect_from(other, address)).collect::<Result<Vec<_>>>()?;
     scene.provision()?;
@@ -181,12 +198,7 @@ fn full(suite: &Suite, _: &str) -> Result<()> {
     let (mut talk, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
     ensure!(response.status == 200, "no release: {}", scene.broker.judged(&response)?);
     let released = scene.node.open(&talk, &response.body)?;
-    let mut oldest = silent.remove(0);
-    oldest.set_read_timeout(Some(Duration::from_secs(5)))?;
-    // Closed, or reset; a time-out is neither.
-    if let Err(error) = oldest.read(&mut [0]) {
-        ensure!(error.kind() == std::io::ErrorKind::ConnectionReset, "the oldest connection stays open: {error}");
-    }
+    ensure!(is_closed(&mut silent.remove(0), Duration::from_secs(5))?, "the oldest connection stays open");
     // The node's connection is the oldest now, and is not closed for another.
     for from in 3..6 {
         silent.extend(flood(from)?);
@@ -269,27 +281,6 @@ fn slow(suite: &Suite, _: &str) -> Result<()> {
             Err(error) => ensure!(!error.to_string().contains("silent for"), "{error}"),
         }
     }
-    scene.must_still_unlock()
-}
-
-/// More slow bodies than a broker once had places for; each has its own connection.
-fn slow_bodies(suite: &Suite, _: &str) -> Result<()> {
-    const MANY: usize = 1100;
-    // Each connection is a file of this process, too.
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    let limits = "connections_per_address = 2048\npatience_seconds = 90\nrequests_per_minute = 100000";
-    let mut scene = Scene::with(suite, Broker::start_with(limits)?)?;
-    let address = scene.broker.address()?;
-    let mut slow = Vec::new();
-    for _ in 0..MANY {
-        let mut connection = connection::Connection::open(address, Duration::from_secs(20))?;
-        connection.send(b"POST /krp/1/hello HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")?;
-        slow.push(connection);
-    }
-    scene.provision()?;
-    drop(slow);
-    scene.reboot()?;
     scene.must_still_unlock()
 }
 

@@ -42,7 +42,7 @@ pub fn rows() -> Vec<Row> {
             let words = [&*victim.package.name, &*victim.package.version, "Ways on", "cargo xtask lock", "snapshot"];
             victim.bench.must_fail(build.env(MIRROR, &mirror.address), &words)
         }),
-        Row::new("a_forgotten_package_is_resolved_anew_and_the_image_marked", resolved_anew),
+        Row::new("a_forgotten_package_is_resolved_anew_and_the_image_marked", resolved_anew).in_full(),
         Row::new("an_interrupted_download_is_continued", continued),
         Row::new("a_damaged_package_in_the_cache_is_fetched_again", damaged),
     ]

@@ -33,7 +33,9 @@ fn two_builds(shop: &Workshop, row: &str) -> Result<()> {
 
     let other = OtherHost::prepare(shop, &shop.folder(row)?)?;
     other.run("", &["fetch"])?;
-    other.run("unshare_net", &["in-root", "true"])?;
+    // In the folder where it is called.
+    let listed = other.run("unshare_net", &["in-root", "ls"])?;
+    ensure!(listed.contains("Cargo.toml"), "the current folder is not shown: {listed}");
     other.change_the_clock()?;
     let (here, there) =
         (output_of(Command::new("date").arg("+%Y"))?, other.run("unshare_net", &["in-root", "date", "+%Y"])?);

@@ -10,6 +10,7 @@ mod keys;
 mod monitor;
 mod npm;
 mod published;
+mod recipe;
 mod recorded;
 mod rekor_v1;
 mod release;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         published::rows(),
         timestamps::rows(),
         troubles::rows(),
+        recipe::rows(),
         recorded::rows(),
         rekor_v1::rows(),
         release::rows(),

@@ -105,7 +105,7 @@ fn released(scene: &Scene, row: &str) -> Result<()> {
     let mut desk = begin(scene, row)?;
     // A release is of a commit.
     fs::write(desk.checkout.join("new"), "").context("Failed to write a file")?;
-    must_fail(&desk.release(&[])?, &["uncommitted changes: commit them"])?;
+    must_fail(&desk.release(&[])?, &["uncommitted changes", "signing/"])?;
     fs::remove_file(desk.checkout.join("new")).context("Failed to remove a file")?;
 
     // So is what is missing, before anything costs time.
@@ -159,6 +159,17 @@ fn next(desk: &mut Desk, first: &Path, bundle: &str) -> Result<()> {
         fs::write(&path, text.replacen(from, to, 1)).context("Failed to change a file")?;
     }
     commit(&desk.checkout, "The next version")?;
+    // Into the folder of the first one nothing is built, and nothing is said of bytes that were not published.
+    let image = fs::read(first.join("cairn_0.1.0.raw")).context("Failed to read an image")?;
+    let output = desk.release(&["--out", &first.display().to_string()])?;
+    must_fail(&output, &["has a signed statement"])?;
+    ensure!(!said(&output).contains("release 1/5"), "it began: {}", said(&output));
+    let reference = first.join("cairn_0.1.0.reference.json");
+    let kept = fs::read(&reference).context("Failed to read a reference")?;
+    fs::write(&reference, [&kept[..], b" "].concat()).context("Failed to overwrite a reference")?;
+    must_fail(&desk.release(&["--previous", &first.display().to_string()])?, &["is not the file that was published"])?;
+    fs::write(&reference, kept).context("Failed to restore a reference")?;
+    ensure!(fs::read(first.join("cairn_0.1.0.raw"))? == image, "the published image was overwritten");
     must_fail(&desk.release(&["--previous", &desk.checkout.join("os").display().to_string()])?, &["holds 0 images"])?;
     let page = desk.must_release(&["--previous", &first.display().to_string()])?;
     let changes = &page["changes"];

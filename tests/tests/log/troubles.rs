@@ -8,17 +8,18 @@ use cairn_tests::environment::program;
 use transparency::statement::provenance::Provenance;
 use transparency::trust_root::{TrustRootDocument, Witnesses};
 use transparency::verify::logged;
-use xtask::log_server::ORIGIN;
 use xtask::log_server::rekor::Log;
+use xtask::log_server::{ORIGIN, Witnessed};
 
 use crate::Row;
-use crate::scene::{PROVENANCE, Scene, must_fail, now, said};
+use crate::scene::{PROVENANCE, Scene, Site, must_fail, now, said};
 
 pub fn rows() -> Vec<Row> {
     vec![
         Row::new("a_log_that_was_down_gets_the_same_bytes_when_it_is_back", down),
         Row::new("without_its_witness_an_entry_does_not_count_until_the_witness_has_seen_it", unwitnessed),
         Row::new("a_log_of_another_key_is_not_believed", another),
+        Row::new("a_log_and_its_witness_that_are_started_again_are_the_same", started_again),
         Row::new("a_log_with_two_faces_gets_no_witness_for_the_second_and_a_monitor_finds_it_out", two_faces),
     ]
 }
@@ -36,6 +37,25 @@ fn down(scene: &Scene, row: &str) -> Result<()> {
     ensure!(site.must_publish(&first.folder, &[])? == [0, 1], "the log forgot what it had");
     ensure!(site.must_publish(&second.folder, &[])? == [2, 3], "the log numbers anew");
     ensure!(fs::read(second.of(PROVENANCE, "dsse.json"))? == kept, "other bytes were sent");
+    Ok(())
+}
+
+/// As `cargo xtask log-server` does, twice in one folder.
+fn started_again(scene: &Scene, row: &str) -> Result<()> {
+    let keys = |witnessed: &Witnessed| (witnessed.log.verifier_key(), witnessed.witness.verifier_key());
+    let (site, release) = (scene.site(row)?, scene.release(row)?);
+    let before = keys(&site.witnessed);
+    site.must_publish(&release.folder, &[])?;
+    let Site { witnessed, folder } = site;
+    drop(witnessed);
+    let witnessed = Witnessed::start(&scene.programs, &folder.join("log"), ORIGIN)?;
+    ensure!(keys(&witnessed) == before, "it is another log or another witness");
+    // The witness knows what it has signed, and signs what has grown from it.
+    let (site, next) = (Site { witnessed, folder }, scene.release(&format!("{row}-next"))?);
+    ensure!(site.must_publish(&next.folder, &[])? == [2, 3], "the log has forgotten its entries");
+    let bundle = fs::read(next.of(PROVENANCE, "sigstore.json"))?;
+    let verified = logged::<Provenance>(&bundle, &site.trust()?, now()?).map_err(|refusal| anyhow!("{refusal}"))?;
+    ensure!(verified.evidence.witnesses.len() == 1, "the witness has not signed");
     Ok(())
 }
 

@@ -27,7 +27,7 @@ const MOST_WRITTEN: u64 = 512 << 20;
 pub fn rows() -> Vec<Row> {
     vec![
         Row::new("an_older_or_changed_disk_is_noticed_and_never_formatted", changed_disks),
-        Row::new("a_snapshot_of_the_same_generation_is_not_noticed", same_generation),
+        Row::new("a_snapshot_of_the_same_generation_is_not_noticed", same_generation).in_full(),
         Row::new("a_header_that_somebody_wrote_is_not_used", written_headers),
         Row::new("a_header_that_changes_after_it_was_read_has_no_effect", changing_header),
         Row::new("a_foreign_disk_waits_for_a_grant_and_two_disks_are_ambiguous", foreign),

@@ -3,6 +3,7 @@
 //! The exit code says how it ended, the last line says so in words ([`Outcome`]). Keys are handed to the guest when standard input is a terminal;
 //! Ctrl-] ends the machine. The image is never written to.
 
+mod image;
 mod interrupts;
 mod outcome;
 mod terminal;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::sandbox::{Network, Sandbox};
 use crate::vm::console::Found;
@@ -28,6 +29,8 @@ use terminal::Terminal;
 const GRACE: Duration = Duration::from_secs(15);
 /// Without `--timeout`, `--until` waits this long.
 const UNTIL_TIMEOUT: Duration = Duration::from_secs(600);
+/// Size of a kept disk that is made.
+const KEPT_DISK_BYTES: u64 = 4 << 30;
 const SLICE: Duration = Duration::from_millis(100);
 
 /// Start an image in a virtual machine with firmware and TPM of the build root
@@ -60,11 +63,17 @@ pub struct BootArgs {
     /// Give the guest a network card and the host's network
     #[arg(long)]
     pub network: bool,
-    /// Further disk images, attached after the first
+    /// Further disk images, attached after the first; what the guest writes is thrown away
     #[arg(long, value_name = "IMAGE")]
     pub disk: Vec<PathBuf>,
+    /// Raw disks that keep what the guest writes, attached last; one that is missing is made with 4 GiB
+    #[arg(long, value_name = "FILE")]
+    pub keep_disk: Vec<PathBuf>,
+    /// Folder with the state of the TPM, so that it is the same one at the next boot; made if it is missing
+    #[arg(long, value_name = "DIR", conflicts_with = "no_tpm")]
+    pub tpm_state: Option<PathBuf>,
     /// Start a key broker too, and let the node attest, make its disk, reboot and unlock it; run again, it unlocks once more
-    #[arg(long, conflicts_with_all = ["until", "timeout", "memory", "cpus", "no_tpm", "network", "disk", "no_kvm", "qemu"])]
+    #[arg(long, conflicts_with_all = ["until", "timeout", "memory", "cpus", "no_tpm", "network", "disk", "keep_disk", "tpm_state", "no_kvm", "qemu"])]
     pub with_broker: bool,
     /// Forget the broker and the node of earlier runs
     #[arg(long, requires = "with_broker")]
@@ -88,8 +97,9 @@ pub fn run(args: &BootArgs, build_root: &Path, images: &Path) -> Result<ExitCode
     let interrupts = Interrupts::hold()?;
     let image = match &args.image {
         Some(image) => image.clone(),
-        None => newest_image(images)?,
+        None => image::newest(images)?,
     };
+    [&image].into_iter().chain(&args.disk).try_for_each(|disk| image::must_be_disk(disk))?;
     if args.with_broker {
         return with_broker::run(args, &image, build_root, &interrupts);
     }
@@ -99,8 +109,9 @@ pub fn run(args: &BootArgs, build_root: &Path, images: &Path) -> Result<ExitCode
     let machine = Machine {
         memory_mib: args.memory,
         cpus: args.cpus,
-        tpm: (!args.no_tpm).then(Tpm::default),
+        tpm: (!args.no_tpm).then(|| Tpm { state: args.tpm_state.clone(), ..Tpm::default() }),
         disks: [vec![image.clone()], args.disk.clone()].concat(),
+        kept_disks: args.keep_disk.iter().map(|disk| kept_disk(disk)).collect::<Result<_>>()?,
         network: args.network,
         accelerator,
         extra: args.qemu.clone(),
@@ -120,6 +131,15 @@ pub fn run(args: &BootArgs, build_root: &Path, images: &Path) -> Result<ExitCode
     drop(terminal);
     eprintln!("\n{outcome}, after {:.1} s", elapsed.as_secs_f64());
     Ok(ExitCode::from(outcome.exit_code()))
+}
+
+/// A disk that keeps what is written to it: made sparse if it is missing.
+fn kept_disk(path: &Path) -> Result<PathBuf> {
+    let failed = || format!("Failed to make {}", path.display());
+    if !path.exists() {
+        std::fs::File::create_new(path).and_then(|file| file.set_len(KEPT_DISK_BYTES)).with_context(failed)?;
+    }
+    path.canonicalize().with_context(failed)
 }
 
 /// Runs the machine until there is an outcome; the machine is gone when this returns.
@@ -192,40 +212,4 @@ fn copy_to_standard_output() -> Sink {
         // A closed pipe (`| head`) must not end the machine before its outcome is known.
         let _ = output.write_all(bytes).and_then(|()| output.flush());
     })
-}
-
-/// The raw image in `folder` that was written last.
-fn newest_image(folder: &Path) -> Result<PathBuf> {
-    let advice = || format!("There is no image in {}: make one with `cargo xtask build-image`", folder.display());
-    let entries = folder.read_dir().with_context(advice)?;
-    let images =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ext| ext == "raw"));
-    let newest = images.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).max();
-    match newest {
-        Some((_, path)) => Ok(path),
-        None => bail!(advice()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_newest_image_is_the_default() {
-        let folder = tempfile::tempdir().unwrap();
-        let message = newest_image(folder.path()).unwrap_err().to_string();
-        assert!(message.contains("cargo xtask build-image"), "{message}");
-        for (name, seconds) in [("cairn_0.2.0.raw", 20), ("cairn_0.10.0.raw", 10), ("cairn_0.3.0.efi", 30)] {
-            let file = std::fs::File::create(folder.path().join(name)).unwrap();
-            file.set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
-        }
-        assert_eq!(newest_image(folder.path()).unwrap(), folder.path().join("cairn_0.2.0.raw"));
-    }
-
-    #[test]
-    fn a_folder_that_is_missing_gets_the_same_advice() {
-        let message = newest_image(Path::new("/nonexistent")).unwrap_err().to_string();
-        assert!(message.contains("cargo xtask build-image"), "{message}");
-    }
 }

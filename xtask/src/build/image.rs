@@ -8,13 +8,14 @@ use cairn_image::{disk, esp, uki, verity};
 use measurements::bytes::Bytes32;
 use measurements::canonical::Document;
 use measurements::document::build::{ImageDocument, PartitionDocument};
-use measurements::document::image::Toolchain;
+use measurements::document::image::{InitrdFile, Toolchain};
 
 use super::Inputs;
 use super::document::{PackagesDocument, canonical};
 use super::initrd;
 use super::kernel::Kernel;
 use super::outputs::{Built, Staging};
+use super::owners;
 use super::reference;
 use super::root_tree::EROFS;
 use super::stage::{Key, Made, Stages};
@@ -59,9 +60,10 @@ pub fn make(inputs: &Inputs, stages: &Stages, parts: &Parts, out: &Path) -> Resu
             staging.copy("root.verity", &hashes)?;
             staging.write("roothash", format!("{}\n", tree.root_hash).as_bytes())?;
             staging.copy("initrd", &initrd)?;
-            staging.write("packages.json", &packages_document(inputs)?)?;
+            let files = initrd::files(&made)?;
+            staging.write("packages.json", &packages_document(inputs, parts, &files)?)?;
             let document = image_document(inputs, parts, &tree, table, &staging)?;
-            staging.write("reference.json", &reference::make(&document, &staging, initrd::files(&made)?)?)?;
+            staging.write("reference.json", &reference::make(&document, &staging, files)?)?;
             let document = ImageDocument { outputs: staging.describe()?, ..document };
             staging.write("image.json", &document.to_bytes()?)?;
             let outputs = staging.describe()?;
@@ -167,9 +169,15 @@ fn make_disk(
         .collect())
 }
 
-fn packages_document(inputs: &Inputs) -> Result<Vec<u8>> {
+/// Every package with bytes in the image: of the root, of the kernel, and of the build root those with libraries of the initrd and the stub.
+fn packages_document(inputs: &Inputs, parts: &Parts, initrd: &[InitrdFile]) -> Result<Vec<u8>> {
     let set = inputs.root_set()?;
-    let in_image = |package: &&Package| package.sets.contains(&set) || package.sets.contains(sets::KERNEL);
+    let libraries = initrd.iter().map(|file| file.path.as_str()).filter(|path| path.contains(".so."));
+    let owners = owners::of(&parts.tools.tree, libraries.chain([STUB]))?;
+    let in_image = |package: &&Package| {
+        let is_of_build_root = package.sets.contains(sets::BUILD_ROOT) && owners.contains(&package.name);
+        package.sets.contains(&set) || package.sets.contains(sets::KERNEL) || is_of_build_root
+    };
     canonical(&PackagesDocument::new(inputs.sources.lock.packages.iter().filter(in_image)))
 }
 

@@ -11,6 +11,7 @@ pub mod activation;
 pub mod agent;
 mod agent_crates;
 pub mod build_root;
+mod command_line;
 pub mod document;
 pub mod image;
 pub mod initrd;
@@ -18,6 +19,7 @@ pub mod kernel;
 pub mod lean;
 pub mod mkosi;
 pub mod outputs;
+mod owners;
 pub mod package_tree;
 mod reference;
 pub mod root_tree;
@@ -38,6 +40,7 @@ use crate::config::image::ImageConfig;
 use crate::config::profile::{self, Profile};
 use crate::lock::{Package, sets};
 use crate::progress::Progress;
+use crate::published;
 use crate::store::Store;
 use agent::Compiler;
 use kernel::Kernel;
@@ -142,6 +145,12 @@ pub fn run(args: &BuildArgs, progress: &Progress) -> Result<outputs::Built> {
 
 /// Builds from `checkout` with the cache `store`.
 pub fn run_in(checkout: &Checkout, store: &Store, args: &BuildArgs, progress: &Progress) -> Result<outputs::Built> {
+    let out = match &args.out {
+        Some(folder) => folder.clone(),
+        None => checkout.target().join("image"),
+    };
+    // Before anything costs time.
+    published::refuse(&out)?;
     let stages = Stages::new(store, progress);
     let image = ImageConfig::read(&checkout.join("os/image.toml"))?;
     let profile = args.profile.as_deref().map(|name| profile::read(checkout.root(), name)).transpose()?;
@@ -155,10 +164,9 @@ pub fn run_in(checkout: &Checkout, store: &Store, args: &BuildArgs, progress: &P
     let seed = ReleaseSeed::new(&image.id, &image.version, variant);
     let inputs = Inputs { checkout, image, profile, sources, toolchain, source_date, seed };
 
-    let out = match &args.out {
-        Some(folder) => folder.clone(),
-        None => checkout.target().join("image"),
-    };
+    if !inputs.profile.as_ref().is_some_and(|profile| profile.config.debug) {
+        command_line::check(&inputs.command_line())?;
+    }
     let built = build(&inputs, &stages, &out)?;
     store.prune(KEEP)?;
     Ok(built)

@@ -48,6 +48,10 @@ pub enum Rule {
     Generator,
     /// The emergency or rescue system would start a shell.
     EmergencyShell,
+    /// A unit talks to whoever is at a terminal.
+    Terminal,
+    /// Keys that let somebody in.
+    AuthorizedKeys,
     /// A setuid or setgid file that nobody listed.
     Setuid,
     /// A file capability.
@@ -94,6 +98,7 @@ pub fn find(tree: &Tree, allow: &Allow, profile: &ProfileConfig) -> Result<Vec<F
     accounts(tree, profile, &mut add)?;
     units(tree, allow, profile, &mut add);
     shells(tree, &mut add)?;
+    terminals(tree, allow, profile, &mut add)?;
     files(tree, allow, &mut add);
     Ok(found.into_iter().collect())
 }
@@ -184,6 +189,25 @@ fn shells(tree: &Tree, add: Add) -> Result<()> {
     Ok(())
 }
 
+/// A unit that reads from a terminal must be masked: nobody at a console is asked, or answered.
+fn terminals(tree: &Tree, allow: &Allow, profile: &ProfileConfig, add: Add) -> Result<()> {
+    for folder in UNIT_FOLDERS {
+        for unit in tree.names(folder).filter(|name| name.ends_with(".service")) {
+            let path = format!("{folder}/{unit}");
+            let reads = text(tree, &path)?.is_some_and(|text| {
+                text.lines().any(|line| line.trim_start().starts_with("StandardInput=tty"))
+                    || text.lines().any(|line| line.contains("/bin/sh -i"))
+            });
+            let is_replaced = folder != UNIT_FOLDERS[0] && tree.get(&format!("{}/{unit}", UNIT_FOLDERS[0])).is_some();
+            let excused = profile.debug || is_replaced || allow.masked.iter().any(|masked| masked == unit);
+            if reads && !excused {
+                add(Rule::Terminal, format!("/{path}"), "mask it, and list it in `masked` of os/tree.toml");
+            }
+        }
+    }
+    Ok(())
+}
+
 fn files(tree: &Tree, allow: &Allow, add: Add) {
     for (path, entry) in tree.iter() {
         let listed = |list: &[String]| list.iter().any(|allowed| allowed == path);
@@ -191,6 +215,9 @@ fn files(tree: &Tree, allow: &Allow, add: Add) {
         let program = path.starts_with("usr/sbin/") || path.starts_with("usr/bin/") || path.starts_with("usr/libexec/");
         if program && SERVERS.contains(&name) {
             add(Rule::Server, format!("/{path}"), "remove the package that brings it");
+        }
+        if name.starts_with("authorized_keys") {
+            add(Rule::AuthorizedKeys, format!("/{path}"), "remove it: nobody logs in");
         }
         if matches!(entry.kind, Kind::Symlink(_)) {
             continue;
@@ -303,6 +330,18 @@ mod tests {
                 Entry::file(format!("{EMERGENCY} bash"), 0o644),
                 Rule::EmergencyShell,
             ),
+            (
+                "usr/lib/systemd/system/talks.service",
+                Entry::file("[Service]\nExecStart=/usr/bin/x\nStandardInput=tty-force\n", 0o644),
+                Rule::Terminal,
+            ),
+            (
+                "etc/systemd/system/shell.service",
+                Entry::file("[Service]\nExecStart=/bin/sh -i\n", 0o644),
+                Rule::Terminal,
+            ),
+            ("root/.ssh/authorized_keys", Entry::file("", 0o600), Rule::AuthorizedKeys),
+            ("etc/ssh/authorized_keys.d", Entry::directory(0o755), Rule::AuthorizedKeys),
             ("usr/bin/su", setuid, Rule::Setuid),
             ("usr/bin/wall", Entry::file("x", 0o2755), Rule::Setuid),
             ("usr/bin/ping", capable, Rule::Capability),

@@ -133,11 +133,11 @@ fn describe(
         believed += &format!(" --timestamp-authority {}", certificate.display());
     }
     text += &format!("trust root   {}\nof           {}\n\n", trust.display(), programs.versions.join(", "));
-    text += "Keys, once:  cargo xtask keygen release.key && cargo xtask trust-root keygen root.key\n";
+    text += "Keys, once:  cargo xtask keygen signing/release.key && cargo xtask trust-root keygen signing/root.key\n";
     text += &format!(
-        "Believe it:  cargo xtask trust-root make trust-root.json --root-key root.key --release-key release.pub {believed}\n"
+        "Believe it:  cargo xtask trust-root make signing/trust-root.json --root-key signing/root.key --release-key signing/release.pub {believed}\n"
     );
     text + &format!(
-        "Release:     cargo xtask release stable --key release.key --trust-root trust-root.json {options}\nCtrl-C ends it."
+        "Release:     cargo xtask release stable --key signing/release.key --trust-root signing/trust-root.json {options}\nCtrl-C ends it."
     )
 }

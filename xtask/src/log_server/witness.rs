@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
-use super::keys::{Key, Role};
+use super::keys::{Key, Role, write_private};
 use super::process::{Process, connect, free_ports};
 use super::programs::Programs;
 use super::ssh_agent;
 use crate::interrupt::Scratch;
 
 const ATTEMPTS: usize = 3;
+const KEY: &str = "witness.key";
 
 /// A witness. It is killed when this is dropped.
 pub struct Witness {
@@ -30,19 +31,25 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// A new witness in the folder `folder`, which knows the log of this origin and verifier key.
+    /// A witness in the folder `folder`, new or the one that was there, which knows the log of this origin and verifier key.
     pub fn start(programs: &Programs, folder: &Path, name: &str, origin: &str, log_key: &str) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("Failed to make {}", folder.display()))?;
-        let key = Arc::new(Key::generate()?);
+        let path = folder.join(KEY);
+        let is_new = !path.exists();
+        let key = Arc::new(if is_new { Key::generate()? } else { Key::read(&path)? });
         let (folder, programs) = (folder.to_owned(), programs.clone());
         let agent = Scratch::new(Path::new("/tmp"))?;
         let mut witness =
             Self { name: name.to_owned(), address: String::new(), key, folder, agent, programs, server: None };
-        // What an earlier witness signed with another key is nothing to this one.
-        let _ = fs::remove_file(witness.database());
         ssh_agent::serve(&witness.socket(), Arc::clone(&witness.key))?;
-        witness.control(&["add-log", "-origin", origin])?;
-        witness.control(&["add-key", "-origin", origin, "-key", log_key])?;
+        if is_new {
+            // What a start that was interrupted has left.
+            let _ = fs::remove_file(witness.database());
+            witness.control(&["add-log", "-origin", origin])?;
+            witness.control(&["add-key", "-origin", origin, "-key", log_key])?;
+            // The key last: where it is, all is there.
+            write_private(&path, &witness.key.private_pem())?;
+        }
         let mut failure = None;
         for _ in 0..ATTEMPTS {
             let [port] = free_ports()?;

@@ -37,7 +37,7 @@ const DIFFERS: u8 = 3;
 Exit codes: 0 all the same; 3 something differs, and what; 1 it could not be built.
 
 Examples: cargo xtask rebuild cairn_0.1.0.measured-boot.sigstore.json
-          cargo xtask rebuild cairn_0.1.0.measured-boot.sigstore.json --key rebuilder.key --log URL --read-log URL --trust-root trust-root.json")]
+          cargo xtask rebuild cairn_0.1.0.measured-boot.sigstore.json --key signing/rebuilder.key --log URL --read-log URL --trust-root signing/trust-root.json")]
 pub struct RebuildArgs {
     /// Measured-boot or provenance statement of the image, or the bundle that it is in; published files beside it are looked into where they differ
     statement: PathBuf,

@@ -19,6 +19,7 @@ use crate::difference::Outputs;
 use crate::digest::Sha256Digest;
 use crate::neighbours::{self, PUBLISHER};
 use crate::progress::Progress;
+use crate::published;
 use crate::sandbox::Sandbox;
 use page::Page;
 
@@ -31,7 +32,7 @@ const PROVENANCE: &str = "provenance.sigstore.json";
 #[command(after_help = "\
 It is done for a clean checkout and its lock. Interrupted or refused, the same command goes on where it was, with the same bytes.
 
-Example: cargo xtask release stable --previous target/releases/cairn_0.1.0 --key release.key --log URL --read-log URL --trust-root trust-root.json")]
+Example: cargo xtask release stable --previous target/releases/cairn_0.1.0 --key signing/release.key --log URL --read-log URL --trust-root signing/trust-root.json")]
 pub struct ReleaseArgs {
     /// The channel that calls it good; it is begun if need be
     channel: String,
@@ -42,7 +43,7 @@ pub struct ReleaseArgs {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Folder with the channel's states
-    #[arg(long, value_name = "DIR", default_value = "channels")]
+    #[arg(long, value_name = "DIR", default_value = "signing/channels")]
     channels: PathBuf,
     /// Options of `cargo xtask publish`: key, log, trust root
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SIGN AND LOG", required = true)]
@@ -53,16 +54,23 @@ pub struct ReleaseArgs {
 pub fn run(args: &ReleaseArgs, progress: &Progress) -> Result<()> {
     let checkout = Checkout::find()?;
     let revision = checkout.revision()?;
-    ensure!(!revision.dirty, "The checkout has uncommitted changes: commit them, a release is built from a commit");
+    ensure!(
+        !revision.dirty,
+        "The checkout has uncommitted changes, and a release is built from a commit. `git status` lists them: commit what belongs to the sources, and move everything else away. Keys go to signing/, which git ignores"
+    );
     let previous = args.previous.as_deref().map(previous).transpose()?;
     let image = ImageConfig::read(&checkout.join("os/image.toml"))?;
     let out = args.out.clone();
     let out = out.unwrap_or_else(|| checkout.target().join("releases").join(format!("{}_{}", image.id, image.version)));
 
     // Before anything costs time.
+    let is_built = is_built(&out, &revision.commit);
+    if !is_built {
+        published::refuse(&out)?;
+    }
     neighbours::must(PUBLISHER, "check", &args.sign)?;
     progress.note("release 1/5: build");
-    if !is_built(&out, &revision.commit) {
+    if !is_built {
         let build = BuildArgs { profile: None, out: Some(out.clone()), locked: true, json: false };
         build::run(&build, progress)?;
     }
@@ -88,6 +96,7 @@ pub fn run(args: &ReleaseArgs, progress: &Progress) -> Result<()> {
     neighbours::must(PUBLISHER, "channel", words.chain(args.sign.iter().map(OsString::as_os_str)))?;
 
     progress.note("release 5/5: write its page");
+    published::must_be_as_stated(&outputs)?;
     let changes = previous.map(|previous| changes::between(&sandbox, &previous, &outputs)).transpose()?;
     let page = Page::of(&outputs, &args.channel, trial, changes)?;
     let (json, html) = (outputs.file("release.json"), outputs.file("release.html"));
@@ -107,6 +116,7 @@ fn previous(folder: &Path) -> Result<Outputs> {
         folder.display(),
         statement.display()
     );
+    published::must_be_as_stated(&outputs)?;
     Ok(outputs)
 }
 

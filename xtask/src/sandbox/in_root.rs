@@ -9,10 +9,10 @@ use super::{Network, Sandbox, WORK};
 
 /// Run a program inside the build root, without root and without network.
 ///
-/// Example: cargo xtask in-root --work target/image -- fsck.erofs --extract cairn_0.1.0.root.erofs
+/// Example: cargo xtask in-root fsck.erofs --extract target/image/cairn_0.1.0.root.erofs
 #[derive(clap::Args, Clone, Debug)]
 pub struct InRootArgs {
-    /// Folder that is mounted, writable, at /tmp/work, where the program starts.
+    /// Folder that is mounted, writable, at /tmp/work, where the program starts [default: the current folder].
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
     /// Another file or folder to show inside, writable; may be repeated.
@@ -29,10 +29,9 @@ pub struct InRootArgs {
 impl InRootArgs {
     /// Runs the program; the result is the exit code for this process.
     pub fn run(&self, build_root: &Path) -> Result<i32> {
-        let mut sandbox = Sandbox::new(build_root);
-        if let Some(work) = &self.work {
-            sandbox = sandbox.bind(work, WORK).work_dir(WORK);
-        }
+        let work = self.work.as_deref().unwrap_or(Path::new("."));
+        let work = work.canonicalize().with_context(|| format!("Failed to find the folder {}", work.display()))?;
+        let mut sandbox = Sandbox::new(build_root).bind(&work, WORK).work_dir(WORK);
         for (host, guest) in &self.bind {
             sandbox = sandbox.bind(host, guest);
         }

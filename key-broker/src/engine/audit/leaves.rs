@@ -5,7 +5,7 @@ use super::{Leaf, head_of};
 use crate::store::{Error, Store, Table};
 
 /// Leaves that are read from the database in one look.
-const PAGE: usize = 512;
+pub(super) const PAGE: usize = 512;
 
 /// Why the log cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -1,3 +1,5 @@
+mod paging;
+
 use std::fs;
 
 use base64::Engine as _;
