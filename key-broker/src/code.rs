@@ -36,7 +36,7 @@ codes! {
     Committed, "COMMITTED", "the node reported that its disk is open", "nothing";
     NodeFailed, "NODE_FAILED", "the node got its share and could not open its disk", "look up the node's code in docs/agent-codes.md";
     Administered, "ADMINISTERED", "an operator changed something", "nothing";
-    SessionInvalid, "SESSION_INVALID", "the session is none of this connection's, or its time is over", "let the node begin anew; if it happens again, look at the network between";
+    SessionInvalid, "SESSION_INVALID", "The session is not one of this connection, was answered before, or has no stored reply.", "Restart the node. If it happens again, check the network between node and broker.";
     NonceSpent, "NONCE_SPENT", "the session has been answered before", "somebody sends a message again: find out who; the node may ask for its answer with resume";
     EkUntrusted, "EK_UNTRUSTED", "no node with this endorsement key is enrolled", "if it is yours: key-broker node enrol";
     NodeRetired, "NODE_RETIRED", "the node was retired", "nothing; to use the machine again: key-broker node enrol with the same name and endorsement key, then key-broker disk grant NAME --overwrite, and attach a blank disk";
@@ -50,7 +50,7 @@ codes! {
     BootLatched, "BOOT_LATCHED", "this boot has been given its release", "boot the node again";
     DiskForeign, "DISK_FOREIGN", "the node's disk holds something that is not ours", "attach a blank disk, or: key-broker disk grant --overwrite";
     AkChanged, "AK_CHANGED", "The node's TPM shows another attestation key than the one that was activated.", "Find out what changed: an image with another key template, or a program in the initrd. Then: key-broker node approve NAME";
-    TpmCleared, "TPM_CLEARED", "The TPM counts fewer resets than at the node's last boot: it was cleared, or its state was restored.", "Find out who cleared it. Then: key-broker node approve NAME";
+    TpmCleared, "TPM_CLEARED", "The TPM has counted fewer resets than at the node's last release: it was cleared, or its state was restored.", "Find out who cleared it. Then: key-broker node approve NAME";
     CommitMissing, "COMMIT_MISSING", "Several boots in a row got the disk's share and never reported.", "Check the network between node and broker for a filter. Then: key-broker node approve NAME";
     TrustRootMissing, "TRUST_ROOT_MISSING", "the broker has no trust root, so it believes no logged release", "key-broker trust set";
     ChannelMissing, "CHANNEL_MISSING", "the broker knows no channel's state, so no logged release is good", "key-broker channel set";

@@ -54,7 +54,7 @@ pub const TABLE: &[Attack] = &[
     attack(
         4,
         "an expired session, one with a bit flipped, one of another cluster",
-        &["SESSION_INVALID"],
+        &["408", "SESSION_INVALID"],
         Wire("a_session_is_of_one_connection_and_its_time"),
     ),
     attack(5, "a quote of another enrolled node's key", &["AK_MISMATCH"], Wire("a_quote_of_another_node_is_refused")),

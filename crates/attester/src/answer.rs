@@ -54,7 +54,8 @@ impl Asked<'_> {
             403 => self.decision::<Refused, _>(response, |refused| {
                 (refused.answers, Answer::Refused { request: refused.request })
             }),
-            408 | 429 | 503 => {
+            408 => Answer::Wait(Wait::new(Kind::Unavailable, self.address, "the session has ended")),
+            429 | 503 => {
                 let wait = Wait::new(Kind::Unavailable, self.address, "sealed, busy or without its store");
                 Answer::Wait(Wait { asked: response.retry_after, ..wait })
             }

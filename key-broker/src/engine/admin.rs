@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::audit::{self, Leaf};
+use super::grant::Granted;
 use super::hello::sha256;
-use super::records::{self, Disk, Grant, Latch, Node, Release, get, put};
+use super::latch::forget_latch;
+use super::nodes::{node_approve, node_retire};
+use super::records::{self, Node, Release, get, put};
 use super::shown::{disks, explain, node_show, nodes};
 use super::{Engine, Open, published};
 use crate::code::{Code, Own};
@@ -45,11 +48,11 @@ pub enum AdminCommand {
     Status,
 }
 
-/// Limit of a generation that an operator sets. Messages carry generations as integers of canonical JSON, which end at 2^53 - 1, and each boot takes the next one.
-const GENERATION_LIMIT: u64 = 1 << 52;
-
 /// What is wrong, and what to do next.
 pub(super) type Outcome = Result<Value, String>;
+
+/// The node that a change is about, and what was done; or what is wrong, and what to do next.
+pub(super) type Done = Result<(String, String), String>;
 
 fn is_name(text: &str) -> bool {
     let is_character = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
@@ -115,7 +118,7 @@ impl Engine {
                 self.node_enrol(transaction, name, *ek, &machine.0, *bank, *hold)?
             }
             AdminCommand::NodeApprove { name } => node_approve(transaction, name)?,
-            AdminCommand::NodeRetire { name } => self.node_retire(transaction, name)?,
+            AdminCommand::NodeRetire { name } => node_retire(transaction, name)?,
             AdminCommand::ReleaseAllow { reference, unsigned_development, allow_debug } => {
                 release_allow(transaction, &reference.0, *unsigned_development, *allow_debug)?
             }
@@ -130,7 +133,14 @@ impl Engine {
             }
             AdminCommand::ReleaseRevoke { id } => release_revoke(transaction, id)?,
             AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation } => {
-                disk_grant(transaction, node, slot, *overwrite, rebind_from.as_deref(), *generation)?
+                let grant = Granted {
+                    node,
+                    slot,
+                    overwrite: *overwrite,
+                    from: rebind_from.as_deref(),
+                    generation: *generation,
+                };
+                self.disk_grant(transaction, open, &grant)?
             }
             _ => Err("the command is not one of these".into()),
         };
@@ -211,69 +221,6 @@ impl Engine {
             format!("enrolled with ek sha256:{} in {}, {bank}{held}", hex::encode(ek.0), reference.name),
         )))
     }
-
-    /// The node's disks cannot be opened any more: their shares are destroyed.
-    fn node_retire(
-        &self,
-        transaction: &mut dyn Transaction,
-        name: &str,
-    ) -> Result<Result<(String, String), String>, Error> {
-        let mut destroyed = Vec::new();
-        for (key, mut disk) in records::all::<Disk>(transaction, Table::Disks)? {
-            if disk.node == name {
-                disk.state = "retired".into();
-                disk.share = None;
-                destroyed.push(disk.id.clone());
-                put(transaction, Table::Disks, &key, &disk)?;
-            }
-        }
-        let done = with_node(transaction, name, |node| node.retired = true)?;
-        Ok(done.map(|(name, _)| (name, format!("retired; shares destroyed: {}", destroyed.join(", ")))))
-    }
-}
-
-/// Lets a node go on, whatever it waits for: also with another attestation key, with a TPM that was cleared, and with boots that never reported.
-fn node_approve(transaction: &mut dyn Transaction, name: &str) -> Result<Result<(String, String), String>, Error> {
-    let approved = with_node(transaction, name, |node| {
-        (node.held, node.ak, node.waiting) = (false, None, None);
-    })?;
-    if approved.is_err() {
-        return Ok(approved);
-    }
-    if let Some(mut latch) = get::<Latch>(transaction, Table::Latches, name.as_bytes())? {
-        latch.superseded = true;
-        put(transaction, Table::Latches, name.as_bytes(), &latch)?;
-    }
-    for (key, mut disk) in records::all::<Disk>(transaction, Table::Disks)? {
-        if disk.node == name && disk.unreported > 0 {
-            disk.unreported = 0;
-            put(transaction, Table::Disks, &key, &disk)?;
-        }
-    }
-    Ok(approved)
-}
-
-/// Forgets the last boot of a node, with its session.
-fn forget_latch(transaction: &mut dyn Transaction, name: &str) -> Result<(), Error> {
-    if let Some(latch) = get::<Latch>(transaction, Table::Latches, name.as_bytes())? {
-        transaction.remove(Table::Spent, &latch.session.0)?;
-        transaction.remove(Table::Latches, name.as_bytes())?;
-    }
-    Ok(())
-}
-
-fn with_node(
-    transaction: &mut dyn Transaction,
-    name: &str,
-    change: impl FnOnce(&mut Node),
-) -> Result<Result<(String, String), String>, Error> {
-    let Some(mut node) = get::<Node>(transaction, Table::Nodes, name.as_bytes())? else {
-        return Ok(Err(format!("there is no node {name:?}: key-broker node list")));
-    };
-    change(&mut node);
-    put(transaction, Table::Nodes, name.as_bytes(), &node)?;
-    let state = if node.held { "held" } else { "approved" };
-    Ok(Ok((name.to_owned(), state.to_owned())))
 }
 
 fn release_allow(
@@ -318,68 +265,4 @@ fn release_revoke(transaction: &mut dyn Transaction, id: &str) -> Result<Result<
     };
     transaction.remove(Table::Releases, key)?;
     Ok(Ok((String::new(), format!("release {} revoked: {}", hex::encode(key), release.name))))
-}
-
-fn disk_grant(
-    transaction: &mut dyn Transaction,
-    node: &str,
-    slot: &str,
-    overwrite: bool,
-    rebind_from: Option<&str>,
-    generation: Option<u64>,
-) -> Result<Result<(String, String), String>, Error> {
-    if get::<Node>(transaction, Table::Nodes, node.as_bytes())?.is_none() {
-        return Ok(Err(format!("there is no node {node:?}: key-broker node list")));
-    }
-    if let Some(generation) = generation.filter(|generation| *generation >= GENERATION_LIMIT) {
-        return Ok(Err(format!(
-            "cannot grant generation {generation}: expected a number below 2^52; the last console line of the node names the generation of its disk"
-        )));
-    }
-    let (key, mut what) = (Disk::key(node, slot), Vec::new());
-    if let Some(from) = rebind_from {
-        let old = Disk::key(from, slot);
-        let Some(mut disk) = get::<Disk>(transaction, Table::Disks, &old)? else {
-            return Ok(Err(format!("node {from:?} has no disk in slot {slot:?}: key-broker disk list")));
-        };
-        if get::<Disk>(transaction, Table::Disks, &key)?.is_some() {
-            return Ok(Err(format!("node {node:?} has a disk in slot {slot:?} already")));
-        }
-        disk.node = node.to_owned();
-        // The new machine's boots are others: nothing of the old one's last boot counts.
-        (disk.released, disk.committed) = (None, false);
-        transaction.remove(Table::Disks, &old)?;
-        transaction.put(Table::DiskIds, disk.id.as_bytes(), &key)?;
-        put(transaction, Table::Disks, &key, &disk)?;
-        what.push(format!("disk {} moved here from {from}", disk.id));
-    }
-    let disk: Option<Disk> = get(transaction, Table::Disks, &key)?;
-    match (overwrite, disk) {
-        (true, disk) => {
-            if let Some(disk) = disk {
-                transaction.remove(Table::Disks, &key)?;
-                transaction.remove(Table::DiskIds, disk.id.as_bytes())?;
-                what.push(format!("disk {} forgotten, its share destroyed", disk.id));
-            }
-            put(transaction, Table::Grants, &key, &Grant { overwrite: true })?;
-            what.push("the next disk may be overwritten".into());
-        }
-        (false, Some(mut disk)) => {
-            if let Some(generation) = generation {
-                what.push(format!("generation {} is now {generation}", disk.generation));
-                disk.generation = generation;
-            }
-            if disk.state == "quarantine" {
-                // One that was never committed has no header yet: it is made again.
-                disk.state = if disk.header.is_some() { "active" } else { "pending" }.into();
-                what.push("out of quarantine".into());
-            }
-            put(transaction, Table::Disks, &key, &disk)?;
-        }
-        (false, None) => {}
-    }
-    if what.is_empty() {
-        return Ok(Err("nothing is to be granted: name --overwrite, --rebind-from or --generation".into()));
-    }
-    Ok(Ok((node.to_owned(), format!("slot {slot}: {}", what.join("; ")))))
 }

@@ -69,7 +69,7 @@ impl Engine {
             Err(refusal) => return self.refuse(None, &refusal),
         };
         if let Err(refusal) = self.closed(&shown, &commit, &latch) {
-            return self.refuse(Some(&name), &refusal);
+            return self.refuse_report(&name, &commit.session, &refusal);
         }
         fault::point("after-commit-verify");
         let reported = Reported { commit: &commit, digest, covered };
@@ -88,7 +88,9 @@ impl Engine {
                 }
                 Reply { status: 200, body, retry_after: None }.into()
             }
-            (Err(Error::Work(_)), Some(Decided::Refused(refusal))) => self.refuse(Some(&name), &refusal),
+            (Err(Error::Work(_)), Some(Decided::Refused(refusal))) => {
+                self.refuse_report(&name, &commit.session, &refusal)
+            }
             (Err(error), _) => self.unavailable(&error.to_string()),
             _ => self.unavailable("nothing was decided"),
         }

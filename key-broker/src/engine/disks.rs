@@ -1,17 +1,12 @@
-//! The record of a disk in the moment of a release: what the rules make of it, whether it may be made, and its share, which is made once and kept wrapped.
+//! The record of a disk in the moment of a release: what the rules make of it, and whether it may be made.
 
-use attest::bytes::Hex;
 use attest::message::{DiskState, Purpose};
-use attest::recovery::Recovery;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use state_disk::layout::Profile;
 use state_disk::record::{Answer, Refusal as DiskRefusal, Request, answer};
-use zeroize::Zeroizing;
 
 use super::evidence::Decided;
-use super::outcome::Stop;
 use super::records::{Disk, Grant, get};
-use super::{Conversation, Engine, Open};
+use super::{Conversation, Engine};
 use crate::code::{Own, Refusal};
 use crate::store::{Error, Table, Transaction};
 
@@ -116,62 +111,17 @@ impl Engine {
         transaction.remove(Table::Grants, &key)?;
         Ok(grant)
     }
-
-    /// The share of a disk: unwrapped, or made and wrapped under the newest epoch's key, and sealed to the recovery keys.
-    pub(super) fn share(&self, open: &Open, disk: &mut Disk) -> Result<Zeroizing<[u8; 32]>, Stop> {
-        const NONCE: usize = 12;
-        let broken =
-            || Stop::Unavailable(format!("the share of disk {} cannot be unwrapped: restore a backup", disk.id));
-        let aad = |disk: &Disk| Aad::from(format!("{} {}", disk.id, disk.epoch).into_bytes());
-        let key = |epoch: u64| {
-            let key = open.keys.epochs.get(&epoch).ok_or_else(broken)?;
-            let key = UnboundKey::new(&AES_256_GCM, &key[..]).map_err(|_| broken())?;
-            Ok::<_, Stop>(LessSafeKey::new(key))
-        };
-        if let Some(wrapped) = &disk.share {
-            let (nonce, sealed) = wrapped.0.split_first_chunk::<NONCE>().ok_or_else(broken)?;
-            let mut bytes = Zeroizing::new(sealed.to_vec());
-            let nonce = Nonce::assume_unique_for_key(*nonce);
-            let plain = key(disk.epoch)?.open_in_place(nonce, aad(disk), &mut bytes).map_err(|_| broken())?;
-            let mut share = Zeroizing::new([0; 32]);
-            if plain.len() != share.len() {
-                return Err(broken());
-            }
-            share.copy_from_slice(plain);
-            return Ok(share);
-        }
-        let share = self.random::<32>()?;
-        disk.epoch = open.certificate.epoch;
-        let nonce = *self.random::<NONCE>()?;
-        let mut sealed = share.to_vec();
-        key(disk.epoch)?
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad(disk), &mut sealed)
-            .map_err(|_| broken())?;
-        disk.share = Some(Hex([&nonce[..], &sealed].concat()));
-        let mut failed = None;
-        let recovery = Recovery::seal(&disk.id, &share, &self.cluster.recovery.keys, || {
-            self.random::<32>().unwrap_or_else(|stop| {
-                failed = Some(stop);
-                Zeroizing::new([0; 32])
-            })
-        })?;
-        if let Some(stop) = failed {
-            return Err(stop);
-        }
-        disk.recovery = Some(recovery);
-        Ok(share)
-    }
 }
 
 impl Disk {
     /// A record of a disk that is not there yet.
-    fn new(node: &str, slot: &str, profile: Profile) -> Result<Self, String> {
+    pub(super) fn new(node: &str, slot: &str, profile: Profile) -> Result<Self, String> {
         let mut bytes = [0; 16];
         let random = ring::rand::SystemRandom::new();
         ring::rand::SecureRandom::fill(&random, &mut bytes)
             .map_err(|_| "the kernel gives no random bytes".to_owned())?;
         Ok(Self {
-            schema: 1,
+            schema: Self::SCHEMA,
             id: uuid::Builder::from_random_bytes(bytes).into_uuid().to_string(),
             node: node.to_owned(),
             slot: slot.to_owned(),

@@ -7,8 +7,8 @@ use attest::binding::{Binding, Transcript, activation};
 use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Assurance;
 use attest::hpke::{Context, seal};
-use attest::message::{self, DiskGrant, DiskState, Evidence, Purpose, Release, Resume};
-use attest::tpm::{self, AttestationKey, BootId, Quoted};
+use attest::message::{self, DiskGrant, DiskState, Evidence, Purpose, Release};
+use attest::tpm::{self, AttestationKey, Quoted};
 use attest::{Code as EvidenceCode, Refusal as Refused};
 use measurements::canonical::Document;
 use measurements::parse::tcg_log::Log;
@@ -16,6 +16,7 @@ use state_disk::record::Refusal as DiskRefusal;
 
 use super::audit::{self, KeptHead, Leaf};
 use super::hello::sha256;
+use super::latch::latched;
 use super::outcome::Stop;
 use super::policy::Matched;
 use super::records::{Disk, Latch, Node, boot_of, get, put};
@@ -52,13 +53,18 @@ pub(super) enum Decided {
     Released(Vec<u8>),
     Refused(Refusal),
     Held(Refusal),
+    /// Not at all.
+    Ended,
 }
 
 impl Engine {
     /// Answers evidence.
     pub fn evidence(&self, conversation: &mut Option<Conversation>, now: Instant, body: &[u8]) -> Answer {
         let Some(open) = self.keys() else { return Reply::sealed().into() };
-        let Some(begun) = conversation.take().filter(|begun| now < begun.until) else { return self.no_session() };
+        let Some(begun) = conversation.take() else { return self.no_session() };
+        if now >= begun.until {
+            return self.ended();
+        }
         let evidence: Evidence = match self.verifiers.run(|| message::read(body)) {
             Ok((evidence, _)) => evidence,
             Err(refusal) => return self.refuse(None, &refusal.into()),
@@ -73,7 +79,8 @@ impl Engine {
         };
         let name = authentic.node.name.clone();
         self.limits.lock().unwrap_or_else(PoisonError::into_inner).prove(begun.address, authentic.node.ek.0);
-        let decided = self.appraise(authentic, &begun, &evidence).and_then(|shown| {
+        let decided = self.note_cleared(&authentic.node.name, &begun, &authentic.quoted.boot).and_then(|()| {
+            let shown = self.appraise(authentic, &begun, &evidence)?;
             fault::point("after-verify");
             self.decide(&open, &begun, &shown)
         });
@@ -92,7 +99,7 @@ impl Engine {
         if self.is_sealed() {
             return Reply::sealed().into();
         }
-        let found = "the session is not of this connection, was answered before, or its time is over";
+        let found = "the session is not of this connection, or was answered before";
         self.refuse(None, &Refusal::new(Own::SessionInvalid, found))
     }
 
@@ -170,6 +177,7 @@ impl Engine {
             (Ok(()), Some(Decided::Released(reply))) => Ok(reply),
             (Err(Error::Work(_)), Some(Decided::Refused(refusal))) => Err(Stop::Refused(refusal)),
             (Err(Error::Work(_)), Some(Decided::Held(refusal))) => Err(Stop::Held(refusal)),
+            (Err(Error::Work(_)), Some(Decided::Ended)) => Err(Stop::Ended),
             (Err(error), _) => Err(error.into()),
             (Ok(()), _) => Err(Stop::Unavailable("nothing was decided".into())),
         }
@@ -199,7 +207,7 @@ impl Engine {
             return Ok(Decided::Refused(Refusal::new(Own::NonceSpent, "the session was answered before")));
         }
         let last: Option<Latch> = get(transaction, Table::Latches, name.as_bytes())?;
-        if let Some(decided) = last.as_ref().and_then(|latch| latched(latch, &shown.quoted.boot)) {
+        if let Some(decided) = latched(last.as_ref(), begun, &shown.quoted.boot) {
             return Ok(decided);
         }
         if let Some(latch) = last {
@@ -210,8 +218,8 @@ impl Engine {
             Err(decided) => return Ok(decided),
         };
         let work = |refusal: &dyn std::fmt::Display| Error::Work(format!("making a release: {refusal}"));
-        let failed = |stop: Stop| Error::Work(format!("making a release: {stop:?}"));
-        let share = self.share(open, &mut disk).map_err(failed)?;
+        let failed = |stop: Stop| Error::Work(format!("making a release: {stop}"));
+        let share = self.share(open, &mut disk, &shown.node.ek).map_err(failed)?;
         let request = hex::encode(&self.random::<16>().map_err(failed)?[..]);
         let leaf = Leaf {
             number: 0,
@@ -260,7 +268,8 @@ impl Engine {
             ek: shown.node.ek,
             reset: shown.quoted.boot.reset,
             restart: shown.quoted.boot.restart,
-            superseded: false,
+            cleared: None,
+            approved: false,
             session: Hex(begun.session.to_vec()),
             request,
             node: name.clone(),
@@ -276,6 +285,7 @@ impl Engine {
             deadline: self.seconds() + self.settings.commit.as_secs(),
             acknowledged: None,
             covered: None,
+            refused: None,
         };
         put(transaction, Table::Latches, name.as_bytes(), &latch)?;
         put(transaction, Table::Disks, &Disk::key(name, slot), &disk)?;
@@ -327,41 +337,4 @@ impl Engine {
         }
         Ok(Ok(node))
     }
-
-    /// Sends the stored reply of a session again, byte for byte.
-    pub fn resume(&self, body: &[u8]) -> Answer {
-        if self.is_sealed() {
-            return Reply::sealed().into();
-        }
-        let resume: Resume = match message::read(body) {
-            Ok((resume, _)) => resume,
-            Err(refusal) => return self.refuse(None, &refusal.into()),
-        };
-        let mut reply = None;
-        let read = self.store.look(&mut |transaction| {
-            let Some(name) = transaction.get(Table::Spent, &resume.session.0)? else { return Ok(()) };
-            let latch: Option<Latch> = get(transaction, Table::Latches, &name)?;
-            reply = latch.filter(|latch| latch.session == resume.session).map(|latch| latch.reply.into_bytes());
-            Ok(())
-        });
-        match (read, reply) {
-            (Ok(()), Some(body)) => Reply { status: 200, body, retry_after: None }.into(),
-            (Ok(()), None) => self.refuse(None, &Refusal::new(Own::SessionInvalid, "the session has no stored reply")),
-            (Err(error), _) => self.unavailable(&error.to_string()),
-        }
-    }
-}
-
-/// Why a node with this latch gets nothing in this boot.
-fn latched(latch: &Latch, boot: &BootId) -> Option<Decided> {
-    let (last, now) = ((latch.reset, latch.restart), (boot.reset, boot.restart));
-    if now == last {
-        let found = format!("this boot was given its release by request {}", latch.request);
-        return Some(Decided::Refused(Refusal::new(Own::BootLatched, found)));
-    }
-    if now < last && !latch.superseded {
-        let found = format!("{} resets and {} restarts; its last boot had {} and {}", now.0, now.1, last.0, last.1);
-        return Some(Decided::Held(Refusal::new(Own::TpmCleared, found)));
-    }
-    None
 }

@@ -90,6 +90,7 @@ impl Engine {
             (Some(secret), Some(credential))
         };
         let session = *self.random::<16>()?;
+        let latch = node.as_ref().map(|node| self.latch_of(&node.name)).transpose()?.flatten();
         let bank = node.map_or_else(|| unknown_bank(open, &hello.ek.0), |node| node.bank);
         let challenge = Challenge {
             bank,
@@ -112,6 +113,7 @@ impl Engine {
             session,
             secret: secret.map(|secret| Zeroizing::new(*secret)),
             bank,
+            last: latch.map(|latch| latch.session),
             until: now + self.settings.challenge,
         };
         Ok((Reply { status: 200, body: sent.bytes, retry_after: None }, begun))

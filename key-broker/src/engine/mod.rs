@@ -8,15 +8,20 @@ mod compositions;
 mod decision;
 mod disks;
 mod evidence;
+mod grant;
 mod hello;
+mod latch;
 mod limits;
+mod nodes;
 mod outcome;
 mod policy;
 mod published;
 mod ready;
 mod records;
+mod refusals;
 mod reply;
 mod restored;
+mod share;
 mod shown;
 mod standing;
 mod upkeep;
@@ -30,6 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use attest::bytes::Hex;
 use attest::cluster::{BrokerCertificate, Cluster};
 use attest::message::Hello;
 use measurements::compose::Configuration;
@@ -38,11 +44,11 @@ use ring::signature::Ed25519KeyPair;
 use transparency::verifier_key::VerifierKey;
 use zeroize::Zeroizing;
 
-use crate::code::{Code, Refusal};
-use crate::store::{Error as StoreError, Sqlite, Store, Table, Transaction};
+use crate::code::Code;
+use crate::store::{Sqlite, Store, Table};
 
 pub use admin::AdminCommand;
-use audit::{Bundles, Leaf, Signer};
+use audit::{Bundles, Signer};
 use clock::Clock;
 use compositions::Compositions;
 pub use decision::Answer;
@@ -51,7 +57,7 @@ pub use limits::network;
 use outcome::Stop;
 use ready::StoreCheck;
 pub use ready::Unready;
-use records::{Node, Waiting, get, put};
+use records::{Node, get};
 pub use reply::Reply;
 pub use restored::{Missing, Restored, adopt_bundles};
 pub use standing::Figures;
@@ -133,6 +139,8 @@ pub struct Conversation {
     /// What the node's TPM must activate, if its attestation key is not known.
     secret: Option<Zeroizing<[u8; 32]>>,
     bank: measurements::Bank,
+    /// Session of the node's last release before the challenge: a quote for the challenge is newer than it.
+    last: Option<Hex>,
     until: Instant,
 }
 
@@ -231,7 +239,7 @@ impl Engine {
     /// Takes the keys.
     ///
     /// # Errors
-    /// They are not of this cluster.
+    /// They are not of this cluster, or the shares of an older database cannot be wrapped again.
     pub fn unseal(&self, keys: Keys) -> Result<()> {
         let certificate = self
             .cluster
@@ -249,7 +257,9 @@ impl Engine {
             "the key of epoch {} is missing",
             certificate.epoch
         );
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Open { keys, certificate }));
+        let open = Open { keys, certificate };
+        self.bind_shares(&open).context("cannot wrap the shares of an older database")?;
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(open));
         Ok(())
     }
 
@@ -293,102 +303,17 @@ impl Engine {
     }
 
     fn count(&self, code: Code) {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(code.name()).or_default() += 1;
+        self.count_answer(code.name());
+    }
+
+    /// Counts an answer: a code, or the name of one that is not a decision.
+    fn count_answer(&self, name: &'static str) {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
     }
 
     /// How often each code was given since the start.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The answer of whatever ended without a release. `node` is the one that proved to be it.
-    fn stopped(&self, node: Option<&str>, stop: &Stop) -> Answer {
-        match (stop, node) {
-            (Stop::Refused(refusal), _) => self.refuse(node, refusal),
-            (Stop::Held(refusal), Some(name)) => self.hold(name, refusal),
-            (Stop::Held(refusal), None) => self.refuse(None, refusal),
-            (Stop::Unavailable(cause), _) => self.unavailable(cause),
-        }
-    }
-
-    /// Nothing was decided: whoever asks may ask again.
-    fn unavailable(&self, cause: &str) -> Answer {
-        eprintln!("key-broker: cannot decide: {cause}");
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry("UNAVAILABLE").or_default() += 1;
-        Reply::unavailable().into()
-    }
-
-    /// A refusal: written into the audit log, as often as strangers may, and the same to whoever asks. A refusal of a node that cannot be written is none: a decision that ends a boot is in the log.
-    fn refuse(&self, node: Option<&str>, refusal: &Refusal) -> Answer {
-        match self.record(node, refusal) {
-            Ok(request) => {
-                self.count(refusal.code);
-                Answer::Refused { request }
-            }
-            Err(stop) => self.stopped(None, &stop),
-        }
-    }
-
-    /// A hold: written into the audit log when its reason changes, and not each time that the node asks.
-    fn hold(&self, node: &str, refusal: &Refusal) -> Answer {
-        match self.record_hold(node, refusal) {
-            Ok(request) => {
-                self.count(refusal.code);
-                let retry_after = u32::try_from(self.settings.hold.as_secs()).unwrap_or(u32::MAX);
-                Answer::Held { request, retry_after }
-            }
-            Err(stop) => self.stopped(None, &stop),
-        }
-    }
-
-    fn leaf(&self, node: &str, request: &str, refusal: &Refusal) -> Leaf {
-        Leaf {
-            number: 0,
-            time: self.now(),
-            request: request.to_owned(),
-            node: node.to_owned(),
-            code: refusal.code.name().to_owned(),
-            found: refusal.found.clone(),
-        }
-    }
-
-    fn record(&self, node: Option<&str>, refusal: &Refusal) -> Result<String, Stop> {
-        let request = hex::encode(&self.random::<16>()?[..]);
-        let may = node.is_some()
-            || self.limits.lock().unwrap_or_else(PoisonError::into_inner).stranger_may_be_written(Instant::now());
-        if may && let Some(open) = self.keys() {
-            let leaf = self.leaf(node.unwrap_or_default(), &request, refusal);
-            self.store
-                .transact(&mut |transaction| audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop))?;
-        }
-        Ok(request)
-    }
-
-    fn record_hold(&self, name: &str, refusal: &Refusal) -> Result<String, Stop> {
-        let code = refusal.code.name();
-        let kept = |transaction: &dyn Transaction| -> Result<Option<Node>, StoreError> {
-            get(transaction, Table::Nodes, name.as_bytes())
-        };
-        let is_same = |node: &Node| node.waiting.as_ref().is_some_and(|waiting| waiting.code == code);
-        let mut request = None;
-        self.store.look(&mut |transaction| {
-            request = kept(transaction)?.filter(is_same).and_then(|node| node.waiting).map(|waiting| waiting.request);
-            Ok(())
-        })?;
-        if let Some(request) = request {
-            return Ok(request);
-        }
-        let open = self.keys().ok_or_else(|| Stop::Unavailable("the broker is sealed".into()))?;
-        let request = hex::encode(&self.random::<16>()?[..]);
-        let leaf = self.leaf(name, &request, refusal);
-        self.store.transact(&mut |transaction| {
-            if let Some(mut node) = kept(transaction)? {
-                node.waiting = Some(Waiting { code: code.to_owned(), request: request.clone() });
-                put(transaction, Table::Nodes, name.as_bytes(), &node)?;
-            }
-            audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop)
-        })?;
-        Ok(request)
     }
 }
 

@@ -1,4 +1,6 @@
-//! How a question of a node ends without a release. Three kinds, so that none passes for another: a decision, a decision that an operator must make, and no decision at all.
+//! How a question of a node ends without a release. Four kinds, so that none passes for another: a decision, a decision that an operator must make, a session that has ended, and no decision at all.
+
+use std::fmt;
 
 use crate::code::Refusal;
 use crate::store::Error;
@@ -10,8 +12,20 @@ pub(super) enum Stop {
     Refused(Refusal),
     /// The operator must decide: 202.
     Held(Refusal),
+    /// The session has ended, by time or because its node has had a later boot: 408, which is not a decision. The node begins again.
+    Ended,
     /// Nothing could be decided, because the store or the kernel does not do its part: 503. It says nothing about the node, whatever the cause.
     Unavailable(String),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refusal) | Self::Held(refusal) => write!(f, "{}: {}", refusal.code.name(), refusal.found),
+            Self::Ended => f.write_str("the session has ended"),
+            Self::Unavailable(cause) => f.write_str(cause),
+        }
+    }
 }
 
 impl From<Refusal> for Stop {

@@ -45,7 +45,7 @@ pub struct Node {
     pub waiting: Option<Waiting>,
 }
 
-/// Why a node waits.
+/// Why a node waits, or why its report was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Waiting {
@@ -77,7 +77,7 @@ pub struct Release {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disk {
-    /// Schema of this record.
+    /// Schema of this record: [`Disk::SCHEMA`], or 1 where the share is wrapped without the endorsement key of its node.
     pub schema: u32,
     /// Its id, which is the UUID of its header.
     pub id: String,
@@ -133,10 +133,13 @@ pub struct Latch {
     pub reset: u32,
     /// How often it had been restarted since.
     pub restart: u32,
-    /// An operator has approved that the counts of a later boot are lower: the TPM was cleared.
-    #[serde(default)]
-    pub superseded: bool,
-    /// The session.
+    /// Lowest counts, below these, of a boot that has attested since: the TPM was cleared, or an older state of it restored. Every boot is held until an operator approves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleared: Option<(u32, u32)>,
+    /// The counts are those of a boot that was held as one of a cleared TPM, and approved: nothing was released in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approved: bool,
+    /// The session; empty once the counts are those of an approved boot.
     pub session: Hex,
     /// The request.
     pub request: String,
@@ -159,7 +162,7 @@ pub struct Latch {
     pub registers: BTreeMap<u8, Hex>,
     /// SHA-256 of the release's payload.
     pub release: Bytes32,
-    /// The reply as it was sent.
+    /// The reply as it was sent; empty once it was destroyed.
     pub reply: String,
     /// Until when it may report, in seconds since 1970.
     pub deadline: u64,
@@ -168,6 +171,9 @@ pub struct Latch {
     /// SHA-256 of what the quote of the acknowledged report covers; not in records of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covered: Option<Bytes32>,
+    /// The first refusal of a report on this release, which is in the audit log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Waiting>,
 }
 
 /// Names the boot of a machine: its TPM, and the counts of resets and restarts, which do not depend on the attestation key.
@@ -180,9 +186,17 @@ impl Latch {
     pub fn boot(&self) -> Vec<u8> {
         boot_of(&self.ek, self.reset, self.restart)
     }
+
+    /// Resets and restarts.
+    pub const fn counts(&self) -> (u32, u32) {
+        (self.reset, self.restart)
+    }
 }
 
 impl Disk {
+    /// Schema of the records that are written.
+    pub const SCHEMA: u32 = 2;
+
     /// As the rules of records have it.
     pub fn record(&self) -> Record {
         let boot = |hex: &Option<Hex>| hex.as_ref().map(|boot| boot.0.clone());

@@ -17,6 +17,11 @@ impl Reply {
         Self { status: 503, body: b"{\"state\":\"unavailable\"}\n".to_vec(), retry_after: None }
     }
 
+    /// The session has ended: the node begins again.
+    pub const fn ended() -> Self {
+        Self { status: 408, body: Vec::new(), retry_after: None }
+    }
+
     /// Too many requests.
     pub fn busy() -> Self {
         Self { status: 429, body: b"{\"state\":\"busy\"}\n".to_vec(), retry_after: None }

@@ -23,6 +23,7 @@ fn shown(node: &Node) -> Value {
     json!({
         "node": node.name,
         "state": state,
+        "waiting": node.waiting.as_ref().map(|waiting| &waiting.code),
         "machine": node.machine_name,
         "bank": node.bank,
         "ek": hex::encode(node.ek.0),

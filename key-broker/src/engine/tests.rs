@@ -15,7 +15,7 @@ use crate::socket::{self, Files};
 
 const MACHINE: &[u8] = include_bytes!("../../../measurements/machines/q35-ovmf-2025.02-1cpu-1gib.machine.json");
 
-fn init(folder: &Path) -> PathBuf {
+pub(super) fn init(folder: &Path) -> PathBuf {
     let plan = Plan {
         folder: folder.join("broker"),
         assurance: Assurance::Development,
@@ -28,7 +28,7 @@ fn init(folder: &Path) -> PathBuf {
     plan.folder
 }
 
-fn open(folder: &Path) -> anyhow::Result<Engine> {
+pub(super) fn open(folder: &Path) -> anyhow::Result<Engine> {
     let cluster = std::fs::read(folder.join("cluster.json")).unwrap();
     let engine = Engine::open(&folder.join("database"), &cluster, Settings::default())?;
     let files = Files { sealed: folder.join("sealed.json"), certificate: folder.join("certificate.json") };
@@ -37,8 +37,12 @@ fn open(folder: &Path) -> anyhow::Result<Engine> {
 }
 
 fn enrol(engine: &Engine, name: &str) -> Result<(), String> {
-    let machine = Hex(MACHINE.to_vec());
-    let (name, ek) = (name.to_owned(), Bytes32([1; 32]));
+    enrol_with(engine, name, Bytes32([1; 32]))
+}
+
+/// A node with this endorsement key.
+pub(super) fn enrol_with(engine: &Engine, name: &str, ek: Bytes32) -> Result<(), String> {
+    let (name, machine) = (name.to_owned(), Hex(MACHINE.to_vec()));
     engine.admin(&AdminCommand::NodeEnrol { name, ek, machine, bank: Bank::Sha384, hold: false }).map(drop)
 }
 

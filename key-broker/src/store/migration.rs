@@ -1,7 +1,8 @@
-//! From older versions of the database to version 3, in the transaction that opens it: all of it happens, or nothing.
+//! From older versions of the database to version 4, in the transaction that opens it: all of it happens, or nothing.
 //!
 //! Version 1 kept a latch and a session for each boot, for ever, and an endorsement key went on naming a node that had been enrolled with another one. Version 2 keeps the last boot of each node, and an index of all requests in the audit log. Version 3
-//! keeps an index of the newest requests, and older leaves of the audit log in files beside the database.
+//! keeps an index of the newest requests, and older leaves of the audit log in files beside the database. Version 4 keeps in the latch that a TPM was cleared, and wraps the share of a disk for the endorsement key of its node, which needs
+//! the broker's keys: that is done when the broker is unsealed.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,24 @@ pub(super) fn to_3(transaction: &Transaction) -> Result<(), Error> {
         let place = leaf_number(&number)? % MAX_INDEXED_LEAVES;
         let text = "INSERT INTO recent_requests (key, value) VALUES (?1, ?2)";
         transaction.execute(text, params![place.to_be_bytes(), request])?;
+    }
+    Ok(())
+}
+
+/// Keeps in the latch that a TPM was cleared. An approval of version 3 was one of every reason: it ends.
+pub(super) fn to_4(transaction: &Transaction) -> Result<(), Error> {
+    for (name, latch) in rows(transaction, "latches")? {
+        let mut latch = document(&latch, "latch")?;
+        latch.remove("superseded");
+        let node = "SELECT value FROM nodes WHERE key = ?1";
+        let node: Option<Vec<u8>> = transaction.query_row(node, params![name], |row| row.get(0)).optional()?;
+        let node = node.map(|node| document(&node, "node")).transpose()?;
+        if node.is_some_and(|node| node.get("waiting").is_some_and(|waiting| waiting["code"] == "TPM_CLEARED")) {
+            // The lowest counts that a boot can have: version 3 did not keep those of the boot that is held.
+            latch.insert("cleared".into(), vec![0, 0].into());
+        }
+        let value = serde_json::to_vec(&latch).map_err(|error| Error::Work(error.to_string()))?;
+        transaction.execute("UPDATE latches SET value = ?2 WHERE key = ?1", params![name, value])?;
     }
     Ok(())
 }
@@ -240,5 +259,37 @@ mod tests {
                 Ok(())
             })
             .unwrap();
+    }
+
+    #[test]
+    fn database_of_version_3_keeps_that_a_held_tpm_was_cleared() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("database");
+        drop(Sqlite::create(&path).unwrap());
+        let connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "user_version", 3).unwrap();
+        let put = |table: &str, key: &str, value: serde_json::Value| {
+            let text = format!("INSERT INTO {table} (key, value) VALUES (?1, ?2)");
+            connection.execute(&text, rusqlite::params![key.as_bytes(), value.to_string().as_bytes()]).unwrap();
+        };
+        for (name, code) in [("one", "TPM_CLEARED"), ("two", "NODE_HELD")] {
+            put("nodes", name, json!({"name": name, "waiting": {"code": code, "request": "5"}}));
+            put("latches", name, json!({"node": name, "reset": 7, "superseded": true}));
+        }
+        put("latches", "three", json!({"node": "three"}));
+        for _ in 0..2 {
+            let store = Sqlite::open(&path).unwrap();
+            store
+                .look(&mut |open| {
+                    let latch = |name: &[u8]| open.get(Table::Latches, name).map(Option::unwrap);
+                    let latch = |name: &[u8]| latch(name).map(|bytes| serde_json::from_slice(&bytes).unwrap());
+                    let [one, two, three]: [serde_json::Value; 3] = [latch(b"one")?, latch(b"two")?, latch(b"three")?];
+                    assert_eq!(one, json!({"node": "one", "reset": 7, "cleared": [0, 0]}));
+                    assert_eq!(two, json!({"node": "two", "reset": 7}));
+                    assert_eq!(three, json!({"node": "three"}));
+                    Ok(())
+                })
+                .unwrap();
+        }
     }
 }

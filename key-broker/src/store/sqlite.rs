@@ -12,7 +12,7 @@ use super::migration;
 use super::{Error, Failure, Look, Row, Store, Table, Transaction, Work};
 
 /// Version of the tables.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 /// How long another process may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Maximum of that time; SQLite counts milliseconds with 32 bits.
@@ -88,11 +88,14 @@ impl Sqlite {
         let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match found {
             VERSION => {}
-            1 | 2 => {
+            1..=3 => {
                 if found == 1 {
                     migration::to_2(&transaction)?;
                 }
-                migration::to_3(&transaction)?;
+                if found < 3 {
+                    migration::to_3(&transaction)?;
+                }
+                migration::to_4(&transaction)?;
                 transaction.pragma_update(None, "user_version", VERSION)?;
             }
             found => return Err(Error::Version { found, expected: VERSION }),

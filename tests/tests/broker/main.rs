@@ -11,6 +11,7 @@ mod evidence;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
 mod growth;
+mod holds;
 mod identity;
 mod meanwhile;
 mod measured;
@@ -19,8 +20,10 @@ mod operation;
 mod published;
 mod publisher;
 mod readiness;
+mod repeats;
 mod scene;
 mod sessions;
+mod shares;
 mod strangers;
 
 use std::process::ExitCode;
@@ -38,6 +41,8 @@ fn main() -> ExitCode {
     let rows = [
         evidence::rows(),
         identity::rows(),
+        holds::rows(),
+        shares::rows(),
         growth::rows(),
         migrated::rows(),
         commits::rows(),
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
         readiness::rows(),
         measured::rows(),
         sessions::rows(),
+        repeats::rows(),
         strangers::rows(),
         bodies::rows(),
         operation::rows(),

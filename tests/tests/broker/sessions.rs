@@ -89,14 +89,19 @@ fn two_brokers(suite: &Suite, _: &str) -> Result<()> {
 fn sessions(suite: &Suite, _: &str) -> Result<()> {
     let mut scene = Scene::with(suite, Broker::start_with("challenge_seconds = 1")?)?;
     let other = Broker::start()?;
+    let [late, invalid] = codes(4) else { anyhow::bail!("two codes") };
     let mut shapes = Vec::new();
     let mut must_refuse = |broker: &Broker, response: &connection::Response| -> Result<()> {
         shapes.push((response.status, response.body.len()));
-        broker.must_refuse(response, code(4))
+        broker.must_refuse(response, invalid)
     };
+    // Evidence that is only late is not a decision: the node begins again.
     let mut talk = scene.begin(Purpose::Provision)?;
     let evidence = scene.node.evidence(&talk)?;
     thread::sleep(Duration::from_millis(1500));
+    let response = talk.show(&evidence)?;
+    ensure!(response.status.to_string() == *late, "late evidence: {}", scene.broker.judged(&response)?);
+    // Sent again, it is evidence without a session.
     must_refuse(&scene.broker, &talk.show(&evidence)?)?;
     let mut talk = scene.begin(Purpose::Provision)?;
     let mut evidence = scene.node.evidence(&talk)?;

@@ -1,0 +1,160 @@
+//! What is answered where nothing is released, and its row of the audit log. A refusal has a row of its own where a quote was made for it, and as many as strangers may cause where none was; a hold has one for each reason.
+
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use attest::bytes::Hex;
+
+use super::audit::{self, Leaf};
+use super::outcome::Stop;
+use super::records::{Latch, Node, Waiting, get, put};
+use super::{Answer, Engine, Reply};
+use crate::code::Refusal;
+use crate::store::{Error as StoreError, Table, Transaction};
+
+impl Engine {
+    /// The answer of whatever ended without a release. `node` is the one that proved to be it.
+    pub(super) fn stopped(&self, node: Option<&str>, stop: &Stop) -> Answer {
+        match (stop, node) {
+            (Stop::Refused(refusal), _) => self.refuse(node, refusal),
+            (Stop::Held(refusal), Some(name)) => self.hold(name, refusal),
+            (Stop::Held(refusal), None) => self.refuse(None, refusal),
+            (Stop::Ended, _) => self.ended(),
+            (Stop::Unavailable(cause), _) => self.unavailable(cause),
+        }
+    }
+
+    /// The session has ended: the evidence may be good, and is not read.
+    pub(super) fn ended(&self) -> Answer {
+        self.count_answer("SESSION_ENDED");
+        Reply::ended().into()
+    }
+
+    /// Nothing was decided: whoever asks may ask again.
+    pub(super) fn unavailable(&self, cause: &str) -> Answer {
+        eprintln!("key-broker: cannot decide: {cause}");
+        self.count_answer("UNAVAILABLE");
+        Reply::unavailable().into()
+    }
+
+    /// A refusal: written into the audit log, as often as strangers may, and the same to whoever asks. A refusal of a node that cannot be written is none: a decision that ends a boot is in the log.
+    pub(super) fn refuse(&self, node: Option<&str>, refusal: &Refusal) -> Answer {
+        match self.record(node, refusal) {
+            Ok(request) => {
+                self.count(refusal.code);
+                Answer::Refused { request }
+            }
+            Err(stop) => self.stopped(None, &stop),
+        }
+    }
+
+    /// A hold: written into the audit log when its reason changes, and not each time that the node asks.
+    pub(super) fn hold(&self, node: &str, refusal: &Refusal) -> Answer {
+        match self.record_hold(node, refusal) {
+            Ok(request) => {
+                self.count(refusal.code);
+                let retry_after = u32::try_from(self.settings.hold.as_secs()).unwrap_or(u32::MAX);
+                Answer::Held { request, retry_after }
+            }
+            Err(stop) => self.stopped(None, &stop),
+        }
+    }
+
+    fn leaf(&self, node: &str, request: &str, refusal: &Refusal) -> Leaf {
+        Leaf {
+            number: 0,
+            time: self.now(),
+            request: request.to_owned(),
+            node: node.to_owned(),
+            code: refusal.code.name().to_owned(),
+            found: refusal.found.clone(),
+        }
+    }
+
+    fn record(&self, node: Option<&str>, refusal: &Refusal) -> Result<String, Stop> {
+        let request = hex::encode(&self.random::<16>()?[..]);
+        let may = node.is_some()
+            || self.limits.lock().unwrap_or_else(PoisonError::into_inner).stranger_may_be_written(Instant::now());
+        if may && let Some(open) = self.keys() {
+            let leaf = self.leaf(node.unwrap_or_default(), &request, refusal);
+            self.store
+                .transact(&mut |transaction| audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop))?;
+        }
+        Ok(request)
+    }
+
+    /// The refusal of a report whose quote was verified. The quote does not cover all of a report, so one quote is enough for any number of them: the first refusal of a release is written into the audit log, and what is
+    /// refused after it counts as a stranger's.
+    pub(super) fn refuse_report(&self, node: &str, session: &Hex, refusal: &Refusal) -> Answer {
+        match self.record_report(node, session, refusal) {
+            Ok(Some(request)) => {
+                self.count(refusal.code);
+                Answer::Refused { request }
+            }
+            Ok(None) => self.refuse(None, refusal),
+            Err(stop) => self.stopped(None, &stop),
+        }
+    }
+
+    /// The request under which this refusal is in the audit log; none where another refusal of the same release is.
+    fn record_report(&self, name: &str, session: &Hex, refusal: &Refusal) -> Result<Option<String>, Stop> {
+        let code = refusal.code.name();
+        let kept = |transaction: &dyn Transaction| -> Result<Option<Latch>, StoreError> {
+            let latch: Option<Latch> = get(transaction, Table::Latches, name.as_bytes())?;
+            Ok(latch.filter(|latch| latch.session == *session))
+        };
+        let same = |refused: Waiting| (refused.code == code).then_some(refused.request);
+        let mut latch = None;
+        self.store.look(&mut |transaction| {
+            latch = kept(transaction)?;
+            Ok(())
+        })?;
+        match latch {
+            Some(Latch { refused: None, .. }) => {}
+            latch => return Ok(latch.and_then(|latch| latch.refused).and_then(same)),
+        }
+        let open = self.keys().ok_or_else(|| Stop::Unavailable("the broker is sealed".into()))?;
+        let request = hex::encode(&self.random::<16>()?[..]);
+        let leaf = self.leaf(name, &request, refusal);
+        let mut written = None;
+        self.store.transact(&mut |transaction| {
+            let Some(mut latch) = kept(transaction)? else { return Ok(()) };
+            if let Some(refused) = latch.refused {
+                written = same(refused);
+                return Ok(());
+            }
+            latch.refused = Some(Waiting { code: code.to_owned(), request: request.clone() });
+            put(transaction, Table::Latches, name.as_bytes(), &latch)?;
+            written = Some(request.clone());
+            audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop)
+        })?;
+        Ok(written)
+    }
+
+    fn record_hold(&self, name: &str, refusal: &Refusal) -> Result<String, Stop> {
+        let code = refusal.code.name();
+        let kept = |transaction: &dyn Transaction| -> Result<Option<Node>, StoreError> {
+            get(transaction, Table::Nodes, name.as_bytes())
+        };
+        let is_same = |node: &Node| node.waiting.as_ref().is_some_and(|waiting| waiting.code == code);
+        let mut request = None;
+        self.store.look(&mut |transaction| {
+            request = kept(transaction)?.filter(is_same).and_then(|node| node.waiting).map(|waiting| waiting.request);
+            Ok(())
+        })?;
+        if let Some(request) = request {
+            return Ok(request);
+        }
+        let open = self.keys().ok_or_else(|| Stop::Unavailable("the broker is sealed".into()))?;
+        let request = hex::encode(&self.random::<16>()?[..]);
+        let leaf = self.leaf(name, &request, refusal);
+        self.store.transact(&mut |transaction| {
+            if let Some(mut node) = kept(transaction)? {
+                node.waiting = Some(Waiting { code: code.to_owned(), request: request.clone() });
+                put(transaction, Table::Nodes, name.as_bytes(), &node)?;
+            }
+            audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop)
+        })?;
+        Ok(request)
+    }
+}

@@ -1,0 +1,96 @@
+//! Shares that were taken away, and records of disks that somebody moved in the database: neither gives a share to a machine that it is not for.
+
+use anyhow::{Context, Result, ensure};
+use attest::message::{DiskState, Purpose};
+use cairn_tests::attester::Attester;
+use cairn_tests::node::Node as Machine;
+use cairn_tests::suite::Suite;
+
+use crate::Row;
+use crate::scene::{Scene, ask, release, report};
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("reply_is_not_sent_again_after_its_share_was_taken_away", taken_away),
+        Row::new("reply_of_a_held_node_is_sent_again_after_approval", held),
+        Row::new("disk_record_that_was_moved_to_another_node_gives_no_share", moved),
+    ]
+}
+
+fn taken_away(suite: &Suite, _: &str) -> Result<()> {
+    const COMMANDS: [(&[&str], &str); 3] = [
+        (&["node", "retire", "one"], "RETIRED"),
+        (&["disk", "grant", "one", "--overwrite"], "STATE"),
+        (&["disk", "grant", "two", "--rebind-from", "one"], "STATE"),
+    ];
+    for (words, code) in COMMANDS {
+        let mut scene = Scene::known(suite)?;
+        let mut two = scene.another("two")?;
+        let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+        let again = scene.broker.wire()?.resume(&released.session)?;
+        ensure!(again.status == 200 && again.body == released.body, "{words:?}: another reply than before");
+        scene.broker.admin(words)?;
+        for _ in 0..2 {
+            let response = scene.broker.wire()?.resume(&released.session)?;
+            scene.broker.must_refuse(&response, "SESSION_INVALID").with_context(|| format!("{words:?}"))?;
+            // Also when the machine is used again.
+            scene.enrol("one", &scene.node)?;
+        }
+        let commit = report(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
+        let response = scene.broker.wire()?.say("/krp/1/commit", &commit)?;
+        scene.broker.must_refuse(&response, code).with_context(|| format!("{words:?}"))?;
+        if words.contains(&"--rebind-from") {
+            two.disk = scene.node.disk.clone();
+            let new = release(&scene.broker, &mut two, Purpose::Unlock)?;
+            ensure!(new.share == released.share, "the disk has another share than before");
+        }
+    }
+    Ok(())
+}
+
+/// A hold delays: the release that was decided before it is there afterwards.
+fn held(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    let ek = scene.node.tpm.endorsement_key_digest();
+    let machine = Machine::machine_reference()?.display().to_string();
+    scene.broker.admin(&["node", "enrol", "one", "--ek", &ek, "--machine", &machine, "--hold"])?;
+    let response = scene.broker.wire()?.resume(&released.session)?;
+    scene.broker.must_refuse(&response, "SESSION_INVALID")?;
+    scene.broker.admin(&["node", "approve", "one"])?;
+    let again = scene.broker.wire()?.resume(&released.session)?;
+    ensure!(again.status == 200 && again.body == released.body, "another reply than before");
+    Ok(())
+}
+
+/// Gives the only disk of the database to this node, as no command does.
+fn move_disk(scene: &mut Scene, from: &str, to: &str) -> Result<()> {
+    scene.broker.kill();
+    let database = rusqlite::Connection::open(scene.broker.file("database"))?;
+    let record: Vec<u8> = database.query_row("SELECT value FROM disks", [], |row| row.get(0))?;
+    let node = |name: &str| format!("\"node\":\"{name}\"");
+    let record = String::from_utf8(record)?;
+    let moved = record.replace(&node(from), &node(to));
+    ensure!(moved != record, "the disk is not of node {from}");
+    let key = format!("{to}/state").into_bytes();
+    database.execute("UPDATE disks SET key = ?1, value = ?2", rusqlite::params![key, moved.as_bytes()])?;
+    database.execute("UPDATE disk_ids SET value = ?1", rusqlite::params![key])?;
+    drop(database);
+    scene.broker.run()
+}
+
+fn moved(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let tpm = cairn_tests::attester::emulated::Emulated::new(&suite.sandbox)?;
+    let mut two = Attester::booted(tpm, &scene.boot)?;
+    scene.enrol("two", &two)?;
+    two.disk = scene.node.disk.clone();
+    ensure!(two.disk != DiskState::Blank, "the node has no disk");
+    move_disk(&mut scene, "one", "two")?;
+    let (_, response) = ask(&scene.broker, &mut two, Purpose::Unlock)?;
+    ensure!(response.status == 503, "a moved record: {}", scene.broker.judged(&response)?);
+    let printed = String::from_utf8_lossy(&scene.broker.printed()?).into_owned();
+    ensure!(printed.contains("is not wrapped for the TPM of node two"), "the broker prints {printed}");
+    move_disk(&mut scene, "two", "one")?;
+    scene.must_still_unlock()
+}
