@@ -53,9 +53,9 @@ pub const TABLE: &[Attack] = &[
     attack(3, "one boot asks two brokers in the same moment", &["BOOT_LATCHED"], Wire("two_brokers_release_once")),
     attack(
         4,
-        "an expired session (a unit test of the broker), one with a bit flipped, one of another cluster",
+        "an expired session, one with a bit flipped, one of another cluster",
         &["SESSION_INVALID"],
-        Wire("a_session_is_of_one_connection"),
+        Wire("a_session_is_of_one_connection_and_its_time"),
     ),
     attack(5, "a quote of another enrolled node's key", &["AK_MISMATCH"], Wire("a_quote_of_another_node_is_refused")),
     attack(

@@ -1,16 +1,13 @@
 //! A whole broker in this process, as `init` makes it and an operator uses it.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Assurance;
-use attest::message::{DiskState, Hello, Purpose};
 use measurements::Bank;
 
 use super::ready::MAX_CLOCK_BEHIND_SECONDS;
-use super::{AdminCommand, Conversation, Engine, Settings, Unready};
+use super::{AdminCommand, Engine, Settings, Unready};
 use crate::code::{Code, Own};
 use crate::init::{self, Plan};
 use crate::socket::{self, Files};
@@ -69,36 +66,6 @@ fn clock_of_an_accepted_witness_does_not_make_a_broker_unready() {
     assert_eq!(engine.readiness(), Ok(()));
     engine.clock.at_least(now + MAX_CLOCK_BEHIND_SECONDS + 60);
     assert_eq!(engine.readiness(), Err(Unready::Clock));
-}
-
-/// No connection of a broker gets so far: the limits give evidence less time than its challenge has.
-#[test]
-fn evidence_after_the_time_of_its_challenge_is_of_no_session() {
-    let folder = tempfile::tempdir().unwrap();
-    let engine = open(&init(folder.path())).unwrap();
-    let until = Instant::now();
-    for (now, code) in [(until - Duration::from_nanos(1), "MALFORMED"), (until, "SESSION_INVALID")] {
-        engine.evidence(&mut Some(conversation(until)), now, b"{}");
-        let tail = engine.admin(&AdminCommand::AuditTail { count: 1 }).unwrap();
-        assert_eq!(tail[0]["code"], code);
-    }
-}
-
-fn conversation(until: Instant) -> Conversation {
-    let hello = Hello {
-        ak: Hex(vec![]),
-        disk: DiskState::Blank,
-        ek: Hex(vec![]),
-        hpke_key: Bytes32([0; 32]),
-        nonce: Bytes32([0; 32]),
-        purpose: Purpose::Unlock,
-        schema: String::new(),
-        slot: "state".into(),
-        versions: [1, 1],
-    };
-    let (address, bank, secret) = (Ipv4Addr::LOCALHOST.into(), Bank::Sha384, None);
-    let (hello_digest, challenge_digest, exporter, session) = ([0; 32], [0; 32], [0; 32], [0; 16]);
-    Conversation { address, hello, hello_digest, challenge_digest, exporter, session, secret, bank, until }
 }
 
 #[test]

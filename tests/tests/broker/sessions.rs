@@ -2,6 +2,7 @@
 
 use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use attest::bytes::Hex;
@@ -10,6 +11,7 @@ use cairn_tests::attacks::{code, codes};
 use cairn_tests::attester::HEADER;
 use cairn_tests::broker::Broker;
 use cairn_tests::suite::Suite;
+use nix::sys::signal::Signal;
 
 use crate::Row;
 use crate::scene::{self, Scene, begin, release, report};
@@ -18,7 +20,7 @@ pub fn rows() -> Vec<Row> {
     vec![
         Row::new("evidence_is_taken_once_by_all_brokers", spent),
         Row::new("two_brokers_release_once", two_brokers),
-        Row::new("a_session_is_of_one_connection", sessions),
+        Row::new("a_session_is_of_one_connection_and_its_time", sessions),
         Row::new("a_boot_is_released_once", latched),
         Row::new("messages_have_their_order", order),
         Row::new("a_lost_reply_is_sent_again_byte_for_byte", resumed),
@@ -86,13 +88,26 @@ fn two_brokers(suite: &Suite, _: &str) -> Result<()> {
 }
 
 fn sessions(suite: &Suite, _: &str) -> Result<()> {
-    let mut scene = Scene::with(suite, Broker::start()?)?;
+    let mut scene = Scene::with(suite, Broker::start_with("patience_seconds = 1\nchallenge_seconds = 3")?)?;
     let other = Broker::start()?;
     let mut shapes = Vec::new();
     let mut must_refuse = |broker: &Broker, response: &connection::Response| -> Result<()> {
         shapes.push((response.status, response.body.len()));
         broker.must_refuse(response, code(4))
     };
+    let mut talk = scene.begin(Purpose::Provision)?;
+    let evidence = scene.node.evidence(&talk)?;
+    // The limits give evidence less time than its session has: a broker that was stopped finds it all at once, and too late.
+    let stop = || {
+        thread::sleep(Duration::from_millis(300));
+        scene.broker.signal(Signal::SIGSTOP)
+    };
+    let go_on = || {
+        thread::sleep(Duration::from_millis(3500));
+        scene.broker.signal(Signal::SIGCONT)
+    };
+    let late = talk.show_slowly(&evidence, stop, go_on)?;
+    must_refuse(&scene.broker, &late)?;
     let mut talk = scene.begin(Purpose::Provision)?;
     let mut evidence = scene.node.evidence(&talk)?;
     evidence.session.0[0] ^= 1;
