@@ -258,12 +258,6 @@ impl Broker {
         running.process.wait().context("Failed to wait for the key broker")
     }
 
-    /// Sends it a signal that does not end it.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        let running = self.running.as_ref().context("the broker does not run")?;
-        Ok(nix::sys::signal::kill(Pid::from_raw(running.process.id().cast_signed()), signal)?)
-    }
-
     /// Its process.
     pub fn process(&self) -> Result<Process> {
         self.running.as_ref().map(|running| Process::of(running.process.id())).context("the broker does not run")

@@ -124,23 +124,6 @@ impl Talk {
         self.wire.say("/krp/1/evidence", evidence)
     }
 
-    /// Sends evidence in two parts: `between` is called after the first, `after` when all is sent.
-    pub fn show_slowly(
-        &mut self,
-        evidence: &Evidence,
-        between: impl FnOnce() -> Result<()>,
-        after: impl FnOnce() -> Result<()>,
-    ) -> Result<Response> {
-        let body = message::write(evidence)?.bytes;
-        let (first, second) = body.split_at(body.len() / 2);
-        let head = format!("POST /krp/1/evidence HTTP/1.1\r\nHost: broker\r\nContent-Length: {}\r\n\r\n", body.len());
-        self.wire.connection.send(&[head.as_bytes(), first].concat())?;
-        between()?;
-        self.wire.connection.send(second)?;
-        after()?;
-        Ok(self.wire.connection.receive()?)
-    }
-
     /// Sends evidence; the answer must be a release.
     pub fn must_release(&mut self, evidence: &Evidence) -> Result<Response> {
         must("evidence", self.show(evidence)?)

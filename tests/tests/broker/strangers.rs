@@ -278,8 +278,7 @@ fn slow_bodies(suite: &Suite, _: &str) -> Result<()> {
     // Each connection is a file of this process, too.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    let limits =
-        "connections_per_address = 2048\npatience_seconds = 90\nchallenge_seconds = 181\nrequests_per_minute = 100000";
+    let limits = "connections_per_address = 2048\npatience_seconds = 90\nrequests_per_minute = 100000";
     let mut scene = Scene::with(suite, Broker::start_with(limits)?)?;
     let address = scene.broker.address()?;
     let mut slow = Vec::new();
