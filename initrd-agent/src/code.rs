@@ -152,8 +152,8 @@ codes! {
         "The broker knows less of the state disk than the disk itself: somebody put back an older database",
         "restore the newest database of the broker";
     FilesystemDamaged, "FILESYSTEM_DAMAGED",
-        "The file system of the state disk cannot be repaired without asking",
-        "open the disk by recovery (cairn recover) and repair it with e2fsck, or restore it";
+        "The file system of the state disk cannot be repaired without asking, or its superblock has a field that no state disk has",
+        "open the disk by recovery (cairn recover), check its superblock as docs/how-to/lose-the-broker.md says, and repair it with e2fsck, or restore it";
     StateMountFailed, "STATE_MOUNT_FAILED",
         "The state disk could not be mounted as /var, or the machine id not be set",
         "see the kernel's lines above; rebuild the image with a directory /var and a file /etc/machine-id";

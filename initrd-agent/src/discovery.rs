@@ -27,7 +27,7 @@ pub struct Found {
     pub hash: Partition,
     /// All configuration partitions.
     pub configuration: Vec<Candidate>,
-    /// All disks with partitions of these ids, also those that were not taken: the firmware may have started from another one.
+    /// All disks whose tables have partitions of these ids, also those that were not taken: the firmware may have started from another one.
     pub disks: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ pub fn wait_for_root(document: &BootDocument, uevents: &mut Uevents) -> Result<F
         let failure = match choose(root, &inventory) {
             Ok((data, hash)) => {
                 console::detail(|| format!("root on {}, hashes on {}", data.device.display(), hash.device.display()));
-                let disks = inventory.disks_of_the_root();
+                let disks = inventory.root_disks.into_iter().collect();
                 return Ok(Found { data, hash, configuration: inventory.configuration, disks });
             }
             Err(failure) => failure,

@@ -3,6 +3,7 @@
 //! counts as not there. Disk names and their order mean nothing. Everything is bounded: disks, entries, and candidates
 //! for one purpose.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,17 +56,9 @@ pub struct Inventory {
     pub configuration: Vec<Candidate>,
     /// Disks without a usable table, and why.
     pub ignored: Vec<String>,
-}
-
-impl Inventory {
-    /// The disks on which parts of the root were found.
-    pub fn disks_of_the_root(&self) -> Vec<String> {
-        let ready = |candidate: &Candidate| match candidate {
-            Candidate::Ready(partition) => Some(partition.disk.clone()),
-            _ => None,
-        };
-        self.data.iter().chain(&self.hash).filter_map(ready).collect()
-    }
+    /// The kernel's names of all disks with a table that names a part of the root, whether or not the partition can be
+    /// used: the firmware may have started from any of them.
+    pub root_disks: BTreeSet<String>,
 }
 
 /// Where the kernel shows its devices.
@@ -109,6 +102,9 @@ pub fn take(places: &Places, data: Guid, hash: Guid) -> io::Result<Inventory> {
                         Entry { partuuid, .. } if partuuid == hash => &mut inventory.hash,
                         _ => continue,
                     };
+                    if [data, hash].contains(&entry.partuuid) {
+                        inventory.root_disks.insert(disk.clone());
+                    }
                     // One more than is used: whoever cares can see that there were too many.
                     if wanted.len() <= MOST_CANDIDATES {
                         wanted.push(candidate(places, disk, &names, &entry));
@@ -198,20 +194,6 @@ pub mod tests {
 
     const HASH: Guid = Guid::from_u128(7);
 
-    #[test]
-    fn each_disk_with_a_part_of_the_root_is_named() {
-        let ready = |disk: &str| {
-            let (device, number) = (PathBuf::from("/dev").join(disk), "254:1".to_owned());
-            Candidate::Ready(Partition { device, disk: disk.to_owned(), number, bytes: 4096 })
-        };
-        let inventory = Inventory {
-            data: vec![ready("vda"), ready("vdb"), Candidate::NotThere("vdc".into())],
-            hash: vec![ready("vda"), Candidate::BeyondDisk("vdd".into()), ready("vde")],
-            ..Inventory::default()
-        };
-        assert_eq!(inventory.disks_of_the_root(), ["vda", "vdb", "vda", "vde"]);
-    }
-
     /// A sysfs and a /dev in a temporary folder.
     struct Machine {
         folder: tempfile::TempDir,
@@ -263,7 +245,31 @@ pub mod tests {
         machine.disk("vdb", &root_disk(), "2048");
         let device = machine.folder.path().join("dev/vdb1");
         let expected = Partition { device, disk: "vdb".into(), number: "253:1".into(), bytes: 4096 };
-        assert_eq!(machine.take(), Inventory { data: vec![Candidate::Ready(expected)], ..Inventory::default() });
+        let root_disks = BTreeSet::from(["vdb".to_owned()]);
+        let data = vec![Candidate::Ready(expected)];
+        assert_eq!(machine.take(), Inventory { data, root_disks, ..Inventory::default() });
+    }
+
+    #[test]
+    fn each_disk_with_a_part_of_the_root_is_named_whatever_its_state() {
+        let machine = Machine::new();
+        let with = |partuuid| disk(512, &[(0, KIND, partuuid, 40, 47)]);
+        machine.disk("vda", &with(PARTUUID), "2048");
+        machine.disk("vdb", &with(HASH), "2048");
+        machine.disk("vdc", &with(PARTUUID), "47");
+        machine.disk("vdd", &with(HASH), "2048");
+        machine.partition("vdd1", "vdd", "253:1", "41");
+        machine.disk("vde", &with(KIND), "2048");
+        // More than are candidates.
+        let many: Vec<String> = (0..=2 * MOST_CANDIDATES).map(|index| format!("vdf{index:02}x")).collect();
+        for name in &many {
+            machine.disk(name, &with(PARTUUID), "2048");
+        }
+        let inventory = machine.take();
+        assert!(matches!(inventory.data[1], Candidate::BeyondDisk(_)), "{:?}", inventory.data);
+        assert!(matches!(inventory.hash[1], Candidate::NotThere(_)), "{:?}", inventory.hash);
+        let expected = ["vda", "vdb", "vdc", "vdd"].map(str::to_owned).into_iter().chain(many).collect();
+        assert_eq!(inventory.root_disks, expected);
     }
 
     #[test]

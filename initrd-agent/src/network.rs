@@ -9,6 +9,7 @@ use std::time::Duration;
 use attest::cluster::StaticNetwork;
 use futures_util::TryStreamExt;
 use mozim::{DhcpV4Client, DhcpV4Config, DhcpV4State};
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -44,6 +45,15 @@ struct Lease {
     gateway: Option<Ipv4Addr>,
 }
 
+impl Lease {
+    /// Whether the kernel reaches this address without a route.
+    fn reaches(&self, other: Ipv4Addr) -> bool {
+        let host_bits = 32_u32.saturating_sub(self.prefix.into());
+        let differing = u32::from(self.address) ^ u32::from(other);
+        differing.checked_shr(host_bits).unwrap_or_default() == 0
+    }
+}
+
 impl Network {
     /// Brings the first card up. What is wrong may pass: a cable, a DHCP server.
     ///
@@ -74,11 +84,9 @@ impl Network {
         self.clear(&handle).await;
         let add = handle.address().add(self.link.index, address.into(), prefix).execute();
         add.await.map_err(|error| format!("setting the address {address}/{prefix}: {error}"))?;
-        if let Some(gateway) = gateway {
-            let route =
-                RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(self.link.index).build();
+        for route in routes(&lease, self.link.index) {
             let add = handle.route().add(route).execute();
-            add.await.map_err(|error| format!("setting the gateway {gateway}: {error}"))?;
+            add.await.map_err(|error| format!("setting the route to the gateway {gateway:?}: {error}"))?;
         }
         Ok(())
     }
@@ -125,6 +133,16 @@ async fn ask(link: &Link) -> Result<Lease, String> {
     }
 }
 
+/// The routes of an address: one over the gateway, and before it one to a gateway outside of the prefix, which the kernel
+/// does not reach otherwise (networks with prefixes of 32 bits, for example Google Cloud's).
+fn routes(lease: &Lease, link: u32) -> Vec<RouteMessage> {
+    let Some(gateway) = lease.gateway else { return vec![] };
+    let route = || RouteMessageBuilder::<Ipv4Addr>::new().output_interface(link);
+    let to_gateway = route().destination_prefix(gateway, 32).scope(RouteScope::Link).build();
+    let over_gateway = route().gateway(gateway).build();
+    if lease.reaches(gateway) { vec![over_gateway] } else { vec![to_gateway, over_gateway] }
+}
+
 /// A static address.
 fn fixed(wanted: &StaticNetwork) -> Option<Lease> {
     let (address, prefix) = wanted.address.split_once('/')?;
@@ -152,6 +170,8 @@ fn link(folder: &Path) -> Option<Link> {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_route::route::RouteAttribute;
+
     use super::*;
 
     #[test]
@@ -173,6 +193,32 @@ mod tests {
         assert_eq!((link.name.as_str(), link.index), ("eth0", 2));
         assert_eq!(link.address, [0x52, 0x54, 0, 0x12, 0x34, 0x56]);
         assert_eq!(first_link(&folder.path().join("lo")), None);
+    }
+
+    #[test]
+    fn gateway_outside_of_the_prefix_gets_a_route_of_its_own() {
+        for (address, prefix, gateway, routed) in [
+            ("10.0.2.15", 24, "10.0.2.2", false),
+            ("10.0.2.15", 24, "10.0.3.2", true),
+            ("10.128.0.7", 32, "10.128.0.1", true),
+            ("10.128.0.7", 31, "10.128.0.6", false),
+            ("10.128.0.7", 0, "192.0.2.1", false),
+        ] {
+            let gateway: Ipv4Addr = gateway.parse().unwrap();
+            let lease = Lease { address: address.parse().unwrap(), prefix, gateway: Some(gateway) };
+            let routes = routes(&lease, 2);
+            assert_eq!(routes.len(), 1 + usize::from(routed), "{lease:?}");
+            let gateways =
+                routes.iter().map(|route| route.attributes.contains(&RouteAttribute::Gateway(gateway.into())));
+            let over: Vec<bool> = gateways.collect();
+            assert_eq!(over.last(), Some(&true), "the default route is the last: {lease:?}");
+            if routed {
+                let route = &routes[0];
+                assert!(route.attributes.contains(&RouteAttribute::Destination(gateway.into())), "{route:?}");
+                assert_eq!((route.header.destination_prefix_length, route.header.scope), (32, RouteScope::Link));
+            }
+            assert_eq!(super::routes(&Lease { gateway: None, ..lease }, 2), []);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Mapping the root partition with dm-verity (Linux `Documentation/admin-guide/device-mapper/verity.rst`). All
-//! parameters come from `boot.json`; no superblock is read. The device is read-only, a corrupted block panics the
-//! kernel, and the table that the kernel then has is compared with the one that was loaded.
+//! parameters come from `boot.json`; no superblock is read. The device is read-only, a block that is corrupted or cannot be
+//! read panics the kernel (a file that is missing would otherwise be a setting or a unit that is missing), and the table
+//! that the kernel then has is compared with the one that was loaded.
 
 use devicemapper::{DM, DevId, DmError, DmFlags, DmName, DmOptions};
 
@@ -11,6 +12,8 @@ use crate::inventory::Partition;
 
 const NAME: &str = "root";
 const SECTOR: u64 = 512;
+/// Number of options, and the options in the order in which the kernel writes them back.
+const OPTIONS: &str = "2 panic_on_corruption panic_on_error";
 
 /// One line of a device-mapper table: start and length in sectors, target, parameters.
 type Line = (u64, u64, String, String);
@@ -53,7 +56,7 @@ fn table_line(root: &Root, data: &str, hash: &str) -> Line {
     let Root { hash: root_hash, salt, data_blocks, hash_offset, .. } = root;
     let tree = hash_offset / BLOCK;
     let parameters =
-        format!("1 {data} {hash} {BLOCK} {BLOCK} {data_blocks} {tree} sha256 {root_hash} {salt} 1 panic_on_corruption");
+        format!("1 {data} {hash} {BLOCK} {BLOCK} {data_blocks} {tree} sha256 {root_hash} {salt} {OPTIONS}");
     (0, data_blocks * (BLOCK / SECTOR), "verity".into(), parameters)
 }
 
@@ -85,7 +88,10 @@ mod tests {
         let salt = format!("f{}", &hash[1..]);
         assert_eq!(
             parameters,
-            format!("1 253:2 253:3 4096 4096 512 1 sha256 {hash} f0112233{} 1 panic_on_corruption", &salt[8..])
+            format!(
+                "1 253:2 253:3 4096 4096 512 1 sha256 {hash} f0112233{} 2 panic_on_corruption panic_on_error",
+                &salt[8..]
+            )
         );
     }
 
@@ -93,6 +99,10 @@ mod tests {
     fn any_other_table_is_a_mismatch() {
         let ignoring = |mut line: Line| {
             line.3 = line.3.replace("panic_on_corruption", "ignore_corruption");
+            line
+        };
+        let ignoring_errors = |mut line: Line| {
+            line.3 = line.3.replace("2 panic_on_corruption panic_on_error", "1 panic_on_corruption");
             line
         };
         let shorter = |mut line: Line| {
@@ -103,6 +113,7 @@ mod tests {
         assert!(check(&line(), read_only, &[line()]).is_ok());
         let rows = [
             ("ignored corruption", read_only, vec![ignoring(line())]),
+            ("ignored errors", read_only, vec![ignoring_errors(line())]),
             ("other length", read_only, vec![shorter(line())]),
             ("no table", read_only, vec![]),
             ("two lines", read_only, vec![line(), line()]),

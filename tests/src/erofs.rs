@@ -10,15 +10,18 @@ pub const BLOCK: u64 = 4096;
 /// Digests in a hash block (SHA-256).
 const FAN_OUT: u64 = BLOCK / 32;
 
-/// Offset in the root file system of a byte of `/usr/lib/systemd/systemd`, by `dump.erofs` of the build root.
-pub fn offset_of_systemd(sandbox: &Sandbox, image: &Image) -> Result<u64> {
+/// PID 1, which every boot reads.
+pub const SYSTEMD: &str = "/usr/lib/systemd/systemd";
+
+/// Offset in the root file system of the first byte of this file, by `dump.erofs` of the build root.
+pub fn offset_of(sandbox: &Sandbox, image: &Image, path: &str) -> Result<u64> {
     let mut command =
         sandbox.clone().bind_read_only(&image.file("root.erofs"), "/tmp/root.erofs").command("dump.erofs");
-    let output = command.args(["--path=/usr/lib/systemd/systemd", "-e", "/tmp/root.erofs"]).output();
+    let output = command.args([&format!("--path={path}"), "-e", "/tmp/root.erofs"]).output();
     let output = output.context("Failed to start dump.erofs")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "dump.erofs failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    first_extent(&text).with_context(|| format!("dump.erofs shows no extent of systemd: {text}"))
+    first_extent(&text).with_context(|| format!("dump.erofs shows no extent of {path}: {text}"))
 }
 
 /// From a line like `0:  0.. 133504 | 133504 :  33103872.. 33161216 | 57344`.

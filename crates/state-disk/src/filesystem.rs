@@ -1,5 +1,5 @@
 //! What is read and written of an ext4 superblock (Linux `Documentation/filesystems/ext4/super.rst`): how large the file system says it is, because the generation block stands right behind it, and a tag.
-//! A superblock is not believed, it only says where to look.
+//! A superblock is not believed, it only says where to look, until [`crate::superblock::check`] has accepted it.
 //!
 //! The tag is an HMAC of disk id and generation. The agent writes it before each mount, into the last reserved bytes of the superblock, which the kernel and e2fsprogs leave as they are. The tag and the superblock's checksum are in one sector of 512 bytes,
 //! so that a torn write leaves the old tag or the new one.
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(bytes(&superblock(&large)), Some(((1 << 32) + 7) * 4096));
     }
 
-    /// As mke2fs 1.47.0 wrote it: 64 MiB in blocks of 4096 bytes.
+    /// As mke2fs 1.47.2 wrote it, with the features of a state disk: 64 MiB in blocks of 4096 bytes.
     const RECORDED: &[u8] = include_bytes!("../tests/recorded/ext4-superblock.bin");
 
     #[test]

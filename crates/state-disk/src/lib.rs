@@ -13,4 +13,5 @@ pub mod layout;
 pub mod record;
 pub mod recovery;
 pub mod statement;
+pub mod superblock;
 pub mod unfinished;

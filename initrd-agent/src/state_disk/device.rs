@@ -1,5 +1,5 @@
 //! Which device a slot is (design section 6): the only disk that is not the image's, or the one with a serial. Two that
-//! fit are never chosen between. Names and their order mean nothing; partitions on a disk mean nothing either, the
+//! fit are never chosen between, and a machine with more disks than are looked at has none. Names and their order mean nothing; partitions on a disk mean nothing either, the
 //! state disk is a whole one.
 
 use std::fs;
@@ -86,7 +86,7 @@ pub fn choose(places: &Places, slot: &Slot, image_disks: &[String]) -> Result<Di
     }
 }
 
-/// Names of all disks that can be written.
+/// Names of all disks that can be written, all of which are looked at.
 fn disks(places: &Places) -> Result<Vec<String>, Failure> {
     let failed = |error: std::io::Error| {
         Failure::new(Code::DeviceEventsFailed, format!("listing {}: {error}", places.classes.display()))
@@ -96,8 +96,12 @@ fn disks(places: &Places) -> Result<Vec<String>, Failure> {
         names.push(device.map_err(failed)?.file_name().to_string_lossy().into_owned());
     }
     names.sort_unstable();
-    names.retain(|name| inventory::is_disk(places, name) && attribute(places, name, "ro").as_deref() != Some("1"));
-    names.truncate(MOST_DISKS);
+    names.retain(|name| inventory::is_disk(places, name));
+    if names.len() > MOST_DISKS {
+        let what = format!("there are {} disks, of which at most {MOST_DISKS} are looked at", names.len());
+        return Err(Failure::new(Code::DiskAmbiguous, what));
+    }
+    names.retain(|name| attribute(places, name, "ro").as_deref() != Some("1"));
     Ok(names)
 }
 
@@ -136,6 +140,20 @@ mod tests {
 
     fn slot(device: Device) -> Slot {
         Slot { device, layout: None, mount: "/var".into(), name: "state".into() }
+    }
+
+    #[test]
+    fn machine_with_more_disks_than_are_looked_at_is_refused() {
+        let slot = slot(Device::Serial("a".into()));
+        for (disks, expected) in [(MOST_DISKS, Ok(())), (MOST_DISKS + 1, Err(Code::DiskAmbiguous))] {
+            let names: Vec<String> = (0..disks).map(|index| format!("vd{index:03}")).collect();
+            let serials: [&[(&str, &str)]; 2] = [&[("serial", "a")], &[]];
+            let of = |index: usize| if index == 1 { serials[0] } else { serials[1] };
+            let rows: Vec<_> = names.iter().enumerate().map(|(index, name)| (name.as_str(), of(index))).collect();
+            let (_folder, places) = machine(&rows);
+            let found = choose(&places, &slot, &[]);
+            assert_eq!(found.map(drop).map_err(|failure| failure.code()), expected, "{disks}");
+        }
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The file system of a state disk: ext4, made, checked and grown by e2fsprogs out of the verified root. The programs run
 //! where the agent runs, with the root's own loader and libraries: they see the kernel's /dev and /proc, and nothing of
-//! the initrd.
+//! the initrd. Its journal is the one in the volume: whatever a superblock names, neither e2fsck nor the kernel uses a
+//! journal on another disk.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 use state_disk::layout::SECTOR;
+use state_disk::superblock::FEATURES;
 
 use crate::code::Code;
 use crate::console;
@@ -17,6 +21,13 @@ const VAR: &str = "/sysroot/var";
 const LIBRARIES: &str = "/sysroot/usr/lib/x86_64-linux-gnu";
 /// e2fsck: 1 is "errors corrected", 2 "and reboot", which concerns mounted file systems.
 const CORRECTED: i32 = 3;
+/// Where e2fsck looks for an external journal, and finds none. Without it, e2fsck reads all disks for the UUID in the
+/// superblock. A journal in the volume is used without regard to it.
+const NO_EXTERNAL_JOURNAL: &str = "/nonexistent";
+/// The kernel has a folder in it for each journal that is in use, named by device and inode (Linux, `fs/jbd2/journal.c`).
+const JOURNALS: &str = "/proc/fs/jbd2";
+/// EXT4_JOURNAL_INO.
+const JOURNAL_INODE: u32 = 8;
 
 /// Makes a file system of so many bytes. Its tables are written later, by the kernel, so it is ready in a moment.
 ///
@@ -24,12 +35,16 @@ const CORRECTED: i32 = 3;
 /// `DISK_FORMAT_FAILED`.
 pub fn make(device: &str, bytes: u64) -> Result<(), Failure> {
     let (block, blocks) = (SECTOR.to_string(), (bytes / SECTOR).to_string());
-    let later = "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
-    let arguments = ["-q", "-F", "-t", "ext4", "-b", &block, "-m", "1", "-E", later, device, &blocks];
-    match run("mke2fs", &arguments) {
+    match run("mke2fs", &making(&block, device, &blocks)) {
         Ok((0, _)) => Ok(()),
         other => Err(failure(Code::DiskFormatFailed, "making the file system of the state disk", other)),
     }
+}
+
+/// The arguments of mke2fs.
+const fn making<'a>(block: &'a str, device: &'a str, blocks: &'a str) -> [&'a str; 14] {
+    let later = "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
+    ["-q", "-F", "-t", "ext4", "-b", block, "-m", "1", "-O", FEATURES, "-E", later, device, blocks]
 }
 
 /// Repairs what can be repaired without asking; replays the journal.
@@ -37,7 +52,7 @@ pub fn make(device: &str, bytes: u64) -> Result<(), Failure> {
 /// # Errors
 /// `FILESYSTEM_DAMAGED`.
 pub fn check(device: &str) -> Result<(), Failure> {
-    if let Some(text) = repaired(run("e2fsck", &["-p", device]))? {
+    if let Some(text) = repaired(run("e2fsck", &["-p", "-j", NO_EXTERNAL_JOURNAL, device]))? {
         console::line(&format!("the file system of the state disk was repaired: {text}"));
     }
     Ok(())
@@ -52,15 +67,31 @@ fn repaired(result: std::io::Result<(i32, String)>) -> Result<Option<String>, Fa
     }
 }
 
-/// Mounts it as the `/var` of the running system.
+/// Mounts it as the `/var` of the running system, with no other journal than its own.
 ///
 /// # Errors
-/// `STATE_MOUNT_FAILED`.
+/// `STATE_MOUNT_FAILED`, `FILESYSTEM_DAMAGED`.
 pub fn mount_var(device: &str) -> Result<(), Failure> {
     // What is kept there is data: nothing of it is executed. Container file systems are mounts of their own.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some(device), VAR, Some("ext4"), flags, Some("errors=remount-ro"))
-        .map_err(|error| Failure::new(Code::StateMountFailed, format!("mounting {device} on {VAR}: {error}")))
+    mount(Some(device), VAR, Some("ext4"), flags, Some("errors=remount-ro,data=ordered"))
+        .map_err(|error| Failure::new(Code::StateMountFailed, format!("mounting {device} on {VAR}: {error}")))?;
+    has_its_own_journal(Path::new(JOURNALS), device)
+}
+
+/// Checks that the kernel uses the journal in this volume, and no other.
+fn has_its_own_journal(journals: &Path, device: &str) -> Result<(), Failure> {
+    let names = || {
+        let names = fs::read_dir(journals)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect::<io::Result<Vec<String>>>()
+    };
+    let own = format!("{}-{JOURNAL_INODE}", device.trim_start_matches("/dev/"));
+    let what = match names() {
+        Ok(names) if names == [own.as_str()] => return Ok(()),
+        Ok(names) => format!("the kernel uses the journals {names:?} instead of {own}"),
+        Err(error) => format!("reading {}: {error}", journals.display()),
+    };
+    Err(Failure::new(Code::FilesystemDamaged, format!("the file system of the state disk: {what}")))
 }
 
 /// Grows the mounted file system to so many bytes. One that cannot be grown is as good as before, so the boot goes on.
@@ -101,7 +132,44 @@ fn failure(code: Code, what: &str, result: std::io::Result<(i32, String)>) -> Fa
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use state_disk::filesystem::{SUPERBLOCK, SUPERBLOCK_LENGTH};
+    use state_disk::superblock;
+
     use super::*;
+
+    #[test]
+    fn superblock_of_mke2fs_is_accepted_at_each_size() {
+        const MIB: u64 = 1 << 20;
+        for bytes in [40 * MIB - SECTOR, 1000 * MIB, 30_000 * MIB, 4_000_000 * MIB] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            file.as_file().set_len(bytes).unwrap();
+            let (block, blocks) = (SECTOR.to_string(), (bytes / SECTOR).to_string());
+            let arguments = making(&block, file.path().to_str().unwrap(), &blocks);
+            let made = Command::new("mke2fs").args(arguments).output().unwrap();
+            assert!(made.status.success() && made.stderr.is_empty(), "{bytes}: {made:?}");
+            let mut superblock = vec![0; SUPERBLOCK_LENGTH];
+            file.as_file().read_exact_at(&mut superblock, SUPERBLOCK).unwrap();
+            assert_eq!(superblock::check(&superblock), Ok(()), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn journal_of_another_device_or_a_second_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let judged = || has_its_own_journal(folder.path(), "/dev/dm-1").map_err(|failure| failure.code());
+        assert_eq!(judged(), Err(Code::FilesystemDamaged), "none");
+        let (own, other) = (folder.path().join("dm-1-8"), folder.path().join("vdc"));
+        fs::create_dir(&other).unwrap();
+        assert_eq!(judged(), Err(Code::FilesystemDamaged), "another");
+        fs::create_dir(own).unwrap();
+        assert_eq!(judged(), Err(Code::FilesystemDamaged), "two");
+        fs::remove_dir(other).unwrap();
+        assert_eq!(judged(), Ok(()));
+        let missing = has_its_own_journal(&folder.path().join("x"), "/dev/dm-1");
+        assert_eq!(missing.map_err(|failure| failure.code()), Err(Code::FilesystemDamaged));
+    }
 
     #[test]
     fn filesystem_that_e2fsck_did_not_repair_ends_the_boot() {

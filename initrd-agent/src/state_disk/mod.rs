@@ -136,7 +136,7 @@ enum Kind {
 /// # Errors
 /// `GRANT_INVALID`, `DISK_FOREIGN`, `HEADER_DIGEST`, `HEADER_INVALID`, `DISK_KEY_WRONG`, `DISK_OPEN_FAILED`,
 /// `DISK_TABLE_MISMATCH`, `GENERATION_INVALID`, `DISK_ROLLBACK`, `BROKER_BEHIND`, `DISK_TOO_SMALL`,
-/// `DISK_FORMAT_FAILED`, `DISK_WRITE_FAILED`, `DISK_UNREADABLE`.
+/// `FILESYSTEM_DAMAGED`, `DISK_FORMAT_FAILED`, `DISK_WRITE_FAILED`, `DISK_UNREADABLE`.
 pub fn open(found: Found, purpose: Purpose, grant: &DiskGrant, share: &Zeroizing<[u8; 32]>) -> Result<Opened, Failure> {
     let id = grant::check(grant, &found.slot, purpose)?;
     let granted = Granted { id, keys: keys::derive(share, &id), generation: grant.generation };
@@ -237,8 +237,9 @@ impl Opened {
             filesystem::check(device)?;
         }
         // Behind the journal's replay, which may write the superblock; before the mount, whose journal keeps the tag.
-        volume::tag(&self.mapping, &self.granted.keys, &self.granted.id, self.generation)?;
+        let checked = volume::tag(&self.mapping, &self.granted.keys, &self.granted.id, self.generation)?;
         filesystem::mount_var(device)?;
+        drop(checked);
         if self.kind == Kind::Grown {
             filesystem::grow(device, volume::filesystem_bytes(self.mapping.bytes));
         }

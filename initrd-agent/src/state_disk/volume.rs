@@ -1,5 +1,5 @@
 //! The generation block in a mapping: found before anything else of the volume is believed, judged by the broker's
-//! number, compared with the tag in the superblock, and written back ([`state_disk::generation`] says where it is, also
+//! number, compared with the tag in the superblock, whose fields must be those of a state disk, and written back ([`state_disk::generation`] says where it is, also
 //! in a disk that has grown).
 
 use std::fs::{File, OpenOptions};
@@ -11,6 +11,7 @@ use state_disk::filesystem::{self, SUPERBLOCK, SUPERBLOCK_LENGTH};
 use state_disk::generation::{self, Block, Verdict, places};
 use state_disk::keys::DiskKeys;
 use state_disk::layout::{GENERATION, SECTOR};
+use state_disk::superblock;
 
 use super::table::Mapping;
 use crate::code::Code;
@@ -30,10 +31,11 @@ pub const fn filesystem_bytes(mapping: u64) -> u64 {
     mapping.saturating_sub(GENERATION)
 }
 
-/// Finds the block of the disk with this id in a mapping of so many bytes, and judges it.
+/// Finds the block of the disk with this id in a mapping of so many bytes, and judges it. Neither e2fsck nor the kernel
+/// has read anything of the file system by then.
 ///
 /// # Errors
-/// `GENERATION_INVALID`, `DISK_ROLLBACK`, `BROKER_BEHIND`, `DISK_TOO_SMALL`, `DISK_UNREADABLE`.
+/// `GENERATION_INVALID`, `DISK_ROLLBACK`, `BROKER_BEHIND`, `DISK_TOO_SMALL`, `DISK_UNREADABLE`, `FILESYSTEM_DAMAGED`.
 pub fn judge(volume: &impl ReadAt, bytes: u64, keys: &DiskKeys, id: &[u8; 16], broker: u64) -> Result<Volume, Failure> {
     let unreadable = |error: io::Error| {
         Failure::new(Code::DiskUnreadable, format!("reading the generation block of the state disk: {error}"))
@@ -70,14 +72,24 @@ pub fn judge(volume: &impl ReadAt, bytes: u64, keys: &DiskKeys, id: &[u8; 16], b
         );
         return Err(Failure::new(Code::DiskRollback, what));
     }
+    check(&superblock)?;
     Ok(Volume { block, grown: places.len() > 1 })
 }
 
-/// Writes the tag of a generation into the superblock, and flushes it. The file system must be whole and not mounted.
+/// Refuses a superblock that no state disk has: root of the node may have written it. One that is broken is not repaired
+/// from a copy, which nothing vouches for.
+fn check(superblock: &[u8]) -> Result<(), Failure> {
+    superblock::check(superblock)
+        .map_err(|error| Failure::new(Code::FilesystemDamaged, format!("the file system of the state disk: {error}")))
+}
+
+/// Checks the superblock again, writes the tag of a generation into it, and flushes it. The file system must be whole and
+/// not mounted. The file is to be kept open until it is: the kernel then mounts the superblock that is in its page cache,
+/// and does not read it from the disk again.
 ///
 /// # Errors
 /// `DISK_WRITE_FAILED`, `FILESYSTEM_DAMAGED`.
-pub fn tag(mapping: &Mapping, keys: &DiskKeys, id: &[u8; 16], generation: u64) -> Result<(), Failure> {
+pub fn tag(mapping: &Mapping, keys: &DiskKeys, id: &[u8; 16], generation: u64) -> Result<File, Failure> {
     let failed = |error: io::Error| {
         let what = format!("writing the tag of generation {generation} to the superblock of the state disk: {error}");
         Failure::new(Code::DiskWriteFailed, what)
@@ -85,10 +97,12 @@ pub fn tag(mapping: &Mapping, keys: &DiskKeys, id: &[u8; 16], generation: u64) -
     let volume = open(mapping).map_err(failed)?;
     let mut superblock = vec![0; SUPERBLOCK_LENGTH];
     FileExt::read_exact_at(&volume, &mut superblock, SUPERBLOCK).map_err(failed)?;
+    check(&superblock)?;
     if !filesystem::put_tag(&mut superblock, &filesystem::tag(&keys.filesystem, id, generation)) {
         return Err(Failure::new(Code::FilesystemDamaged, "the state disk has no superblock of ext4"));
     }
-    volume.write_all_at(&superblock, SUPERBLOCK).and_then(|()| volume.sync_data()).map_err(failed)
+    volume.write_all_at(&superblock, SUPERBLOCK).and_then(|()| volume.sync_data()).map_err(failed)?;
+    Ok(volume)
 }
 
 /// The next block.
@@ -169,6 +183,7 @@ mod tests {
 
     const ID: [u8; 16] = [5; 16];
     const BYTES: u64 = 1 << 20;
+    const RECORDED: &[u8] = include_bytes!("../../../crates/state-disk/tests/recorded/ext4-superblock.bin");
 
     fn keys() -> DiskKeys {
         state_disk::keys::derive(&[1; 32], &ID)
@@ -187,8 +202,7 @@ mod tests {
     fn tagged(generation: u64, filesystem: u64, blocks: &[(u64, u64)]) -> Vec<u8> {
         let mut volume = vec![0; BYTES as usize];
         let superblock = &mut volume[SUPERBLOCK as usize..];
-        superblock[0x38..0x3a].copy_from_slice(&0xef53_u16.to_le_bytes());
-        superblock[0x18] = 2;
+        superblock[..SUPERBLOCK_LENGTH].copy_from_slice(RECORDED);
         superblock[4..8].copy_from_slice(&((filesystem / 4096) as u32).to_le_bytes());
         let tag = filesystem::tag(&keys().filesystem, &ID, generation);
         assert!(filesystem::put_tag(&mut superblock[..SUPERBLOCK_LENGTH], &tag));
@@ -199,9 +213,10 @@ mod tests {
         volume
     }
 
-    /// What e2fsck repairs from a copy of the superblock; the tag is there.
-    fn changed_magic(mut volume: Vec<u8>) -> Vec<u8> {
-        volume[SUPERBLOCK as usize + 0x38] ^= 1;
+    /// The same volume with another field in its superblock; the tag is there.
+    fn with_field(mut volume: Vec<u8>, at: usize, field: &[u8]) -> Vec<u8> {
+        let at = SUPERBLOCK as usize + at;
+        volume[at..at + field.len()].copy_from_slice(field);
         volume
     }
 
@@ -245,7 +260,7 @@ mod tests {
             ("the same where a commit was lost", tagged(5, END, &[(END, 6)]), 5, Err(Code::DiskRollback)),
             ("cut between tag and block", tagged(6, END, &[(END, 5)]), 5, Ok(false)),
             ("a tag of what is to come", tagged(7, END, &[(END, 5)]), 5, Err(Code::DiskRollback)),
-            ("a magic that was overwritten", changed_magic(volume(END, &[(END, 5)])), 5, Ok(false)),
+            ("in use when power was cut", with_field(volume(END, &[(END, 5)]), 0x60, &[0xc6]), 5, Ok(false)),
             ("grown", volume(OLD, &[(OLD, 5)]), 5, Ok(true)),
             ("grown, and cut after the block was moved", volume(OLD, &[(OLD, 5), (END, 6)]), 6, Ok(true)),
             ("grown, and both put back", volume(OLD, &[(OLD, 5), (END, 5)]), 6, Err(Code::DiskRollback)),
@@ -260,6 +275,30 @@ mod tests {
         assert_eq!(other.err().map(|failure| failure.code()), Some(Code::GenerationInvalid), "another disk's");
         let cut = judge(&volume(END, &[])[..4096].to_vec(), BYTES, &keys(), &ID, 5);
         assert_eq!(cut.err().map(|failure| failure.code()), Some(Code::DiskUnreadable));
+    }
+
+    #[test]
+    fn superblock_that_no_state_disk_has_is_refused_before_and_after_e2fsck() {
+        const END: u64 = BYTES - 4096;
+        let rows: [(&str, usize, &[u8]); 6] = [
+            ("a magic that was overwritten: e2fsck would take a copy", 0x38, &[0]),
+            ("a journal by its UUID", 0xd0, &[0x11; 16]),
+            ("no journal in the volume", 0xe0, &[0]),
+            ("a journal by its device", 0xe4, &[0x20, 0xfe]),
+            ("data in the journal", 0x100, &[0x2c]),
+            ("options of the mount", 0x200, b"journal_path=/dev/vdc"),
+        ];
+        for (case, at, field) in rows {
+            let volume = with_field(volume(END, &[(END, 5)]), at, field);
+            let found = judge(&volume, BYTES, &keys(), &ID, 5);
+            assert_eq!(found.err().map(|failure| failure.code()), Some(Code::FilesystemDamaged), "{case}");
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), &volume).unwrap();
+            let mapping = Mapping { node: file.path().display().to_string(), bytes: BYTES };
+            let found = tag(&mapping, &keys(), &ID, 6);
+            assert_eq!(found.err().map(|failure| failure.code()), Some(Code::FilesystemDamaged), "{case}");
+            assert!(std::fs::read(file.path()).unwrap() == volume, "{case}: it was written to");
+        }
     }
 
     #[test]

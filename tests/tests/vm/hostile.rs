@@ -41,7 +41,7 @@ fn lies(suite: &Suite, row: &str) -> Result<()> {
     generation(&broker, "one", 1)
 }
 
-/// A broker of another cluster, a port that nobody listens at, one where nobody answers; then the broker. The address is a static one.
+/// A broker of another cluster, a port that nobody listens at, one where nobody answers; then the broker. The address is a static one, and its gateway outside of its prefix.
 fn black_hole(suite: &Suite, row: &str) -> Result<()> {
     let broker = broker_for(&suite.image)?;
     let stranger = Broker::start()?;
@@ -50,7 +50,7 @@ fn black_hole(suite: &Suite, row: &str) -> Result<()> {
     let black_hole = TcpListener::bind("127.0.0.1:0")?;
     let ports = [stranger.port()?, closed, black_hole.local_addr()?.port(), broker.port()?];
     let node = Node::new(suite, "one", &suite.image, &broker)?;
-    let network = StaticNetwork { address: "10.0.2.77/24".into(), gateway: Some("10.0.2.2".into()) };
+    let network = StaticNetwork { address: "10.0.2.77/32".into(), gateway: Some("10.0.2.2".into()) };
     node.configure_network(&suite.image.file("raw"), &broker.cluster()?, &ports, Some(network))?;
     node.must_run(suite, row)?;
     generation(&broker, "one", 1)?;

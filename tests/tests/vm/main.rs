@@ -3,6 +3,7 @@
 mod authenticated;
 mod boots;
 mod changes;
+mod external_journal;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
 mod foreign;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         changes::rows(),
         nodes::rows(),
         persistence::rows(),
+        external_journal::rows(),
         state_disks::rows(),
         authenticated::rows(),
         hostile::rows(),

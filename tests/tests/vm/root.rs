@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use cairn_tests::disk::Disk;
-use cairn_tests::erofs::{BLOCK, offset_of_leaf, offset_of_systemd};
+use cairn_tests::erofs::{BLOCK, SYSTEMD, offset_of, offset_of_leaf};
 use cairn_tests::image::Image;
 use cairn_tests::registers;
 use cairn_tests::suite::Suite;
@@ -10,6 +10,10 @@ use cairn_tests::watch::{Verdict, Watched};
 use xtask::vm::{Ending, Machine};
 
 use crate::Row;
+
+const SECTOR: u64 = 512;
+/// Read by systemd-sysctl, once.
+const SETTINGS: &str = "/etc/sysctl.d/99-cairn.conf";
 
 /// What a row must end in.
 #[derive(Clone, Copy)]
@@ -36,10 +40,10 @@ const ROWS: [(&str, End, Change); 11] = [
         disk.flip(hash(suite)? + offset_of_leaf(data_blocks(suite)?, 0))
     }),
     ("a_flipped_byte_in_systemd", End::Panic, |suite, disk| {
-        disk.flip(data(suite)? + offset_of_systemd(&suite.sandbox, &suite.image)? + 77)
+        disk.flip(data(suite)? + offset_of(&suite.sandbox, &suite.image, SYSTEMD)? + 77)
     }),
     ("a_flipped_byte_in_the_hash_of_systemd", End::Panic, |suite, disk| {
-        let block = offset_of_systemd(&suite.sandbox, &suite.image)? / BLOCK;
+        let block = offset_of(&suite.sandbox, &suite.image, SYSTEMD)? / BLOCK;
         ensure!(block >= 128, "systemd shares its leaf with the first block: this row would be the one above");
         let place = hash(suite)? + offset_of_leaf(data_blocks(suite)?, block) + block % 128 * 32;
         disk.flip(place)
@@ -85,6 +89,7 @@ pub fn rows() -> Vec<Row> {
     let mut rows = Vec::from(changed);
     rows.push(Row::new("a_missing_disk", missing_disk));
     rows.push(Row::new("a_machine_without_tpm", without_tpm));
+    rows.push(Row::new("root_block_that_cannot_be_read_panics_the_kernel", unreadable_block));
     rows.push(Row::new("a_good_copy_behind_a_corrupt_one_boots", second_candidate));
     rows
 }
@@ -100,6 +105,21 @@ fn missing_disk(suite: &Suite, row: &str) -> Result<()> {
 fn without_tpm(suite: &Suite, row: &str) -> Result<()> {
     let machine = Machine { tpm: None, ..suite.machine(&[suite.image.file("raw")]) };
     must_end(suite, row, &machine, End::Code("TPM_MISSING"))
+}
+
+/// A disk that answers one block of the root with an I/O error, and not with other bytes: a file would be missing, here the
+/// settings that switch kexec off, and the boot would go on.
+fn unreadable_block(suite: &Suite, row: &str) -> Result<()> {
+    let offset = data(suite)? + offset_of(&suite.sandbox, &suite.image, SETTINGS)?;
+    let rule = tempfile::NamedTempFile::new().context("Failed to make a file")?;
+    let sector = offset / SECTOR;
+    let text = format!("[inject-error]\nevent = \"read_aio\"\nerrno = \"5\"\nsector = \"{sector}\"\nonce = \"off\"\n");
+    std::fs::write(rule.path(), text).context("Failed to write the rule of QEMU's blkdebug")?;
+    // The rule is shown to QEMU as a second disk, which holds nothing of the image.
+    let machine = suite.machine(&[suite.image.file("raw"), rule.path().to_owned()]);
+    let file = "drive.disk0.file=blkdebug:/tmp/disks/1:/tmp/disks/0".to_owned();
+    let machine = Machine { extra: vec!["-set".into(), file], ..machine };
+    must_end(suite, row, &machine, End::Panic)
 }
 
 fn second_candidate(suite: &Suite, row: &str) -> Result<()> {
