@@ -22,6 +22,8 @@ use crate::Row;
 
 /// Where the service of the running system answers.
 const ATTESTATION: u16 = 7444;
+/// TPM2_CreatePrimary (TPM 2.0 Library, Part 2, TPM_CC).
+const CREATE_PRIMARY: u32 = 0x131;
 pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 pub fn rows() -> Vec<Row> {
@@ -87,7 +89,17 @@ fn keeps_files(suite: &Suite, row: &str) -> Result<()> {
     let kept = shell.run("cat /var/lib/kept /etc/machine-id")?;
     ensure!(kept == format!("precious\n{id}"), "after the reboot: {kept}");
     generation(&broker, "one", 2)?;
+    let user = shell.run("systemctl show -p User,DynamicUser cairn-attestation.service")?;
+    ensure!(user == "User=\nDynamicUser=yes" || user == "DynamicUser=yes", "the service's user: {user}");
+    let id = shell.run(
+        "awk '/^Uid:/ { print $2 }' /proc/$(systemctl show -p MainPID --value cairn-attestation.service)/status",
+    )?;
+    ensure!(id.parse().is_ok_and(|id: u32| (61184..=65519).contains(&id)), "the service runs as user {id}");
+    let keys = second.vm.tpm_command_count(CREATE_PRIMARY)?;
+    ensure!(keys >= 2, "the TPM has created {keys} keys: the service's are not seen");
     says_what_it_is(suite, &broker, &node, port, &authority)?;
+    let later = second.vm.tpm_command_count(CREATE_PRIMARY)?;
+    ensure!(later == keys, "the TPM has created {} keys for questions", later - keys);
     drop(second);
     opens_without_its_broker(suite, &broker, &node)?;
     broker.admin(&["audit", "verify"]).map(drop)
