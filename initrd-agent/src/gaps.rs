@@ -159,20 +159,27 @@ mod tests {
         Entry { number, kind: guid, partuuid: guid, start: start as u64, bytes: bytes as u64 }
     }
 
-    /// Blocks of the disk below; behind it is one MiB that no table knows.
-    const BLOCKS: u64 = 6 * MIB as u64 / 512;
-    /// First blocks of the second table's header and entries.
-    const SECOND_HEADER: usize = 6 * MIB - 512;
+    /// End of the disk below that its tables know; behind it is one MiB more.
+    const END: usize = 6 * MIB;
+    /// Places of the second table's header and entries, with blocks of 512 bytes.
+    const SECOND_HEADER: usize = END - 512;
     const SECOND_TABLE: usize = SECOND_HEADER - 16384;
 
-    /// Two partitions with a gap before each, and what a builder writes around them.
     fn disk() -> (Vec<u8>, Vec<Entry>) {
-        let mut disk = vec![0; 7 * MIB];
-        disk[446..462].copy_from_slice(&[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0xff, 0x2f, 0, 0]);
+        disk_of(512)
+    }
+
+    /// Two partitions with a gap before each, and what a builder writes around them, with blocks of this size.
+    fn disk_of(block: usize) -> (Vec<u8>, Vec<Entry>) {
+        let mut disk = vec![0; END + MIB];
+        let (last, second_table) = ((END / block - 1) as u64, END - block - 16384);
+        disk[446..458].copy_from_slice(&[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0]);
+        disk[458..462].copy_from_slice(&(last as u32).to_le_bytes());
         disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-        disk[1024..1024 + 256].fill(3);
-        disk.copy_within(1024..1024 + 16384, SECOND_TABLE);
-        for (at, own, other, table) in [(512, 1, BLOCKS - 1, 2), (SECOND_HEADER, BLOCKS - 1, 1, BLOCKS - 33)] {
+        disk[2 * block..2 * block + 256].fill(3);
+        disk.copy_within(2 * block..2 * block + 16384, second_table);
+        let second = (END - block, last, 1, (second_table / block) as u64);
+        for (at, own, other, table) in [(block, 1, last, 2), second] {
             let header = &mut disk[at..at + 92];
             header[..16].copy_from_slice(b"EFI PART\0\0\x01\0\x5c\0\0\0");
             header[40..72].fill(7);
@@ -232,7 +239,24 @@ mod tests {
         }
     }
 
-    /// Firmware and Linux accept such a table: its checksums are right.
+    #[test]
+    fn space_in_large_blocks_behind_sector_and_headers_is_empty() {
+        let (plain, entries) = disk_of(4096);
+        assert_eq!(check_disk(&plain, 4096, &entries), Ok(()));
+        for (at, what) in [
+            (512, "the rest of the first sector"),
+            (4095, "the rest of the first sector"),
+            (4096 + 92, "the rest of the table's header"),
+            (END - 4096 + 92, "the rest of the second table's header"),
+        ] {
+            let mut disk = plain.clone();
+            disk[at] = 1;
+            let found = check_disk(&disk, 4096, &entries);
+            assert!(found.as_ref().is_err_and(|found| found.starts_with(what)), "{at}: {found:?}");
+        }
+    }
+
+    /// Firmware accepts such a table: its checksums are right.
     #[test]
     fn second_table_with_other_partitions_and_right_checksums_is_refused() {
         let (mut disk, entries) = disk();

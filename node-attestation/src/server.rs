@@ -17,16 +17,9 @@ use crate::node::Node;
 use crate::places::Places;
 use crate::request::{self, Request};
 
-/// How long a client may take.
-#[derive(Clone, Copy)]
-struct Limits {
-    /// For each read and write.
-    patience: Duration,
-    /// For a whole connection: two questions, each of which waits for the TPM.
-    whole: Duration,
-}
-
-const LIMITS: Limits = Limits { patience: Duration::from_secs(5), whole: Duration::from_secs(20) };
+/// For each read and write, and for a whole connection: two questions, each of which waits for the TPM.
+const PATIENCE: Duration = Duration::from_secs(5);
+const WHOLE: Duration = Duration::from_secs(20);
 
 /// A TLS key, and how to speak with it.
 pub struct Server {
@@ -57,14 +50,6 @@ impl Server {
     /// # Errors
     /// The listener's.
     pub fn serve(&self, listener: &TcpListener, node: &Arc<Node>) -> Result<Infallible, Box<dyn std::error::Error>> {
-        let (tls_key, node) = (self.tls_key, node.clone());
-        self.accept(listener, LIMITS, move |request| respond(request, &tls_key, &node))
-    }
-
-    fn accept<R>(&self, listener: &TcpListener, limits: Limits, respond: R) -> !
-    where
-        R: Fn(&Request) -> (u16, Vec<u8>) + Clone + Send + 'static,
-    {
         let places = Places::default();
         loop {
             let Ok((socket, address)) = listener.accept() else {
@@ -73,10 +58,10 @@ impl Server {
                 continue;
             };
             let Some(place) = places.take(address.ip()) else { continue };
-            let (config, respond) = (self.config.clone(), respond.clone());
+            let (config, tls_key, node) = (self.config.clone(), self.tls_key, node.clone());
             std::thread::spawn(move || {
                 // Whoever asked has gone, or does not speak as we do: there is nobody to tell.
-                let _ = converse(config, socket, limits, respond);
+                let _ = converse(config, socket, &tls_key, &node);
                 drop(place);
             });
         }
@@ -86,15 +71,15 @@ impl Server {
 fn converse(
     config: Arc<ServerConfig>,
     socket: TcpStream,
-    limits: Limits,
-    respond: impl Fn(&Request) -> (u16, Vec<u8>),
+    tls_key: &[u8; 32],
+    node: &Node,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let socket = TimedSocket::new(socket, limits.patience, Instant::now() + limits.whole)?;
+    let socket = TimedSocket::new(socket, PATIENCE, Instant::now() + WHOLE)?;
     let mut stream = StreamOwned::new(ServerConnection::new(config)?, socket);
     loop {
         match next(&mut stream)? {
             Some(Ok(request)) => {
-                let (status, body) = respond(&request);
+                let (status, body) = respond(&request, tls_key, node);
                 send(&mut stream, status, &body)?;
             }
             Some(Err(status)) => {
@@ -153,65 +138,4 @@ fn send(stream: &mut Stream, status: u16, body: &[u8]) -> std::io::Result<()> {
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
     stream.flush()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-    use std::thread;
-
-    use connection::Connection;
-
-    use super::*;
-
-    const QUICK: Limits = Limits { patience: Duration::from_millis(300), whole: Duration::from_millis(900) };
-    /// Between two bytes: far below the patience.
-    const INTERVAL: Duration = Duration::from_millis(30);
-    /// Far above both limits.
-    const MOST: Duration = Duration::from_secs(10);
-
-    fn serve() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = Server::new().unwrap();
-        thread::spawn(move || server.accept(&listener, QUICK, |request| (200, request.path.clone().into_bytes())));
-        address
-    }
-
-    fn answer(address: SocketAddr) -> Option<Vec<u8>> {
-        let mut connection = Connection::open(address, MOST).ok()?;
-        connection.post("/question", b"{}").ok().map(|response| response.body)
-    }
-
-    /// How long the server keeps a connection on which the client sends these bytes, one at a time.
-    fn kept(address: SocketAddr, bytes: impl IntoIterator<Item = u8>) -> Duration {
-        let mut socket = TcpStream::connect(address).unwrap();
-        let begun = Instant::now();
-        for byte in bytes {
-            if socket.write_all(&[byte]).is_err() {
-                return begun.elapsed();
-            }
-            thread::sleep(INTERVAL);
-        }
-        socket.set_read_timeout(Some(MOST)).unwrap();
-        // A reset is an end as well.
-        let _ = socket.read(&mut [0; 64]);
-        begun.elapsed()
-    }
-
-    #[test]
-    fn silent_and_dripping_connections_end_in_time_and_free_their_places() {
-        assert_eq!((LIMITS.patience, LIMITS.whole), (Duration::from_secs(5), Duration::from_secs(20)));
-        let address = serve();
-        // The head of a TLS record of 16 KiB, then its bytes, for longer than any limit.
-        let record = || [0x16, 3, 3, 0x40, 0].into_iter().chain(std::iter::repeat_n(0, 400));
-        let silent = thread::spawn(move || kept(address, []));
-        let dripping = thread::spawn(move || kept(address, record()));
-        thread::sleep(QUICK.patience / 3);
-        assert_eq!(answer(address), None, "a third connection of one address is served");
-        let (silent, dripping) = (silent.join().unwrap(), dripping.join().unwrap());
-        assert!((QUICK.patience..MOST).contains(&(silent + INTERVAL)), "the silent connection is kept for {silent:?}");
-        assert!((QUICK.whole..MOST).contains(&(dripping + INTERVAL)), "the dripping one is kept for {dripping:?}");
-        assert_eq!(answer(address).as_deref(), Some(&b"/question"[..]), "the places are not free again");
-    }
 }
