@@ -94,7 +94,7 @@ fn keeps_files(suite: &Suite, row: &str) -> Result<()> {
     ensure!(kept == format!("precious\n{id}"), "after the reboot: {kept}");
     generation(&broker, "one", 2)?;
     let user = shell.run("systemctl show -p User,DynamicUser cairn-attestation.service")?;
-    ensure!(user == "User=\nDynamicUser=yes" || user == "DynamicUser=yes", "the service's user: {user}");
+    ensure!(user == "User=cairn-attestation\nDynamicUser=yes", "the service's user: {user}");
     let id = shell.run(
         "awk '/^Uid:/ { print $2 }' /proc/$(systemctl show -p MainPID --value cairn-attestation.service)/status",
     )?;

@@ -33,8 +33,8 @@ pub fn check(tree: &Tree, folder: &str, expected: &[PathBuf], denied: &[String])
 /// Name of a module by its file, which may be compressed (kmod(8)); `-` and `_` are the same.
 fn name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
-    let (name, compression) = file.split_once(".ko")?;
-    ["", ".gz", ".xz", ".zst"].contains(&compression).then(|| name.replace('-', "_"))
+    let name = [".ko", ".ko.gz", ".ko.xz", ".ko.zst"].iter().find_map(|ending| file.strip_suffix(ending))?;
+    Some(name.replace('-', "_"))
 }
 
 fn matches(denied: &str, name: &str) -> bool {
@@ -83,6 +83,7 @@ mod tests {
             ("usr/lib/modules/6.12/kernel/usb-storage.ko.zst", "usb-storage.ko.zst is not listed"),
             ("usr/lib/modules/6.13/kernel/dm-mod.ko", "6.13/kernel/dm-mod.ko is not listed"),
             ("usr/lib/firmware/hidden.ko", "hidden.ko is not listed"),
+            ("usr/lib/modules/6.12/updates/a.ko.ko.xz", "a.ko.ko.xz is not listed"),
         ] {
             let error = check(&[&plain[..], &[file]].concat(), &[]).unwrap_err().to_string();
             assert!(error.contains(words) && error.contains("(1 differences)"), "{file}: {error}");
