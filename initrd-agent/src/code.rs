@@ -83,7 +83,7 @@ codes! {
         "There are two configurations, or what the configuration partition holds is no line",
         "detach other disks with a configuration, and write the image's with `cargo xtask configure`";
     ImageDiskAltered, "IMAGE_DISK_ALTERED",
-        "The disk of the image holds something outside of its partitions",
+        "The disk of the image holds something outside of its partitions, or its partition records or second partition table are not as the image builder writes them",
         "write the image to the disk again";
     ConfigurationInvalid, "CONFIGURATION_INVALID",
         "The cluster.json of the configuration partition is not one that this version understands",

@@ -58,8 +58,7 @@ impl Disk {
         }
         let mut file = File::create_new(disk.path()).context("Failed to make a disk image")?;
         file.set_len(start + MIB).context("Failed to make a disk image")?;
-        let sectors = u32::try_from((start + MIB) / sector - 1).unwrap_or(u32::MAX);
-        ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(&mut file).context("Failed to write a protective MBR")?;
+        protect(&mut file, start + MIB, sector)?;
         let config = gpt::GptConfig::new().writable(true).logical_block_size(block);
         let mut table = config
             .create_from_device(file, Some(Uuid::from_u128(0x63_6169_726e)))
@@ -117,6 +116,7 @@ impl Disk {
         let old_end = entries.values().map(|entry| (entry.last_lba + 1) * SECTOR).max().unwrap_or(start);
         self.write_at(old_end, &vec![0; usize::try_from(start.saturating_sub(old_end))?])?;
         let index = entries.keys().max().map_or(1, |last| last + 1);
+        protect(&mut self.file()?, start + size + MIB, SECTOR)?;
         let unique = Uuid::from_u128(0x6361_6972_6e00_4000_8000_0000_0000_0100 | u128::from(index));
         entries.insert(index, entry(type_guid, unique, (start, size), SECTOR));
         let config = gpt::GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
@@ -145,6 +145,12 @@ impl Disk {
         let open = File::options().read(true).write(true).open(self.path());
         open.with_context(|| format!("Failed to open {}", self.path().display()))
     }
+}
+
+/// Writes the protective MBR of a disk with so many bytes.
+fn protect(disk: &mut File, bytes: u64, sector: u64) -> Result<()> {
+    let sectors = u32::try_from(bytes / sector - 1).unwrap_or(u32::MAX);
+    ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(disk).context("Failed to write a protective MBR").map(drop)
 }
 
 fn entry(type_guid: Uuid, unique: Uuid, (start, size): (u64, u64), sector: u64) -> Entry {

@@ -119,6 +119,31 @@ mod tests {
     }
 
     #[test]
+    fn row_is_run_again_once_after_a_fault_of_the_emulator_and_never_after_its_own() {
+        let runs = |errors: &'static [Option<&'static str>]| {
+            let count = Arc::new(Mutex::new(0));
+            let counted = Arc::clone(&count);
+            let row = Row::new("it", move |(), _| {
+                let mut count = counted.lock().unwrap();
+                *count += 1;
+                match errors[*count - 1] {
+                    Some("emulator") => Err(EmulatorFailed("the guest waits for a timer".into()).into()),
+                    Some(own) => anyhow::bail!(own),
+                    None => Ok(()),
+                }
+            });
+            let holds = twice_if_inconclusive(&row, &()).is_ok();
+            let count = *count.lock().unwrap();
+            (count, holds)
+        };
+        assert_eq!(runs(&[None]), (1, true));
+        assert_eq!(runs(&[Some("emulator"), None]), (2, true));
+        assert_eq!(runs(&[Some("emulator"), Some("emulator"), None]), (2, false));
+        assert_eq!(runs(&[Some("emulator"), Some("own"), None]), (2, false));
+        assert_eq!(runs(&[Some("own"), None]), (1, false));
+    }
+
+    #[test]
     fn what_is_skipped_is_not_passed() {
         let rows = [
             Row::new("it_holds", |(), _| Ok(())),

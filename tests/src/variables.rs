@@ -16,6 +16,10 @@ pub const SYSTEMD: [u8; 16] =
 pub const LOADER: [u8; 16] =
     [0x82, 0xb0, 0x67, 0x4a, 0x4c, 0x0a, 0xcf, 0x41, 0xb6, 0xc7, 0x44, 0x0b, 0x29, 0xbb, 0x8c, 0x4f];
 
+/// 8be4df61-93ca-11d2-aa0d-00e098032b8c, of the UEFI Specification, as stored.
+pub const GLOBAL: [u8; 16] =
+    [0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c];
+
 const FOLDER: &str = "usr/share/OVMF";
 /// The store's header is behind that of its firmware volume.
 const VOLUME_HEADER_LENGTH: usize = 0x30;
@@ -24,14 +28,36 @@ const HEADER: usize = 60;
 /// Non-volatile, for boot services and for the running system.
 const ATTRIBUTES: u32 = 7;
 
-/// The build root's firmware with these variables: name, vendor, text. `folder` holds the store.
-pub fn firmware(folder: &Path, variables: &[(&str, [u8; 16], &str)]) -> Result<FirmwareFiles> {
+/// One variable.
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// GUID of who defined it, as stored.
+    pub vendor: [u8; 16],
+    /// Its bytes.
+    pub content: Vec<u8>,
+}
+
+impl Variable {
+    /// Holds text: UTF-16 with a zero at the end.
+    pub fn text(name: &'static str, vendor: [u8; 16], text: &str) -> Self {
+        Self { name, vendor, content: utf16(text) }
+    }
+
+    /// Holds a number of 64 bits.
+    pub fn number(name: &'static str, vendor: [u8; 16], number: u64) -> Self {
+        Self { name, vendor, content: number.to_le_bytes().into() }
+    }
+}
+
+/// The build root's firmware with these variables. `folder` holds the store.
+pub fn firmware(folder: &Path, variables: &[Variable]) -> Result<FirmwareFiles> {
     let files = variable("CAIRN_BUILD_ROOT")?.join(FOLDER);
     let mut flash = fs::read(files.join("OVMF_VARS_4M.fd")).context("Failed to read OVMF's variable store")?;
-    for (name, vendor, text) in variables {
-        add(&mut flash, name, *vendor, &utf16(text))?;
+    for Variable { name, vendor, content } in variables {
+        add(&mut flash, name, *vendor, content)?;
         let parsed = Variables::parse(&flash)?;
-        ensure!(parsed.get(name, *vendor) == Some(&utf16(text)[..]), "the store has no {name}");
+        ensure!(parsed.get(name, *vendor) == Some(&content[..]), "the store has no {name}");
     }
     let store = folder.join("variables.fd");
     fs::write(&store, flash).context("Failed to write a variable store")?;

@@ -32,6 +32,14 @@ pub const HANDING_OVER: &str = "cairn: handing over after";
 /// The guest's kernel prints this after QEMU has lost one of its timer interrupts; the guest does not recover.
 const LOST_TIMER: &str = "kthread timer wakeup didn't happen";
 
+/// What a watch of the console ends with, whichever comes first; [`GOOD`] and [`TIMER_LOST`] are places in it.
+fn ends(good: &str) -> [&str; 4] {
+    [good, LOST_TIMER, "cairn: FAILED code=", "Kernel panic - not syncing"]
+}
+
+const GOOD: usize = 0;
+const TIMER_LOST: usize = 1;
+
 /// No boot takes longer; a machine that has not decided by then hangs.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(600);
 /// From the announcement of a failure to power-off.
@@ -74,10 +82,9 @@ impl Watched {
 
     /// Waits until the console shows `good`, or the machine has ended.
     fn verdict_at(&mut self, good: &str) -> Result<Verdict> {
-        let ends = [good, LOST_TIMER, "cairn: FAILED code=", "Kernel panic - not syncing"];
-        match self.vm.console().wait_for(&ends, 0, VERDICT_TIMEOUT) {
-            Found::Text(0, _) => Ok(Verdict::Running),
-            Found::Text(1, _) => {
+        match self.vm.console().wait_for(&ends(good), 0, VERDICT_TIMEOUT) {
+            Found::Text(GOOD, _) => Ok(Verdict::Running),
+            Found::Text(TIMER_LOST, _) => {
                 Err(EmulatorFailed(format!("the guest waits for a timer{}", self.last_lines())).into())
             }
             Found::Timeout => bail!("no verdict within {} s{}", VERDICT_TIMEOUT.as_secs(), self.last_lines()),
@@ -145,3 +152,43 @@ impl Drop for Watched {
 #[derive(Debug, thiserror::Error)]
 #[error("QEMU failed: {0}")]
 pub struct EmulatorFailed(pub String);
+
+#[cfg(test)]
+mod tests {
+    use xtask::vm::console::earliest;
+
+    use super::*;
+
+    /// Recorded from the row `an_older_or_changed_disk_is_noticed_and_never_formatted`, on a host with a busy processor.
+    const RECORDED: &str = "\
+[  195.634261]  </TASK>
+[  195.634792] rcu: rcu_preempt kthread timer wakeup didn't happen for 5251 jiffies! g-983 f0x0 RCU_GP_WAIT_FQS(5) ->state=0x402
+[  195.638509] rcu: \tPossible timer handling issue on cpu=1 timer-softirq=10
+[  195.638601] rcu: rcu_preempt kthread starved for 5252 jiffies! g-983 f0x0 RCU_GP_WAIT_FQS(5) ->state=0x402 ->cpu=1
+";
+    /// The same kernel on a slow host: its threads wait for the processor, and the boot goes on.
+    const SLOW: &str = "\
+[  195.638601] rcu: rcu_preempt kthread starved for 5252 jiffies! g-983 f0x0 RCU_GP_WAIT_FQS(5) ->state=0x402 ->cpu=1
+";
+
+    fn first(console: &str) -> Option<usize> {
+        earliest(&ends(RUNNING), console).map(|(index, _)| index)
+    }
+
+    #[test]
+    fn lost_timer_of_the_emulator_is_told_from_what_a_guest_does() {
+        let running = format!("[  OK  ] {RUNNING}.\n");
+        let failed = "[    4.1] cairn: FAILED code=ROOT_NOT_FOUND no partition with ...\n";
+        for (console, expected) in [
+            (RECORDED.to_owned(), Some(TIMER_LOST)),
+            (format!("{RECORDED}{running}"), Some(TIMER_LOST)),
+            (SLOW.to_owned(), None),
+            (format!("{SLOW}{running}"), Some(GOOD)),
+            // A machine that has reached what was asked for, or named its failure, has its verdict.
+            (format!("{running}{RECORDED}"), Some(GOOD)),
+            (format!("{failed}{RECORDED}"), Some(2)),
+        ] {
+            assert_eq!(first(&console), expected, "{console}");
+        }
+    }
+}

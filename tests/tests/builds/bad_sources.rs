@@ -64,6 +64,7 @@ pub fn rows() -> Vec<Row> {
     let mut rows = vec![
         Row::new("a_lock_out_of_order_is_refused", out_of_order),
         Row::new("a_way_in_fails_the_build", way_in),
+        Row::new("a_module_that_is_not_listed_fails_the_build", module),
         Row::new("a_damaged_stage_in_the_cache_is_made_again", damaged_stage),
     ];
     rows.extend(CASES.map(|(name, edit, arguments, words)| {
@@ -105,6 +106,17 @@ fn way_in(shop: &Workshop, row: &str) -> Result<()> {
     let wanted = units.join("multi-user.target.wants/backdoor.service");
     std::os::unix::fs::symlink("/etc/systemd/system/backdoor.service", wanted).context("Failed to enable a unit")?;
     bench.must_fail(&mut bench.xtask(&["build-image"]), &["backdoor.service", "os/tree.toml"])?;
+    nothing_made(&bench)
+}
+
+/// Each difference has its unit test; this one shows that the build obeys.
+fn module(shop: &Workshop, row: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    let folder = bench.checkout.join("os/root/usr/lib/modules/updates");
+    fs::create_dir_all(&folder).context("Failed to make a folder")?;
+    fs::write(folder.join("virtio_console.ko.xz"), "a module").context("Failed to write a module")?;
+    let words = ["/usr/lib/modules/updates/virtio_console.ko.xz is not listed", "is denied", "os/image.toml"];
+    bench.must_fail(&mut bench.xtask(&["build-image"]), &words)?;
     nothing_made(&bench)
 }
 

@@ -8,7 +8,7 @@ use cairn_tests::registers;
 use cairn_tests::settled::{baseline, moved, settled};
 use cairn_tests::suite::Suite;
 use cairn_tests::uki;
-use cairn_tests::variables::{self, LOADER, SYSTEMD};
+use cairn_tests::variables::{self, GLOBAL, LOADER, SYSTEMD, Variable};
 use cairn_tests::watch::{Verdict, Watched};
 use xtask::vm::shell::Shell;
 use xtask::vm::{Ending, Machine};
@@ -22,6 +22,13 @@ const CONTENT: &str = "w /dev/kmsg - - - - <0>PWNED";
 /// A harmless word that must show up where command lines are measured.
 const ADDITION: &str = "cairn.test=addition";
 const UKI: &str = "EFI/BOOT/BOOTX64.EFI";
+/// Words that systemd would take from the variable `SystemdOptions`. The first ones end a boot in the rescue system.
+const RESCUE: &str = "systemd.unit=rescue.target systemd.setenv=LD_PRELOAD=/dev/vda systemd.machine_id=11111111111111111111111111111111 systemd.hostname=pwned";
+/// Those that change names only.
+const NAMES: &str = "systemd.machine_id=11111111111111111111111111111111 systemd.hostname=pwned";
+const HOSTNAME: &str = "pwned";
+const MACHINE_ID: &str = "11111111111111111111111111111111";
+const SHOW_NAMES: &str = "cat /proc/sys/kernel/hostname /etc/machine-id";
 const SYSTEM_CREDENTIALS: &str = "systemd.import_credentials=no";
 
 pub fn rows() -> Vec<Row> {
@@ -41,12 +48,14 @@ pub fn rows() -> Vec<Row> {
             control(suite, row, fw_cfg_credential())
         }),
         Row::new("an_esp_credential_moves_pcr_12_and_has_no_effect", esp_credential),
+        Row::new("a_system_extension_on_the_esp_moves_pcr_13_and_has_no_effect", esp_extension),
         Row::new("an_add_on_moves_pcr_4_and_12", add_on),
         Row::new("an_smbios_command_line_moves_pcr_12", smbios_command_line),
         Row::new("swap_home_and_var_on_another_disk_are_left_alone", partitions_on_another_disk),
         Row::new("swap_home_and_var_on_the_image_disk_move_pcr_5", partitions_on_the_image_disk),
         Row::new("efi_variables_reach_neither_kernel_nor_systemd", efi_variables),
         Row::new("systemd_options_take_effect_where_efi_variables_are_on", efi_variables_control),
+        Row::new("a_hostname_in_an_efi_variable_takes_effect_where_these_are_on", efi_names_control),
         Row::new("debug_shows_that_nothing_of_the_host_was_taken", look_around),
     ]
 }
@@ -105,43 +114,58 @@ fn control(suite: &Suite, row: &str, extra: Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// What systemd 257 and its tools would read: words for the command line, a machine id, a seed, times, and what a boot loader and a stub say of themselves.
-fn with_efi_variables(suite: &Suite, disks: &[&Disk], folder: &Path) -> Result<Machine> {
-    let loader = |name: &'static str, text: &'static str| (name, LOADER, text);
-    let firmware = variables::firmware(
-        folder,
-        &[
-            (
-                "SystemdOptions",
-                SYSTEMD,
-                "systemd.unit=rescue.target systemd.setenv=LD_PRELOAD=/dev/vda systemd.machine_id=11111111111111111111111111111111 systemd.hostname=pwned",
-            ),
-            loader("LoaderSystemToken", "a token that somebody chose"),
-            loader("LoaderTimeInitUSec", "1"),
-            loader("LoaderTimeExecUSec", "2"),
-            loader("LoaderConfigTimeoutOneShot", "7"),
-            loader("LoaderEntryOneShot", "pwned.efi"),
-            loader("LoaderEntryDefault", "pwned.efi"),
-            loader("LoaderDevicePartUUID", "11111111-2222-3333-4444-555555555555"),
-        ],
-    )?;
-    Ok(Machine { firmware: Some(firmware), ..with(suite, disks, vec![]) })
+/// What systemd 257 and its tools would read: words for the command line, and what a boot loader, a stub and a system say to each other.
+fn with_efi_variables(suite: &Suite, disks: &[&Disk], folder: &Path, options: &str) -> Result<Machine> {
+    /// EFI_OS_INDICATIONS_TIMESTAMP_REVOCATION: nothing that the firmware does. With EFI_OS_INDICATIONS_BOOT_TO_FW_UI it would boot nothing.
+    const OS_INDICATIONS: u64 = 2;
+    let text = |name, text| Variable::text(name, LOADER, text);
+    let variables = [
+        Variable::text("SystemdOptions", SYSTEMD, options),
+        text("LoaderSystemToken", "a token that somebody chose"),
+        text("LoaderTimeInitUSec", "1"),
+        text("LoaderTimeExecUSec", "2"),
+        text("LoaderConfigTimeout", "7"),
+        text("LoaderConfigTimeoutOneShot", "7"),
+        text("LoaderEntries", "pwned.efi"),
+        text("LoaderEntryOneShot", "pwned.efi"),
+        text("LoaderEntryDefault", "pwned.efi"),
+        text("LoaderDevicePartUUID", "11111111-2222-3333-4444-555555555555"),
+        text("LoaderInfo", "pwned"),
+        text("StubInfo", "pwned"),
+        text("StubPcrKernelImage", "23"),
+        Variable::number("LoaderFeatures", LOADER, u64::MAX),
+        Variable::number("StubFeatures", LOADER, u64::MAX),
+        Variable::number("OsIndications", GLOBAL, OS_INDICATIONS),
+    ];
+    Ok(Machine { firmware: Some(variables::firmware(folder, &variables)?), ..with(suite, disks, vec![]) })
 }
 
 fn efi_variables(suite: &Suite, row: &str) -> Result<()> {
     let folder = tempfile::tempdir().context("Failed to make a folder")?;
-    must_move_only(suite, row, &with_efi_variables(suite, &[], folder.path())?, &[])
+    must_move_only(suite, row, &with_efi_variables(suite, &[], folder.path(), RESCUE)?, &[])
 }
 
 /// The same variables, and a kernel that passes them on: systemd goes where they say.
 fn efi_variables_control(suite: &Suite, row: &str) -> Result<()> {
     let disk = without(suite, "efi=noruntime")?;
     let folder = tempfile::tempdir().context("Failed to make a folder")?;
-    let mut watched = Watched::start(suite, row, &with_efi_variables(suite, &[&disk], folder.path())?)?;
+    let mut watched = Watched::start(suite, row, &with_efi_variables(suite, &[&disk], folder.path(), RESCUE)?)?;
     match watched.verdict()? {
         Verdict::Ended(Ending::Failed { code, .. }) if code == "SYSTEM_RESCUE" => Ok(()),
         other => anyhow::bail!("systemd took nothing from the variables: {other:?}{}", watched.last_lines()),
     }
+}
+
+/// And with options that leave the boot as it is: the console shows the hostname, and the system has the machine id.
+fn efi_names_control(suite: &Suite, row: &str) -> Result<()> {
+    let disk = without(suite, "efi=noruntime")?;
+    let folder = tempfile::tempdir().context("Failed to make a folder")?;
+    let mut watched = Watched::start(suite, row, &with_efi_variables(suite, &[&disk], folder.path(), NAMES)?)?;
+    watched.must_run()?;
+    let mut shell = Shell::log_in(&mut watched.vm)?;
+    let found = shell.run(SHOW_NAMES)?;
+    ensure!(found == format!("{HOSTNAME}\n{MACHINE_ID}"), "systemd took nothing from the variables: {found}");
+    Ok(())
 }
 
 /// The stub packs them into an archive for the initrd, which the kernel measures too (PCR 9, and 10 which follows it); our initrd passes nothing on.
@@ -151,6 +175,13 @@ fn esp_credential(suite: &Suite, row: &str) -> Result<()> {
     let global = format!("loader/credentials/{CREDENTIAL}.cred");
     disk.put_on_esp(&suite.image, &[(&own, CONTENT.as_bytes()), (&global, CONTENT.as_bytes())])?;
     must_move_only(suite, row, &with(suite, &[&disk], vec![]), &[9, 10, 12])
+}
+
+/// As above, in an archive of its own.
+fn esp_extension(suite: &Suite, row: &str) -> Result<()> {
+    let disk = Disk::copy_of(&suite.image)?;
+    disk.put_on_esp(&suite.image, &[(&format!("{UKI}.extra.d/x.raw"), CONTENT.as_bytes())])?;
+    must_move_only(suite, row, &with(suite, &[&disk], vec![]), &[9, 10, 13])
 }
 
 fn add_on(suite: &Suite, row: &str) -> Result<()> {
@@ -235,7 +266,9 @@ fn look_around(suite: &Suite, row: &str) -> Result<()> {
     let partitions = Partitions::make(suite)?;
     let second = Disk::with_partitions(&partitions.all())?;
     let extra = [smbios_credential(), fw_cfg_credential()].concat();
-    let machine = Machine { extra, ..suite.machine(&[suite.debug.file("raw"), second.path()]) };
+    let folder = tempfile::tempdir().context("Failed to make a folder")?;
+    let firmware = with_efi_variables(suite, &[], folder.path(), NAMES)?.firmware;
+    let machine = Machine { extra, firmware, ..suite.machine(&[suite.debug.file("raw"), second.path()]) };
     let mut watched = Watched::start(suite, row, &machine)?;
     watched.must_run()?;
     watched.must_not_show(MARKER)?;
@@ -245,6 +278,8 @@ fn look_around(suite: &Suite, row: &str) -> Result<()> {
     ensure!(shell.run(credentials)?.is_empty(), "credentials were imported: {}", shell.run(credentials)?);
     let extra_initrd = shell.run("ls -d /.extra /run/extra 2>/dev/null || true")?;
     ensure!(extra_initrd.is_empty(), "the stub's archive was passed on: {extra_initrd}");
+    let names = shell.run(SHOW_NAMES)?;
+    ensure!(!names.contains(HOSTNAME) && !names.contains(MACHINE_ID), "a variable of the firmware gave names: {names}");
     let mounts = "grep -c ^/dev/vd /proc/mounts || true";
     let swaps = "tail -n +2 /proc/swaps";
     ensure!(shell.run(mounts)? == "0", "a disk was mounted: {}", shell.run("cat /proc/mounts")?);

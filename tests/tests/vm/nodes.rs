@@ -1,11 +1,12 @@
 //! Nodes and their broker: real machines with TPM emulators and disks of their own attest to the real broker, open their disks, and get nothing where they should not.
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cairn_tests::broker::Broker;
@@ -22,6 +23,11 @@ use crate::Row;
 
 /// Where the service of the running system answers.
 const ATTESTATION: u16 = 7444;
+/// TPM2_CreatePrimary (TPM 2.0 Library, Part 2, TPM_CC).
+const CREATE_PRIMARY: u32 = 0x131;
+/// How long the service keeps a connection on which it receives nothing, and any connection, less what the two clocks may differ by.
+const SILENT_LIMIT: Duration = Duration::from_millis(4_800);
+const WHOLE_LIMIT: Duration = Duration::from_millis(19_800);
 pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 pub fn rows() -> Vec<Row> {
@@ -87,10 +93,48 @@ fn keeps_files(suite: &Suite, row: &str) -> Result<()> {
     let kept = shell.run("cat /var/lib/kept /etc/machine-id")?;
     ensure!(kept == format!("precious\n{id}"), "after the reboot: {kept}");
     generation(&broker, "one", 2)?;
+    let user = shell.run("systemctl show -p User,DynamicUser cairn-attestation.service")?;
+    ensure!(user == "User=cairn-attestation\nDynamicUser=yes", "the service's user: {user}");
+    let id = shell.run(
+        "awk '/^Uid:/ { print $2 }' /proc/$(systemctl show -p MainPID --value cairn-attestation.service)/status",
+    )?;
+    ensure!(id.parse().is_ok_and(|id: u32| (61184..=65519).contains(&id)), "the service runs as user {id}");
+    let keys = second.vm.tpm_command_count(CREATE_PRIMARY)?;
+    ensure!(keys >= 2, "the TPM has created {keys} keys: the service's are not seen");
+    // A dripping connection is kept while the questions are asked, and takes one of the two places of its address.
+    let dripping = std::thread::spawn(move || open_for(port, 200));
+    let silent = open_for(port, 0)?;
+    ensure!((SILENT_LIMIT..SILENT_LIMIT * 3).contains(&silent), "a silent connection is kept for {silent:?}");
     says_what_it_is(suite, &broker, &node, port, &authority)?;
+    let dripping = dripping.join().map_err(|_| anyhow::anyhow!("the dripping client panicked"))??;
+    ensure!((WHOLE_LIMIT..WHOLE_LIMIT * 2).contains(&dripping), "a dripping connection is kept for {dripping:?}");
+    let later = second.vm.tpm_command_count(CREATE_PRIMARY)?;
+    ensure!(later == keys, "the TPM has created {} keys for questions", later - keys);
     drop(second);
     opens_without_its_broker(suite, &broker, &node)?;
     broker.admin(&["audit", "verify"]).map(drop)
+}
+
+/// How long the service of the running system keeps a connection on which the client sends so many bytes, one in 200 ms, and then nothing.
+fn open_for(port: u16, bytes: usize) -> Result<Duration> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).context("the service does not answer")?;
+    let begun = Instant::now();
+    // The head of a TLS record of 16 KiB, then its bytes.
+    let record = [0x16, 3, 3, 0x40, 0].into_iter().chain(std::iter::repeat(0));
+    for byte in record.take(bytes) {
+        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        let is_closed = match socket.read(&mut [0; 64]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        };
+        if is_closed || socket.write_all(&[byte]).is_err() {
+            return Ok(begun.elapsed());
+        }
+    }
+    socket.set_read_timeout(Some(PATIENCE))?;
+    // A reset is an end as well.
+    let _ = socket.read(&mut [0; 64]);
+    Ok(begun.elapsed())
 }
 
 /// The running node is verified by its certificate, by its endorsement key, and by that key's certificate; as another image it is refused, and without anybody who vouches for it.

@@ -21,10 +21,14 @@ const GAP: u64 = 0x8000;
 const BOOT_CODE: usize = 440;
 
 /// What must not be possible at all. Each ends with success if it was refused.
-const REFUSED: [(&str, &str); 13] = [
+const REFUSED: [(&str, &str); 16] = [
     ("variables of the firmware", "mkdir -p /tmp/efi && ! mount -t efivarfs efivarfs /tmp/efi"),
     ("variables of the firmware, by sysfs", "test ! -e /sys/firmware/efi/vars"),
-    ("the machine's memory", "! head -c 1 /dev/mem"),
+    ("the machine's memory", "test -e /dev/mem && ! head -c 1 /dev/mem"),
+    ("debugfs", "mkdir -p /tmp/debug && ! grep -w debugfs /proc/filesystems && ! mount -t debugfs debugfs /tmp/debug"),
+    ("a user namespace", "! unshare --user true"),
+    // io_uring_setup (425) for no entries: EPERM (1) comes before EINVAL.
+    ("io_uring", "perl -e '$! = 0; syscall(425, 0, 0); exit($! == 1 ? 0 : 1)'"),
     ("the root, writable", "! mount -o remount,rw /"),
     ("a preload in /etc", "! touch /etc/ld.so.preload"),
     ("a unit in /etc", "! touch /etc/systemd/system/pwned.service"),
@@ -61,11 +65,27 @@ printf PWNED | dd of=/dev/vda1 bs=1 conv=notrunc status=none seek=$(( $(cat /sys
 "#;
 
 /// Settings of ours, of which Debian has others.
-const IN_EFFECT: [(&str, &str); 4] = [
+const IN_EFFECT: [(&str, &str); 8] = [
     ("no SysRq", "grep -qx 0 /proc/sys/kernel/sysrq"),
     ("no word that switches SysRq on", "! dmesg | grep -i 'sysrq always enabled'"),
     ("no core dumps", "grep -qx '|/bin/false' /proc/sys/kernel/core_pattern"),
+    ("the kernel's lockdown", "grep -qF '[integrity]' /sys/kernel/security/lockdown"),
+    (
+        "a cache of the kernel for each kind of object",
+        "grep -qw slab_nomerge /proc/cmdline && test -z \"$(find /sys/kernel/slab -type l)\"",
+    ),
+    ("no io_uring", "grep -qx 2 /proc/sys/kernel/io_uring_disabled"),
+    ("no user namespaces", "grep -qx 0 /proc/sys/user/max_user_namespaces"),
     ("no core dumps of services", "systemctl show -p DefaultLimitCORE | grep -qx 'DefaultLimitCORE=0'"),
+];
+
+/// What is refused above is possible where the setting is another.
+const CONTROLS: [(&str, &str); 2] = [
+    ("a user namespace", "echo 1 > /proc/sys/user/max_user_namespaces && unshare --user true"),
+    (
+        "io_uring",
+        "echo 0 > /proc/sys/kernel/io_uring_disabled && perl -e '$! = 0; syscall(425, 0, 0); exit($! == 1 ? 1 : 0)'",
+    ),
 ];
 
 pub fn rows() -> Vec<Row> {
@@ -127,6 +147,9 @@ fn persistence(suite: &Suite, row: &str) -> Result<()> {
     let left =
         "tune2fs -l \"$(grep ' /var ' /proc/mounts | cut -d' ' -f1)\" | grep PWNED && ls /var/lib/systemd/linger/root";
     shell.run(left).context("what the first boot left is gone: nothing was tried")?;
+    for (what, command) in CONTROLS {
+        shell.run(command).with_context(|| format!("{what} is refused for another reason"))?;
+    }
     // The same unit where systemd does look: it would have been seen.
     shell.run("cp /var/lib/systemd/system/pwned.service /run/systemd/system/ && systemctl daemon-reload && systemctl start pwned")?;
     let seen = last.vm.console().wait_for(&[MARKER], 0, PATIENCE);

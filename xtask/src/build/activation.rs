@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use cairn_image::tree::{Kind, Tree};
+use cairn_image::tree::{Entry, Kind, Tree};
 use serde::Deserialize;
 
 use crate::config::read_toml;
@@ -56,6 +56,10 @@ impl Activation {
             compare(name, &kind.found(tree), &kind.files);
         }
         compare("udev_programs", &udev_programs(tree)?, &self.udev_programs);
+        let forbidden = modprobe_commands(tree)?.into_iter();
+        differences.extend(
+            forbidden.map(|line| format!("modprobe_commands: {line:?} is not listed and cannot be: remove it")),
+        );
         if differences.is_empty() {
             return Ok(());
         }
@@ -104,14 +108,30 @@ fn is_below(folder: &str, path: &str) -> bool {
 fn udev_programs(tree: &Tree) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for (path, entry) in tree.iter().filter(|(path, _)| path.ends_with(".rules") && path.contains("udev/rules.d/")) {
-        let Kind::File { content, .. } = &entry.kind else { continue };
-        let bytes = content.read().with_context(|| format!("Failed to read /{path}"))?;
-        let text = String::from_utf8(bytes).with_context(|| format!("/{path} is not UTF-8"))?;
-        for rule in text.replace("\\\n", " ").lines().map(str::trim).filter(|line| !line.starts_with('#')) {
-            found.extend(started(rule));
+        for rule in lines(path, entry)? {
+            found.extend(started(&rule));
         }
     }
     Ok(found)
+}
+
+/// Lines of modprobe.d(5) that run a command where a module would be loaded or removed.
+fn modprobe_commands(tree: &Tree) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for (path, entry) in tree.iter().filter(|(path, _)| path.contains("modprobe.d/")) {
+        let is_command = |line: &String| matches!(line.split_whitespace().next(), Some("install" | "remove"));
+        found.extend(lines(path, entry)?.into_iter().filter(is_command).map(|line| format!("/{path}: {line}")));
+    }
+    Ok(found)
+}
+
+/// The lines of a file without comments; a backslash joins a line and the next. Other entries have none.
+fn lines(path: &str, entry: &Entry) -> Result<Vec<String>> {
+    let Kind::File { content, .. } = &entry.kind else { return Ok(vec![]) };
+    let bytes = content.read().with_context(|| format!("Failed to read /{path}"))?;
+    let text = String::from_utf8(bytes).with_context(|| format!("/{path} is not UTF-8"))?;
+    let text = text.replace("\\\n", " ");
+    Ok(text.lines().map(str::trim).filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
 }
 
 /// `RUN+="/bin/x y"` starts `/bin/x`; `RUN{builtin}+="kmod load z"` starts `builtin kmod`.
@@ -132,8 +152,6 @@ fn started(rule: &str) -> impl Iterator<Item = String> + '_ {
 
 #[cfg(test)]
 mod tests {
-    use cairn_image::tree::Entry;
-
     use super::*;
 
     fn tree(files: &[(&str, &str)]) -> Tree {
@@ -159,15 +177,25 @@ mod tests {
             folders = ["etc/systemd/system/*.d", "usr/lib/systemd/system/*.d"]
             endings = [".conf"]
             files = []
+            [kinds.network]
+            folders = ["etc/systemd/network", "usr/lib/systemd/network"]
+            files = []
+            [kinds.name_services]
+            folders = ["etc/nsswitch.conf", "usr/lib/*/libnss_*"]
+            files = []
         "#;
         toml::from_str(text).unwrap()
     }
 
-    const GOOD: [(&str, &str); 2] = [
+    const GOOD: [(&str, &str); 3] = [
         ("usr/share/dbus-1/system-services/good.service", "x"),
         (
             "usr/lib/udev/rules.d/50.rules",
             "# RUN+=\"/bin/comment\"\nACTION==\"add\", RUN+=\"/usr/bin/good a\", RUN{builtin}+=\"kmod load x\"\n",
+        ),
+        (
+            "usr/lib/modprobe.d/50.conf",
+            "# install x /bin/comment\nblacklist install\noptions remove a=1\nalias x install\n",
         ),
     ];
 
@@ -179,6 +207,14 @@ mod tests {
             ("usr/share/dbus-1/system-services/evil.service", "x", "dbus"),
             ("usr/lib/systemd/system/good.service.d/evil.conf", "x", "drop_ins"),
             ("etc/systemd/system/x.d/evil.conf", "x", "drop_ins"),
+            ("etc/systemd/network/1.network", "x", "network"),
+            ("usr/lib/systemd/network/1.link", "x", "network"),
+            ("usr/lib/systemd/network/1.network.d/evil.conf", "x", "network"),
+            ("etc/nsswitch.conf", "hosts: evil", "name_services"),
+            ("usr/lib/x86_64-linux-gnu/libnss_evil.so.2", "x", "name_services"),
+            ("etc/modprobe.d/1.conf", "install x /bin/evil", "modprobe_commands: \"/etc/modprobe.d/1.conf: install x"),
+            ("usr/lib/modprobe.d/50.conf", "alias a b\n \tremove\tx /bin/evil", "modprobe_commands"),
+            ("usr/lib/modprobe.d/50.conf", "install\\\n  x /bin/evil", "modprobe_commands"),
             ("etc/udev/rules.d/1.rules", "SUBSYSTEM==\"block\", RUN+=\"/dev/vda\"", "udev_programs: \"/dev/vda\""),
             ("etc/udev/rules.d/1.rules", "IMPORT{program}=\"evil x\"", "udev_programs: \"evil\""),
             ("etc/udev/rules.d/1.rules", "A==\"b\", \\\n  PROGRAM==\"evil x\"", "udev_programs: \"evil\""),

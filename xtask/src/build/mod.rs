@@ -22,6 +22,7 @@ pub mod outputs;
 mod owners;
 pub mod package_tree;
 mod reference;
+pub mod root_modules;
 pub mod root_tree;
 pub mod sources;
 pub mod stage;
@@ -207,6 +208,7 @@ pub fn build(inputs: &Inputs, stages: &Stages, out: &std::path::Path) -> Result<
             packages: &packages,
             kernel: &kernel,
             modules: &modules,
+            wanted_modules: &wanted,
             agent: &agent,
             os_release: &inputs.os_release(),
             source_date: inputs.source_date,

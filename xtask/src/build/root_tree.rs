@@ -9,12 +9,14 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use cairn_image::ids::ReleaseSeed;
+use cairn_image::modules;
 use cairn_image::tree::{Entry, Kind, Tree};
 
 use super::activation::Activation;
 use super::agent;
 use super::kernel::Kernel;
 use super::lean;
+use super::root_modules;
 use super::stage::{Key, Made, Stages};
 use super::ways_in;
 use crate::checkout::Checkout;
@@ -44,6 +46,8 @@ pub struct Inputs<'a> {
     pub kernel: &'a Kernel,
     /// Stage of the kernel modules that the root has.
     pub modules: &'a Made,
+    /// Their names, without those that they depend on.
+    pub wanted_modules: &'a [String],
     /// Stage of the agent, with the service beside it.
     pub agent: &'a Made,
     /// os-release of the image.
@@ -58,7 +62,7 @@ pub struct Inputs<'a> {
 pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
     let uuid = inputs.seed.uuid("root file system").to_string();
     let root = &inputs.image.root;
-    let mut key = Key::new("root", 1)
+    let mut key = Key::new("root", 2)
         .digest("build-root", &inputs.build_root.key)
         .digest("packages", &inputs.packages.key)
         .digest("modules", &inputs.modules.key)
@@ -66,6 +70,7 @@ pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
         .path("os/root", &inputs.checkout.join("os/root"))?
         .path("os/tree.toml", &inputs.checkout.join("os/tree.toml"))?
         .path("os/activation.toml", &inputs.checkout.join("os/activation.toml"))?
+        .text("denied modules", &root.denied.join(" "))
         .text("os-release", inputs.os_release)
         .text("source date", &inputs.source_date.to_string())
         .text("uuid", &uuid)
@@ -90,11 +95,11 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
     for folder in &config.empty {
         tree.empty(folder);
     }
-    let modules = format!("usr/lib/modules/{}", inputs.kernel.release);
-    for folder in ["usr/lib/modules", &modules] {
+    let modules_folder = format!("usr/lib/modules/{}", inputs.kernel.release);
+    for folder in ["usr/lib/modules", &modules_folder] {
         tree.insert(folder, Entry::directory(0o755))?;
     }
-    tree.overlay(&inputs.modules.join("tree").join(&modules), &modules)?;
+    tree.overlay(&inputs.modules.join("tree").join(&modules_folder), &modules_folder)?;
     tree.overlay(&inputs.checkout.join("os/root"), "")?;
     if let Some(profile) = inputs.profile {
         let own = profile.folder.join("root");
@@ -121,6 +126,8 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
     if !profile.full {
         lean::check(&tree, &config.lean)?;
     }
+    let expected = modules::resolve(&inputs.kernel.modules(), inputs.wanted_modules)?;
+    root_modules::check(&tree, &modules_folder, &expected, &inputs.image.root.denied)?;
     Activation::read(&inputs.checkout.join("os/activation.toml"))?.check(&tree, &profile.activation)?;
     Ok(tree)
 }

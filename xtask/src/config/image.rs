@@ -73,6 +73,8 @@ pub struct Initrd {
 pub struct Root {
     /// Kernel modules, with what they depend on; the root has no others.
     pub modules: Vec<String>,
+    /// Modules that no root has, even if one of `modules` needs them: names, or their first letters and `*`.
+    pub denied: Vec<String>,
     /// `-z` of mkfs.erofs.
     pub compression: String,
     /// `-C` of mkfs.erofs, bytes.

@@ -81,9 +81,8 @@ impl Console {
         let mut searched = from;
         loop {
             let rest = state.text.get(searched..).unwrap_or_default();
-            let first = texts.iter().enumerate().filter_map(|(index, text)| Some((rest.find(text)?, index))).min();
-            if let Some((at, index)) = first {
-                return Found::Text(index, searched + at + texts[index].len());
+            if let Some((index, end)) = earliest(texts, rest) {
+                return Found::Text(index, searched + end);
             }
             if state.closed {
                 return Found::Closed;
@@ -107,6 +106,12 @@ impl Console {
             let _ = reader.join();
         }
     }
+}
+
+/// Which of `texts` stands first in `console`, and the offset just behind it.
+pub fn earliest(texts: &[&str], console: &str) -> Option<(usize, usize)> {
+    let (at, index) = texts.iter().enumerate().filter_map(|(index, text)| Some((console.find(text)?, index))).min()?;
+    Some((index, at + texts[index].len()))
 }
 
 impl Shared {

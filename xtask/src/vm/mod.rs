@@ -202,6 +202,12 @@ impl Vm {
         emulator.states()
     }
 
+    /// How many commands with this code (TPM 2.0 Library, Part 2, TPM_CC) the emulator has executed so far.
+    pub fn tpm_command_count(&self, code: u32) -> Result<usize, VmError> {
+        let emulator = self.emulator.as_ref().ok_or(VmError::NoTpm)?;
+        emulator.command_count(code)
+    }
+
     /// The TPM's registers, replayed from the commands that the emulator has executed so far.
     pub fn pcrs(&self) -> Result<Pcrs, VmError> {
         let emulator = self.emulator.as_ref().ok_or(VmError::NoTpm)?;

@@ -6,8 +6,9 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use super::VmError;
-use super::pcr::{Bank, Pcrs};
+use super::pcr::{Bank, Pcrs, ReplayError};
 use super::qemu::FOLDER;
+use super::tpm_log;
 use crate::sandbox::Sandbox;
 
 /// Name of the control socket in the machine's folder.
@@ -101,6 +102,12 @@ impl Emulator {
     pub(super) fn states(&self) -> Result<Vec<Pcrs>, VmError> {
         let log = fs::read_to_string(&self.log).map_err(VmError::Log)?;
         Ok(Pcrs::states(&log, &self.banks)?)
+    }
+
+    /// Commands with this code so far.
+    pub(super) fn command_count(&self, code: u32) -> Result<usize, VmError> {
+        let log = fs::read_to_string(&self.log).map_err(VmError::Log)?;
+        Ok(tpm_log::command_count(&log, code).map_err(ReplayError::from)?)
     }
 
     /// The registers after all commands so far.

@@ -49,6 +49,13 @@ pub(super) fn messages(log: &str) -> Result<Vec<Message>, LogError> {
     Ok(messages)
 }
 
+/// How many commands have this code, which is behind their tag and their length (TPM 2.0 Library, Part 1, section 18).
+pub(super) fn command_count(log: &str, code: u32) -> Result<usize, LogError> {
+    let is_counted =
+        |message: &Message| matches!(message, Message::Command(bytes) if bytes.get(6..10) == Some(&code.to_be_bytes()));
+    Ok(messages(log)?.iter().filter(|message| is_counted(message)).count())
+}
+
 fn is_dump(line: &str) -> bool {
     !line.trim().is_empty() && line.split_whitespace().all(|word| word.len() == 2)
 }
@@ -66,6 +73,7 @@ mod tests {
         let expected =
             vec![Message::Control(vec![0, 0, 0, 16]), Message::Command(command), Message::Response(vec![0x80, 1])];
         assert_eq!(messages(log), Ok(expected));
+        assert_eq!((command_count(log, 0x144), command_count(log, 0x131)), (Ok(1), Ok(0)));
     }
 
     #[test]
