@@ -67,7 +67,7 @@ impl Engine {
         public.as_ref().try_into().map_err(|_| "the key of the audit log is none of Ed25519".into())
     }
 
-    /// Compares the log with its signed head, with the receipts of all disks, and with heads that were kept elsewhere.
+    /// Compares the log with its signed head, with the receipts of all disks, and with heads that were kept elsewhere. It fails while a witness knows another log, too.
     pub(super) fn audit_verify(&self, heads: &[String]) -> Outcome {
         let key = self.audit_public_key()?;
         let mut kept = Vec::new();
@@ -89,6 +89,9 @@ impl Engine {
         }
         let size = audit::verify(&*self.store, &self.bundles, &self.origin, &key, &kept)
             .map_err(|problem| problem.to_string())?;
+        if let Some(conflict) = self.conflict() {
+            return Err(conflict);
+        }
         Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))
     }
 
