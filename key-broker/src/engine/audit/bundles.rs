@@ -285,7 +285,8 @@ fn numbers_in(directory: &Path, above: u64, found: &mut BTreeSet<u64>) -> Result
         let name = file.map_err(problem("read", directory))?.file_name();
         let name = name.to_str().unwrap_or_default();
         let digits = name.strip_prefix('x').unwrap_or(name);
-        let number = digits.parse().ok().filter(|_| digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let number =
+            digits.parse().ok().filter(|_| digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit()));
         // A number that no log can have is no bundle.
         let number = number.and_then(|number: u64| above.checked_mul(1000)?.checked_add(number));
         match number {
