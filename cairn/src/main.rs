@@ -5,10 +5,10 @@ mod inputs;
 mod measure;
 #[cfg(feature = "verify")]
 mod monitor;
-#[cfg(feature = "verify")]
 mod outputs;
 #[cfg(feature = "verify")]
 mod pack;
+mod receipt;
 mod recover;
 #[cfg(feature = "verify")]
 mod verify;

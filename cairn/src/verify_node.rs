@@ -23,6 +23,7 @@ use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
 
 use crate::inputs::{MachineArgs, read, read_image};
+use crate::receipt::{Problem, Receipt};
 
 /// A quote takes a slow TPM a second.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,7 +56,7 @@ pub struct VerifyNodeArgs {
     /// Name of the node that is meant; with the certificate of a broker any node of the cluster would do
     #[arg(long, value_name = "NAME", conflicts_with_all = ["ek", "ek_authority"])]
     node: Option<String>,
-    /// Output file for the node's receipt of the audit log, for `key-broker audit verify --heads`
+    /// Output file for the receipt of a verified node, for `key-broker audit verify --heads`; a file with a later head or with other content is not replaced
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
     /// One JSON object instead of text
@@ -86,14 +87,32 @@ pub fn run(args: &VerifyNodeArgs) -> Result<(String, ExitCode)> {
     let verdict = node
         .vouched(&answer, &known, &cluster)?
         .and_then(|key| runtime::verify(&answer, &nonce, node.connection.tls_key(), &expected, &cluster, key));
-    let receipt = receipt(&answer, &cluster, args.receipt.as_deref())?;
-    Ok(match verdict {
-        Ok(mut verdict) => {
-            verdict.checked.extend(receipt.map(|found| Checked { what: "receipt", found }));
-            (said(&verdict, args.json), ExitCode::SUCCESS)
+    concluded(verdict, (&answer, &cluster), args.receipt.as_deref(), args.json)
+}
+
+/// What is said and written after the verdict: only a node that is verified has a receipt to keep.
+fn concluded(
+    verdict: Result<Verdict, Refusal>,
+    (answer, cluster): (&Answer, &Cluster),
+    file: Option<&Path>,
+    json: bool,
+) -> Result<(String, ExitCode)> {
+    let mut verdict = match verdict {
+        Ok(verdict) => verdict,
+        Err(refusal) => return Ok((refused(&refusal, json), ExitCode::from(REFUSED))),
+    };
+    let found = match (Receipt::of(answer, cluster), file) {
+        (Ok(receipt), None) => Some(receipt.to_string()),
+        (Ok(receipt), Some(file)) => {
+            receipt.write(file).context("cannot keep the receipt of the verified node")?;
+            Some(format!("{receipt}, written to {}", file.display()))
         }
-        Err(refusal) => (refused(&refusal, args.json), ExitCode::from(REFUSED)),
-    })
+        (Err(Problem::Missing), None) => None,
+        (Err(problem), None) => Some(problem.to_string()),
+        (Err(problem), Some(_)) => anyhow::bail!("cannot keep the receipt of the verified node: {problem}"),
+    };
+    verdict.checked.extend(found.map(|found| Checked { what: "receipt", found }));
+    Ok((said(&verdict, json), ExitCode::SUCCESS))
 }
 
 /// Whom the asker believes that a TPM is one.
@@ -151,28 +170,6 @@ impl Node {
         }
         Ok(Ok(trust))
     }
-}
-
-/// The node's receipt in words, and in this file. Its signature is verified by the broker, which knows the key of its audit log; here it is only a checkpoint of the cluster's log.
-fn receipt(answer: &Answer, cluster: &Cluster, file: Option<&Path>) -> Result<Option<String>> {
-    let Some(text) = &answer.receipt else {
-        anyhow::ensure!(file.is_none(), "cannot write --receipt: the node has no receipt of an audit log");
-        return Ok(None);
-    };
-    let origin = format!("cairn/{}/audit", hex::encode(&cluster.id.0));
-    let mut lines = text.lines();
-    let size: Option<u64> = match lines.next() {
-        Some(line) if line == origin => lines.next().and_then(|size| size.parse().ok()),
-        _ => None,
-    };
-    let Some(size) = size else {
-        anyhow::ensure!(file.is_none(), "cannot write --receipt: the node's receipt is not a checkpoint of {origin}");
-        return Ok(Some(format!("not a checkpoint of {origin}")));
-    };
-    let found = format!("a head of {size} leaves of the audit log");
-    let Some(file) = file else { return Ok(Some(found)) };
-    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(Some(format!("{found}, written to {}", file.display())))
 }
 
 /// Whether the endorsement key is known, or certified.
@@ -268,9 +265,8 @@ fn random() -> Result<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
-    use attest::cluster::{Assurance, Keys};
-
     use super::*;
+    use crate::receipt::tests::{LOG, ROOT, answer, certificate, cluster, head};
 
     #[test]
     fn a_verdict_says_what_was_checked() {
@@ -289,50 +285,32 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_has_64_digits() {
-        assert_eq!(digest_of(&format!("sha256:{}", "07".repeat(32))).unwrap(), [7; 32]);
-        assert!(digest_of("07").is_err() && digest_of(&"0g".repeat(32)).is_err());
+    fn receipt_is_kept_of_a_verified_node_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("receipt");
+        let (cluster, answer) = (cluster(), answer(Some(head(7, 9, 3)), Some(certificate(ROOT, Some(LOG)))));
+        let verdict = || Verdict { key: AkTrust::EndorsementKey("07".into()), checked: vec![] };
+        let conclude = |verdict| concluded(verdict, (&answer, &cluster), Some(&file), false);
+        for kept in ["", &head(7, 8, 2)] {
+            std::fs::write(&file, kept).unwrap();
+            let (text, code) = conclude(Err(Refusal::new(Code::AkUnverified, "a stranger"))).unwrap();
+            assert!(text.starts_with("REFUSED AK_UNVERIFIED\n") && !text.contains("written"), "{text}");
+            assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(REFUSED)));
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), kept, "a refused node has written");
+        }
+        let (text, _) = conclude(Ok(verdict())).unwrap();
+        assert!(text.contains("receipt        a head of 9 leaves of the audit log, written to "), "{text}");
+        assert_eq!(std::fs::read_to_string(&file).ok(), answer.receipt);
+        // A receipt that is not the broker's is shown, and not kept.
+        let answer = Answer { broker: Some(certificate(ROOT, Some(9))), ..answer };
+        let (text, _) = concluded(Ok(verdict()), (&answer, &cluster), None, false).unwrap();
+        assert!(text.contains("not signed with the audit key"), "{text}");
+        assert!(concluded(Ok(verdict()), (&answer, &cluster), Some(&file), false).is_err());
     }
 
     #[test]
-    fn receipt_is_written_as_the_node_has_it_and_another_log_is_refused() {
-        let keys = Keys { keys: vec![], threshold: 0 };
-        let cluster = Cluster {
-            assurance: Assurance::Development,
-            broker: keys.clone(),
-            epoch: 1,
-            id: Hex(vec![7; 16]),
-            recovery: keys,
-            schema: Cluster::SCHEMA.into(),
-            slots: vec![],
-        };
-        let head = |origin: &str| format!("{origin}\n9\n{}=\n\n\u{2014} {origin} AAAAAAAA\n", "A".repeat(43));
-        let empty = Hex(vec![]);
-        let mut answer = Answer {
-            ak: empty.clone(),
-            bank: measurements::Bank::Sha256,
-            certificate: None,
-            broker: None,
-            ek: empty.clone(),
-            ek_certificate: None,
-            event_log: empty.clone(),
-            quote: empty.clone(),
-            receipt: Some(head(&format!("cairn/{}/audit", "07".repeat(16)))),
-            registers: vec![],
-            schema: Answer::SCHEMA.into(),
-            signature: empty,
-            user_space_log: String::new(),
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("receipt");
-        let found = receipt(&answer, &cluster, Some(&file)).unwrap().unwrap();
-        assert!(found.starts_with("a head of 9 leaves of the audit log, written to "), "{found}");
-        assert_eq!(std::fs::read_to_string(&file).ok(), answer.receipt);
-        answer.receipt = Some(head("cairn/other/audit"));
-        assert!(receipt(&answer, &cluster, None).unwrap().unwrap().starts_with("not a checkpoint of"));
-        assert!(receipt(&answer, &cluster, Some(&file)).is_err());
-        answer.receipt = None;
-        assert_eq!(receipt(&answer, &cluster, None).unwrap(), None);
-        assert!(receipt(&answer, &cluster, Some(&file)).is_err());
+    fn a_digest_has_64_digits() {
+        assert_eq!(digest_of(&format!("sha256:{}", "07".repeat(32))).unwrap(), [7; 32]);
+        assert!(digest_of("07").is_err() && digest_of(&"0g".repeat(32)).is_err());
     }
 }

@@ -1,5 +1,7 @@
 //! `broker.toml`: where the broker listens, where its files are, and its limits.
 
+mod ranges;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -165,7 +167,9 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self> {
         let advice = || format!("Failed to read {}: make a broker with `key-broker init`", path.display());
         let text = fs::read_to_string(path).with_context(advice)?;
-        let mut config: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        let place = || path.display().to_string();
+        ranges::check(&toml::from_str(&text).with_context(place)?).with_context(place)?;
+        let mut config: Self = toml::from_str(&text).with_context(place)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         config.folder = folder.to_owned();
         let is_loopback = config.metrics.is_none_or(|address| address.ip().is_loopback());

@@ -22,10 +22,12 @@ pub fn point(name: &str) {
     }
 }
 
-/// By how many seconds a test sets the host's clock forward or back.
+/// By how many seconds a test sets the host's clock forward or back: CAIRN_CLOCK_OFFSET, or the content of the file that it names as `@PATH`, which the test may change meanwhile.
 #[cfg(feature = "fault-points")]
 pub fn clock_offset() -> i64 {
-    std::env::var("CAIRN_CLOCK_OFFSET").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    let text = std::env::var("CAIRN_CLOCK_OFFSET").unwrap_or_default();
+    let text = text.strip_prefix('@').map_or(text.clone(), |path| std::fs::read_to_string(path).unwrap_or_default());
+    text.trim().parse().unwrap_or(0)
 }
 
 /// None.

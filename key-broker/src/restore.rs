@@ -27,6 +27,8 @@ pub fn run(config: &Config, backup: &Path, replace: bool) -> Result<()> {
     // The rename must stay in one file system.
     let database = if is_there { fs::canonicalize(&named)? } else { named.clone() };
     let copied = database.with_file_name("database.restoring");
+    let removed = SUFFIXES.into_iter().flat_map(|suffix| [beside(&copied, suffix), beside(&database, suffix)]);
+    check_name(backup, removed.chain([copied.clone()]))?;
     remove(&copied)?;
     let checked = check(backup, &copied);
     if checked.is_err() {
@@ -48,6 +50,19 @@ pub fn run(config: &Config, backup: &Path, replace: bool) -> Result<()> {
     File::open(directory).and_then(|directory| directory.sync_all()).context("Failed to flush the directory")?;
     println!("restored {}", named.display());
     adopt(config, &named, time)
+}
+
+/// A backup must not be one of the files that restoring removes.
+fn check_name(backup: &Path, mut removed: impl Iterator<Item = PathBuf>) -> Result<()> {
+    let canonical = fs::canonicalize(backup).with_context(|| format!("Failed to find {}", backup.display()))?;
+    let is_removed = removed.any(|path| fs::canonicalize(path).is_ok_and(|path| path == canonical));
+    ensure!(
+        !is_removed,
+        "cannot restore {}: a restore removes files of this name before it begins\nhint: rename it first, for example to {}",
+        backup.display(),
+        canonical.with_file_name("backup").display()
+    );
+    Ok(())
 }
 
 /// Copies a backup, and opens the copy as the broker would.
@@ -160,6 +175,37 @@ mod tests {
         let kept = names(folder.path()).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
         assert_eq!(value(&config.file(&kept)).unwrap(), b"new");
         assert!(!config.file("database.restoring").exists());
+    }
+
+    #[test]
+    fn backup_that_restoring_would_remove_is_refused_and_left_alone() {
+        let (folder, config) = broker();
+        fs::create_dir(config.file("other")).unwrap();
+        for name in ["database.restoring", "database.restoring-wal", "database-journal"] {
+            fs::rename(config.file("backup"), config.file(name)).unwrap();
+            let before = names(folder.path());
+            for path in [config.file(name), folder.path().join("other/..").join(name)] {
+                let error = format!("{:#}", run(&config, &path, true).unwrap_err());
+                assert!(error.contains("hint: rename it") && error.contains(name), "{error}");
+                assert_eq!(names(folder.path()), before, "{name}");
+            }
+            fs::rename(config.file(name), config.file("backup")).unwrap();
+        }
+        assert_eq!(value(&config.file("database")).unwrap(), b"new");
+        assert_eq!(value(&config.file("backup")).unwrap(), b"old");
+    }
+
+    #[test]
+    fn database_itself_and_the_one_before_are_backups() {
+        let (folder, config) = broker();
+        run(&config, &config.file("database"), true).unwrap();
+        assert_eq!(value(&config.file("database")).unwrap(), b"new");
+        let kept = names(folder.path()).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
+        fs::rename(config.file(&kept), config.file("database.before-7")).unwrap();
+        put(&Sqlite::open(&config.file("database")).unwrap(), b"newer");
+        run(&config, &config.file("database.before-7"), true).unwrap();
+        assert_eq!(value(&config.file("database")).unwrap(), b"new");
+        assert_eq!(value(&config.file("database.before-7")).unwrap(), b"new");
     }
 
     #[test]

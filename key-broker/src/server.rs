@@ -307,7 +307,7 @@ async fn work(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>
         Ok(Err(_)) => return status(400),
         Ok(Ok(body)) => body.to_bytes(),
     };
-    // Evidence is in time when it has arrived in time: the wait for a processor or for the store is not the node's.
+    // Evidence and a report are in time when they have arrived in time: the wait for a processor or for the store is not the node's.
     let arrived = Instant::now();
     let Ok(queued) = shared.queue.try_acquire() else {
         shared.pace.turned_away(Instant::now());
@@ -326,7 +326,7 @@ async fn work(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>
         let answer = match path.as_str() {
             "/krp/1/hello" => engine.hello(&mut conversation, (peer.address, peer.exporter), now, &body),
             "/krp/1/evidence" => engine.evidence(&mut conversation, arrived, &body),
-            "/krp/1/commit" => engine.commit(&body, now),
+            "/krp/1/commit" => engine.commit(&body, arrived),
             _ => engine.resume(&body),
         };
         engine.bind(answer, &body, &peer.exporter)

@@ -40,6 +40,7 @@ struct Reported<'a> {
     digest: [u8; 32],
     /// SHA-256 of what the quote covers: release, header, volume, generation, registers. A report with another signature, code or other stages has the same.
     covered: Bytes32,
+    arrived: Instant,
 }
 
 /// How a transaction ended.
@@ -50,8 +51,8 @@ enum Decided {
 }
 
 impl Engine {
-    /// Answers a commit.
-    pub fn commit(&self, body: &[u8], _now: Instant) -> Answer {
+    /// Answers a commit that arrived at this time.
+    pub fn commit(&self, body: &[u8], arrived: Instant) -> Answer {
         let Some(open) = self.keys() else { return Reply::sealed().into() };
         let (commit, digest): (Commit, _) = match message::read(body) {
             Ok(read) => read,
@@ -72,7 +73,7 @@ impl Engine {
             return self.refuse_report(&name, &commit.session, &refusal);
         }
         fault::point("after-commit-verify");
-        let reported = Reported { commit: &commit, digest, covered };
+        let reported = Reported { commit: &commit, digest, covered, arrived };
         let mut decided = None;
         let written = self.store.transact(&mut |transaction| {
             let outcome = self.acknowledge(transaction, &open, &reported, &name)?;
@@ -149,7 +150,7 @@ impl Engine {
         reported: &Reported<'_>,
         name: &str,
     ) -> Result<Decided, Error> {
-        let Reported { commit, digest, covered } = *reported;
+        let Reported { commit, digest, covered, arrived } = *reported;
         let work = |refusal: &dyn std::fmt::Display| Error::Work(format!("making an acknowledgement: {refusal}"));
         let refused = |code: Code, found: &str| Ok(Decided::Refused(Refusal::new(code, found)));
         let Some(mut latch) = get::<Latch>(transaction, Table::Latches, name.as_bytes())? else {
@@ -169,7 +170,7 @@ impl Engine {
             }
             return refused(Own::State.into(), "this boot has reported before, and something else");
         }
-        if self.seconds() > latch.deadline {
+        if self.is_late(&latch, arrived) {
             return refused(Own::CommitLate.into(), "the time to report is over");
         }
         let key = Disk::key(&latch.node, &latch.slot);

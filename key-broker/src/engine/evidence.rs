@@ -282,7 +282,7 @@ impl Engine {
             registers: shown.quoted.registers.iter().map(|(number, value)| (*number, Hex(value.clone()))).collect(),
             release: Bytes32(sent.digest),
             reply: String::from_utf8_lossy(&sent.bytes).into_owned(),
-            deadline: self.seconds() + self.settings.commit.as_secs(),
+            deadline: self.begin_deadline(name, &begun.session),
             acknowledged: None,
             covered: None,
             refused: None,

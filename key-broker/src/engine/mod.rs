@@ -5,6 +5,7 @@ mod audit;
 mod clock;
 mod commit;
 mod compositions;
+mod deadlines;
 mod decision;
 mod disks;
 mod evidence;
@@ -51,6 +52,7 @@ pub use admin::AdminCommand;
 use audit::{Bundles, Signer};
 use clock::Clock;
 use compositions::Compositions;
+use deadlines::Deadlines;
 pub use decision::Answer;
 use limits::Limits;
 pub use limits::network;
@@ -163,6 +165,7 @@ pub struct Engine {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     random: SystemRandom,
     clock: Clock,
+    deadlines: Deadlines,
     check: StoreCheck,
     verifiers: Verifiers,
 }
@@ -197,7 +200,7 @@ fn clock_of(store: &dyn Store) -> Result<Clock> {
     let clock = Clock::new(latest);
     if clock.behind() > 0 {
         eprintln!(
-            "key-broker: the host's clock is {} s behind the latest time of the audit log: time stands still until then; correct the clock",
+            "key-broker: the host's clock is {} s behind the latest time of the audit log: time goes on from there; correct the clock",
             clock.behind()
         );
     }
@@ -231,6 +234,7 @@ impl Engine {
             counts: Mutex::default(),
             random: SystemRandom::new(),
             clock,
+            deadlines: Deadlines::default(),
             check: StoreCheck::new(),
             verifiers: Verifiers::new(),
         })

@@ -15,7 +15,7 @@ use transparency::verify::{About, Current, Evidence, Known, Logged, logged, rebu
 
 use super::hello::sha256;
 use super::records::{Release, get, put};
-use super::{Engine, audit, standing};
+use super::{Engine, audit, clock, standing};
 use crate::code::{Own, Refusal};
 use crate::store::{Error, Table, Transaction};
 
@@ -178,10 +178,10 @@ pub(super) fn channel_set(
     let highest = kept.as_ref().map_or(0, |kept| kept.version);
     let verified = Published::read(open)?.with_root(|root| {
         let state = logged::<Channel>(bundle, root, now)?;
-        Ok(Current::new(state, highest, now)?)
+        Ok((Current::new(state, highest, now)?, root.document().witnesses.threshold))
     })?;
-    let current = match verified {
-        Ok(current) => current,
+    let (current, threshold) = match verified {
+        Ok(verified) => verified,
         Err(refusal) => return Ok(Err(told(&refusal))),
     };
     if let Err(refusal) = remember(open, &current.logged().evidence)? {
@@ -202,9 +202,7 @@ pub(super) fn channel_set(
         }
     }
     // Only a state that is accepted proves a time.
-    let evidence = &current.logged().evidence;
-    let proved = evidence.witnesses.iter().map(|(_, time)| *time).chain(evidence.time).max();
-    audit::at_least(open, proved.unwrap_or_default())?;
+    audit::at_least(open, clock::proved(&current.logged().evidence, threshold, clock::host()))?;
     put(open, Table::State, CHANNEL, &KeptChannel { version: state.version, bundle, name: Some(state.name.clone()) })?;
     let refused = standing::refused_now(open, least_rebuilders, now)?;
     Ok(done(format!(

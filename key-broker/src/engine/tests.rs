@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Assurance;
 use measurements::Bank;
+use transparency::verifier_key::{Role, VerifierKey};
 
 use super::hello::unknown_bank;
 use super::ready::MAX_CLOCK_BEHIND_SECONDS;
-use super::{AdminCommand, Engine, Settings, Unready};
+use super::{AdminCommand, Engine, Settings, Trouble, Unready};
 use crate::code::{Code, Own};
 use crate::init::{self, Plan};
 use crate::socket::{self, Files};
@@ -29,8 +30,12 @@ pub(super) fn init(folder: &Path) -> PathBuf {
 }
 
 pub(super) fn open(folder: &Path) -> anyhow::Result<Engine> {
+    open_with(folder, Settings::default())
+}
+
+fn open_with(folder: &Path, settings: Settings) -> anyhow::Result<Engine> {
     let cluster = std::fs::read(folder.join("cluster.json")).unwrap();
-    let engine = Engine::open(&folder.join("database"), &cluster, Settings::default())?;
+    let engine = Engine::open(&folder.join("database"), &cluster, settings)?;
     let files = Files { sealed: folder.join("sealed.json"), certificate: folder.join("certificate.json") };
     socket::unseal(&engine, &files, b"a passphrase")?;
     Ok(engine)
@@ -71,6 +76,25 @@ fn clock_of_an_accepted_witness_does_not_make_a_broker_unready() {
     assert_eq!(engine.readiness(), Ok(()));
     engine.clock.at_least(now + MAX_CLOCK_BEHIND_SECONDS + 60);
     assert_eq!(engine.readiness(), Err(Unready::Clock));
+}
+
+#[test]
+fn conflict_of_a_witness_makes_verification_of_the_audit_log_fail() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = init(folder.path());
+    let key = VerifierKey { name: "witness.example".into(), role: Role::Witness, key: [7; 32] };
+    let engine = open_with(&broker, Settings { witnesses: vec![key.clone()], ..Settings::default() }).unwrap();
+    enrol(&engine, "one").unwrap();
+    let verify = || engine.admin(&AdminCommand::AuditVerify { heads: vec![] });
+    for trouble in [None, Some(Trouble::Waiting("away".into()))] {
+        engine.witness_round(&key, trouble);
+        assert_eq!(verify().unwrap()["verified"], true);
+    }
+    engine.witness_round(&key, Some(Trouble::Conflict("it has signed 9 leaves".into())));
+    let error = verify().unwrap_err();
+    assert!(error.contains("witness.example") && error.contains("it has signed 9 leaves"), "{error}");
+    engine.witness_round(&key, None);
+    assert_eq!(verify().unwrap()["verified"], true);
 }
 
 #[test]

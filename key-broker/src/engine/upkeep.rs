@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::PoisonError;
+use std::time::Instant;
 
 use attest::bytes::Bytes32;
 use serde_json::json;
@@ -66,7 +67,7 @@ impl Engine {
         public.as_ref().try_into().map_err(|_| "the key of the audit log is none of Ed25519".into())
     }
 
-    /// Compares the log with its signed head, with the receipts of all disks, and with heads that were kept elsewhere.
+    /// Compares the log with its signed head, with the receipts of all disks, and with heads that were kept elsewhere. It fails while a witness knows another log, too.
     pub(super) fn audit_verify(&self, heads: &[String]) -> Outcome {
         let key = self.audit_public_key()?;
         let mut kept = Vec::new();
@@ -88,6 +89,9 @@ impl Engine {
         }
         let size = audit::verify(&*self.store, &self.bundles, &self.origin, &key, &kept)
             .map_err(|problem| problem.to_string())?;
+        if let Some(conflict) = self.conflict() {
+            return Err(conflict);
+        }
         Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))
     }
 
@@ -107,8 +111,19 @@ impl Engine {
         })
     }
 
-    /// Moves older leaves of the audit log from the database to files. A failure is printed once, delays moving, and stops nothing else.
+    /// Writes the time into the database once a minute while the broker is open, so that a broker which answers but decides nothing does not lose the time that it has used when it is restarted.
+    fn record_time(&self) {
+        if self.is_sealed() || !self.clock.is_record_due(Instant::now()) {
+            return;
+        }
+        let now = self.seconds();
+        // A store that cannot be written makes the broker unready, which says why; the next minute is tried again.
+        let _ = self.store.transact(&mut |open| audit::at_least(open, now));
+    }
+
+    /// The work of each second: records the time, and moves older leaves of the audit log from the database to files. A failure is printed once, delays moving, and stops nothing else.
     pub fn move_leaves(&self) {
+        self.record_time();
         let problem = audit::move_leaves(&*self.store, &self.bundles).err().map(|problem| problem.to_string());
         let mut last = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         match (&problem, &*last) {

@@ -93,6 +93,12 @@ impl Engine {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner).get(&key.to_string()).cloned()
     }
 
+    /// The first witness that knows another log than this one, in words.
+    pub(super) fn conflict(&self) -> Option<String> {
+        let conflict = |key| self.trouble(key).filter(|trouble| matches!(trouble, Trouble::Conflict(_)));
+        self.settings.witnesses.iter().find_map(|key| Some(format!("witness {}: {}", key.name, conflict(key)?)))
+    }
+
     /// What each witness has signed last.
     pub(super) fn all_cosigned(&self) -> Result<Vec<(&VerifierKey, Cosigned)>, Error> {
         let mut all = Vec::new();

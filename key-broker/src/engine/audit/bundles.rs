@@ -1,6 +1,7 @@
 //! Older leaves of the audit log, as files beside the database: entry bundles of 256 leaves, and tiles of their 256 hashes, named and written as C2SP tlog-tiles has it (<https://c2sp.org/tlog-tiles>). A file is written once and never changed: it has a
 //! temporary name until it is on the disk, and a file that exists with other bytes is never overwritten.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -110,6 +111,18 @@ impl Bundles {
     /// Whether the bundle of this number is there with its hashes.
     pub fn has(&self, number: u64) -> bool {
         self.entries(number).exists() && self.hashes(number).exists()
+    }
+
+    /// Numbers of all bundles of which a file is there, leaves or hashes.
+    ///
+    /// # Errors
+    /// [`Problem`].
+    pub fn numbers(&self) -> Result<BTreeSet<u64>, Problem> {
+        let mut found = BTreeSet::new();
+        for level in ["entries", "0"] {
+            numbers_in(&self.directory.join("tile").join(level), 0, &mut found)?;
+        }
+        Ok(found)
     }
 
     /// Writes the bundle of this number and its hashes; when this returns, both are on the disk. The same bundle may be written again.
@@ -228,26 +241,21 @@ impl Bundles {
     /// # Errors
     /// [`Problem`].
     pub fn set_aside(&self, from: u64, to: &Path) -> Result<u64, Problem> {
-        let mut number = from;
         let other = Self { directory: to.to_owned() };
-        loop {
-            let mut is_there = false;
+        let numbers = self.numbers()?.split_off(&from);
+        for &number in &numbers {
             for (old, new) in
                 [(self.entries(number), other.entries(number)), (self.hashes(number), other.hashes(number))]
             {
                 if !old.exists() {
                     continue;
                 }
-                is_there = true;
                 let parent = new.parent().unwrap_or(to);
                 DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(problem("create", parent))?;
                 fs::rename(&old, &new).map_err(problem("move", &old))?;
             }
-            if !is_there {
-                return Ok(number - from);
-            }
-            number += 1;
         }
+        Ok(numbers.len() as u64)
     }
 
     /// Removes what brokers left that ended while they wrote a bundle.
@@ -265,6 +273,29 @@ impl Bundles {
             }
         }
     }
+}
+
+/// Adds the numbers of the files in this directory; `above` is the number that the names of the directories say (C2SP tlog-tiles: `x001/x234/067`).
+fn numbers_in(directory: &Path, above: u64, found: &mut BTreeSet<u64>) -> Result<(), Problem> {
+    let files = match fs::read_dir(directory) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+        files => files.map_err(problem("read", directory))?,
+    };
+    for file in files {
+        let name = file.map_err(problem("read", directory))?.file_name();
+        let name = name.to_str().unwrap_or_default();
+        let digits = name.strip_prefix('x').unwrap_or(name);
+        let number =
+            digits.parse().ok().filter(|_| digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit()));
+        // A number that no log can have is no bundle.
+        let number = number.and_then(|number: u64| above.checked_mul(1000)?.checked_add(number));
+        match number {
+            Some(number) if digits != name => numbers_in(&directory.join(name), number, found)?,
+            Some(number) => drop(found.insert(number)),
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
@@ -343,6 +374,22 @@ mod tests {
             let found = bundles.read(0, (0, 0)).unwrap_err().to_string();
             assert!(found.contains(&path.display().to_string()), "{found}");
         }
+    }
+
+    #[test]
+    fn bundles_are_found_by_their_files() {
+        let (folder, bundles) = bundles();
+        assert!(bundles.numbers().unwrap().is_empty());
+        let written = [0, 7, 999, 1000, 1_234, 1_234_067];
+        written.iter().for_each(|number| bundles.write(*number, &leaves()).unwrap());
+        assert!(bundles.numbers().unwrap().iter().eq(&written));
+        // Either file is enough, and other names are none.
+        fs::remove_file(bundles.entries(7)).unwrap();
+        fs::remove_file(bundles.hashes(999)).unwrap();
+        for name in ["12", "0012", "+12", "012.tmp", "y001"] {
+            fs::write(folder.path().join("audit/tile/entries").join(name), "").unwrap();
+        }
+        assert!(bundles.numbers().unwrap().iter().eq(&written));
     }
 
     #[test]

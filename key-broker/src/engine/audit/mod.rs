@@ -114,14 +114,16 @@ pub fn latest_time(open: &dyn Transaction) -> Result<u64, Error> {
     Ok(head_of(open)?.time)
 }
 
-/// It is at least this late: witnesses or authorities have signed it.
+/// It is at least this late: witnesses or authorities have signed it, or a broker has used it.
 ///
 /// # Errors
 /// [`Error`].
 pub fn at_least(open: &mut dyn Transaction, proved: u64) -> Result<(), Error> {
     let head = head_of(open)?;
-    let time = head.time.max(proved);
-    put(open, Table::State, HEAD, &Head { time, ..head })
+    if proved <= head.time {
+        return Ok(());
+    }
+    put(open, Table::State, HEAD, &Head { time: proved, ..head })
 }
 
 /// A head of the log that was kept elsewhere: how many leaves it is of, and its root.

@@ -1,3 +1,4 @@
+mod cut;
 mod paging;
 
 use std::fs;

@@ -23,6 +23,8 @@ pub fn verify(
 ) -> Result<u64, Problem> {
     let changed = |text: String| Err(Problem::Changed(text));
     let mut head = Head::default();
+    // Read before the head: leaves that move to files meanwhile are in the head that is read then.
+    let last = bundles.numbers()?.last().copied();
     store.look(&mut |open| {
         head = head_of(open)?;
         Ok(())
@@ -31,6 +33,14 @@ pub fn verify(
         return changed(format!(
             "a head of {} leaves was given out, the log has {}: it was cut",
             longer.size, head.size
+        ));
+    }
+    if let Some(last) = last.filter(|last| *last >= head.size / WIDTH) {
+        return changed(format!(
+            "{} has leaves up to leaf {}, the log has {} leaves: it was cut, or an older database was put back without `key-broker restore`",
+            bundles.entries(last).display(),
+            last.saturating_add(1).saturating_mul(WIDTH) - 1,
+            head.size
         ));
     }
     let mut expected: BTreeMap<u64, Vec<Hash>> = BTreeMap::new();
