@@ -51,7 +51,7 @@ pub fn as_predicted(
             return Err(Refusal::new(Code::LogReplay, found));
         }
     }
-    // That all are of one legal sequence follows from the log, which leads to them.
+    // That all are of one legal sequence follows from the order of the log, which leads to them: a quote does not cover the order between registers.
     let predicted = expected.legal_registers(point);
     let compare = |register: u8| {
         let found = quoted.registers.get(&register).map(Vec::as_slice).unwrap_or_default();
@@ -208,27 +208,45 @@ mod tests {
         }
     }
 
+    /// A boot in which so many boot options failed before the right one, and where in the log they did.
+    fn boot_after_failures(expected: &Composition, count: usize) -> (Quoted, Log, usize) {
+        let (mut quoted, mut log) = boot(expected);
+        let place = log.events.iter().rposition(|event| event.kind == kind::SEPARATOR).unwrap() + 1;
+        let failed = measurements::tpm::pcr04::next_attempt();
+        for action in (0..count).flat_map(|_| failed.clone()).rev() {
+            let digests = action.digests.legal()[0].clone().into_iter().collect();
+            log.events.insert(place, LogEvent { register: 4, kind: action.kind, digests, data: Vec::new() });
+        }
+        let all: Vec<Event> = expected.sequences(Point::Initrd).nth(2 * count.min(2)).unwrap().to_vec();
+        for register in [4, 10] {
+            let value = measurements::tpm::value(register, all.iter());
+            quoted.registers.insert(register, value.in_bank(Bank::Sha256).unwrap().to_vec());
+        }
+        quoted.registers.insert(4, log.replay(Bank::Sha256, 4));
+        (quoted, log, place)
+    }
+
     #[test]
     fn boot_option_that_fails_before_the_right_one_passes_up_to_twice() {
         let expected = composition(&Configuration::Stateless, b"the UKI");
-        let (quoted, log) = boot(&expected);
-        let failed = measurements::tpm::pcr04::next_attempt();
-        let place = log.events.iter().rposition(|event| event.kind == kind::SEPARATOR).unwrap() + 1;
         for (count, passes) in [(1, true), (2, true), (3, false)] {
-            let (mut log, mut quoted) = (log.clone(), quoted.clone());
-            for action in (0..count).flat_map(|_| failed.clone()).rev() {
-                let digests = action.digests.legal()[0].clone().into_iter().collect();
-                log.events.insert(place, LogEvent { register: 4, kind: action.kind, digests, data: Vec::new() });
-            }
-            let all: Vec<Event> = expected.sequences(Point::Initrd).nth(2 * count.min(2)).unwrap().to_vec();
-            for register in [4, 10] {
-                let value = measurements::tpm::value(register, all.iter());
-                quoted.registers.insert(register, value.in_bank(Bank::Sha256).unwrap().to_vec());
-            }
-            quoted.registers.insert(4, log.replay(Bank::Sha256, 4));
+            let (quoted, log, _) = boot_after_failures(&expected, count);
             let verdict = check(&quoted, &log, &expected);
             assert_eq!(verdict.is_ok(), passes, "{count}: {verdict:?}");
         }
+    }
+
+    /// The firmware measures one partition table, and perhaps that of a disk which it could not start. The registers are the same then; the log has another order.
+    #[test]
+    fn partition_table_of_a_disk_that_failed_is_refused() {
+        let table = event(5, kind::GPT, b"table");
+        let expected = with_boot(&Configuration::Stateless, vec![table, event(4, kind::APPLICATION, b"the UKI")]);
+        let (quoted, mut log, place) = boot_after_failures(&expected, 1);
+        assert_eq!(check(&quoted, &log, &expected), Ok(()));
+        let at = log.events.iter().position(|event| event.kind == kind::GPT).unwrap();
+        let table = log.events.remove(at);
+        log.events.insert(place, table);
+        assert_eq!(check(&quoted, &log, &expected).unwrap_err().code, Code::LogUnexpectedEvent);
     }
 
     #[test]

@@ -55,7 +55,8 @@ unit /var/lib/systemd/system && unit /var/lib/systemd/user &&
 mkdir -p /var/lib/systemd/linger /var/spool/cron/crontabs /var/lib/dbus-1/system-services /var/lib/binfmts &&
 touch /var/lib/systemd/linger/root /var/lib/systemd/linger/backup && unit /var/backups/.config/systemd/user && echo '* * * * * echo PWNED > /dev/kmsg' > /var/spool/cron/crontabs/root &&
 printf '[D-BUS Service]\nName=org.freedesktop.pwned\nExec=/bin/sh\nUser=root\n' > /var/lib/dbus-1/system-services/org.freedesktop.pwned.service &&
-echo /var/lib/pwned.so > /var/lib/ld.so.preload
+echo /var/lib/pwned.so > /var/lib/ld.so.preload &&
+mkdir -p /var/lib/systemd && ln -sfn /dev/vda /var/lib/systemd/random-seed
 "#;
 
 /// On the disks themselves: the label of the state disk's file system, and sectors of the ESP that no file has.
@@ -137,6 +138,10 @@ fn persistence(suite: &Suite, row: &str) -> Result<()> {
         ("a unit", "test -z \"$(systemctl list-units --all --plain --no-legend 'pwned*')\""),
         ("an extension", "! grep -q ' overlay ' /proc/mounts"),
         ("a preload", "! grep -q pwned /proc/1/maps /proc/self/maps"),
+        (
+            "a link to a disk",
+            "test -h /var/lib/systemd/random-seed && test -z \"$(head -c 440 /dev/vda | tr -d '\\0')\"",
+        ),
         ("a user's manager", "! grep ' /run/user' /proc/mounts && ! grep -v ' / ' /proc/mounts | grep -v noexec"),
     ] {
         shell.run(command).with_context(|| format!("{what} of the boot before took effect"))?;

@@ -10,10 +10,13 @@ use anyhow::{Context, Result};
 use super::agent::INPUTS;
 use super::stage::{Key, Stages};
 use crate::checkout::Checkout;
+use crate::interrupt::remove_tree;
 
 const ARCHIVE: &str = "crates.tar";
 /// What cargo needs of a compiled crate, below the folder of the profile.
 const FOLDERS: [&str; 3] = [".fingerprint", "build", "deps"];
+/// File in cargo's folder that names the inputs of what was compiled there: cargo does not see the build root.
+const INPUTS_OF: &str = "cairn-inputs";
 
 /// The compiled crates for one set of inputs.
 pub struct AgentCrates<'a> {
@@ -28,7 +31,6 @@ pub struct AgentCrates<'a> {
 impl<'a> AgentCrates<'a> {
     /// `key` names build root and compiler, `target` is cargo's target directory.
     pub fn new(stages: &'a Stages<'a>, mut key: Key, checkout: &Checkout, target: &Path) -> Result<Self> {
-        let mut own = BTreeSet::new();
         for input in ["Cargo.lock", "Cargo.toml", ".cargo"] {
             key = key.path(input, &checkout.join(input))?;
         }
@@ -36,19 +38,29 @@ impl<'a> AgentCrates<'a> {
         {
             let text =
                 fs::read_to_string(manifest).with_context(|| format!("Failed to read {}", manifest.display()))?;
-            let value: toml::Table = text.parse().with_context(|| manifest.display().to_string())?;
-            let name = value.get("package").and_then(|package| package.get("name")).and_then(toml::Value::as_str);
-            own.insert(name.with_context(|| format!("{} has no name", manifest.display()))?.to_owned());
             key = key.text("manifest", &text);
         }
-        Ok(Self { stages, key, own, folder: target.join("release") })
+        Ok(Self { stages, key, own: own_packages(&checkout.join("Cargo.lock"))?, folder: target.join("release") })
     }
 
-    /// Gives cargo what is kept, where it has compiled nothing yet.
+    fn mark(&self) -> PathBuf {
+        self.folder.join(INPUTS_OF)
+    }
+
+    /// Gives cargo what is kept, where it has compiled nothing of these inputs yet. What it has compiled of other inputs is removed.
     pub fn restore(&self) -> Result<()> {
-        if self.folder.exists() {
+        let inputs = self.key.clone().finish().to_string();
+        if fs::read_to_string(self.mark()).is_ok_and(|found| found == inputs) {
             return Ok(());
         }
+        remove_tree(&self.folder)?;
+        self.unpack()?;
+        let failed = || format!("Failed to write {}", self.mark().display());
+        fs::create_dir_all(&self.folder).with_context(failed)?;
+        fs::write(self.mark(), inputs).with_context(failed)
+    }
+
+    fn unpack(&self) -> Result<()> {
         let Some(made) = self.stages.made("agent-crates", self.key.clone())? else { return Ok(()) };
         let file = fs::File::open(made.join(ARCHIVE)).context("Failed to read compiled crates")?;
         fs::create_dir_all(&self.folder).with_context(|| format!("Failed to make {}", self.folder.display()))?;
@@ -102,6 +114,23 @@ impl<'a> AgentCrates<'a> {
     }
 }
 
+/// Names of all packages of this workspace: they have no source in Cargo.lock.
+fn own_packages(lock: &Path) -> Result<BTreeSet<String>> {
+    #[derive(serde::Deserialize)]
+    struct Lock {
+        package: Vec<Package>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Package {
+        name: String,
+        source: Option<String>,
+    }
+    let text = fs::read_to_string(lock).with_context(|| format!("Failed to read {}", lock.display()))?;
+    let lock: Lock = toml::from_str(&text).with_context(|| lock.display().to_string())?;
+    let own = lock.package.into_iter().filter(|package| package.source.is_none());
+    Ok(own.map(|package| package.name.replace('_', "-")).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,7 +148,13 @@ mod tests {
         let first = crates("first");
         let (kept, own) = (
             ["deps/libserde-00.rlib", ".fingerprint/serde-00/lib-serde", "build/ring-01/out/libring_core.a"],
-            ["deps/libattest-02.rlib", "deps/initrd_agent-03.d", ".fingerprint/node-attestation-04/bin", "deps/x"],
+            [
+                "deps/libattest-02.rlib",
+                "deps/initrd_agent-03.d",
+                ".fingerprint/node-attestation-04/bin",
+                "deps/libovmf_measure-05.rlib",
+                "deps/x",
+            ],
         );
         for file in kept.iter().chain(&own) {
             let path = first.folder.join(file);
@@ -128,8 +163,9 @@ mod tests {
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
             fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
         }
-        crates("without").restore().unwrap();
-        assert!(!folder.path().join("without").exists(), "something is restored from an empty cache");
+        let empty = crates("without");
+        empty.restore().unwrap();
+        assert_eq!(fs::read_dir(&empty.folder).unwrap().count(), 1, "something is restored from an empty cache");
         first.keep().unwrap();
 
         let second = crates("second");
@@ -147,5 +183,11 @@ mod tests {
         fs::write(second.folder.join(kept[0]), "newer").unwrap();
         second.restore().unwrap();
         assert_eq!(fs::read_to_string(second.folder.join(kept[0])).unwrap(), "newer");
+
+        // With another build root, nothing of it is used.
+        let key = Key::new("agent-crates", 2).text("build-root", "another");
+        let other = AgentCrates::new(&stages, key, &checkout, &folder.path().join("second")).unwrap();
+        other.restore().unwrap();
+        assert!(!other.folder.join(kept[0]).exists(), "crates of another build root are used");
     }
 }

@@ -59,7 +59,8 @@ impl Key {
         Ok(self.digest(label, &digest))
     }
 
-    fn finish(self) -> Sha256Digest {
+    /// The digest of all that was added.
+    pub fn finish(self) -> Sha256Digest {
         Sha256Digest::from_hasher(self.0)
     }
 }
