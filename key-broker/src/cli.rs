@@ -38,7 +38,7 @@ enum Command {
     /// Serve nodes; sealed until it is opened
     Serve(PassphraseArgs),
     /// Open a running broker
-    Unseal(PassphraseArgs),
+    Unseal(UnsealArgs),
     /// Nodes
     #[command(subcommand)]
     Node(NodeCommand),
@@ -240,6 +240,15 @@ enum AuditCommand {
 }
 
 #[derive(Args)]
+struct UnsealArgs {
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+    /// Accept all rows of the database as they are: once, for a database of version 4 or older that only this broker has written
+    #[arg(long)]
+    trust_database: bool,
+}
+
+#[derive(Args)]
 struct RestoreArgs {
     /// What `backup` wrote
     file: PathBuf,
@@ -269,7 +278,11 @@ fn run(cli: Cli) -> Result<()> {
         Command::Serve(args) => return serve::run(&Config::read(config)?, &args),
         Command::Unseal(args) => {
             let config = Config::read(config)?;
-            let value = socket::ask_to_unseal(&config.file("admin.sock"), &passphrase(&args, false)?)?;
+            let value = socket::ask_to_unseal(
+                &config.file("admin.sock"),
+                &passphrase(&args.passphrase, false)?,
+                args.trust_database,
+            )?;
             return say(&value, json);
         }
         Command::Restore(args) => return restore::run(&Config::read(config)?, &args.file, args.replace),
