@@ -84,7 +84,7 @@ fn attestation_key(suite: &Suite, _: &str) -> Result<()> {
 }
 
 fn endorsement_key(suite: &Suite, _: &str) -> Result<()> {
-    let mut scene = Scene::known(suite)?;
+    let scene = Scene::known(suite)?;
     let (two, other) = (scene.another("two")?, scene.stranger()?);
     let grant = ["disk", "grant", "two", "--rebind-from", "one"];
     for name in ["one", "two"] {

@@ -293,7 +293,10 @@ fn cut_audit(suite: &Suite, _: &str) -> Result<()> {
     let cut = |leaves: u64, head: &[Vec<u8>; 2]| -> Result<()> {
         let connection = rusqlite::Connection::open(&database)?;
         connection.execute("DELETE FROM audit WHERE key >= ?1", [&leaves.to_be_bytes()[..]])?;
-        connection.execute("UPDATE state SET value = ?1, code = ?2 WHERE key = CAST('audit head' AS BLOB)", head)?;
+        connection.execute(
+            "UPDATE state SET value = ?1, code = ?2 WHERE key = CAST('audit head' AS BLOB)",
+            head.each_ref(),
+        )?;
         Ok(())
     };
     cut(leaves, &before)?;
