@@ -133,6 +133,9 @@ enum NodeCommand {
     Approve {
         /// Its name
         name: String,
+        /// Code that the node waits for; with another one nothing is approved
+        #[arg(long)]
+        code: Option<String>,
     },
     /// Destroy the shares of a node that is gone
     Retire {
@@ -295,7 +298,7 @@ fn run(cli: Cli) -> Result<()> {
         },
         Command::Node(NodeCommand::List) => AdminCommand::NodeList,
         Command::Node(NodeCommand::Show { name }) => AdminCommand::NodeShow { name },
-        Command::Node(NodeCommand::Approve { name }) => AdminCommand::NodeApprove { name },
+        Command::Node(NodeCommand::Approve { name, code }) => AdminCommand::NodeApprove { name, code },
         Command::Node(NodeCommand::Retire { name }) => AdminCommand::NodeRetire { name },
         Command::Release(ReleaseCommand::Allow { reference, bundle, rebuild, unsigned_development, allow_debug }) => {
             match (reference, bundle) {

@@ -49,9 +49,9 @@ codes! {
     AssuranceTooLow, "ASSURANCE_TOO_LOW", "the evidence is worth less than cluster.json asks for", "use references that are signed, or machines of a better kind";
     BootLatched, "BOOT_LATCHED", "this boot has been given its release", "boot the node again";
     DiskForeign, "DISK_FOREIGN", "the node's disk holds something that is not ours", "attach a blank disk, or: key-broker disk grant --overwrite";
-    AkChanged, "AK_CHANGED", "The node's TPM shows another attestation key than the one that was activated.", "Find out what changed: an image with another key template, or a program in the initrd. Then: key-broker node approve NAME";
-    TpmCleared, "TPM_CLEARED", "The TPM has counted fewer resets than at the node's last release: it was cleared, or its state was restored.", "Find out who cleared it. Then: key-broker node approve NAME";
-    CommitMissing, "COMMIT_MISSING", "Several boots in a row got the disk's share and never reported.", "Check the network between node and broker for a filter. Then: key-broker node approve NAME";
+    AkChanged, "AK_CHANGED", "The node's TPM shows another attestation key than the one that was activated.", "Find out what changed: an image with another key template, or a program in the initrd. Then: key-broker node approve NAME --code AK_CHANGED";
+    TpmCleared, "TPM_CLEARED", "The TPM has counted fewer resets than at the node's last release: it was cleared, or its state was restored.", "Find out who cleared it. Then: key-broker node approve NAME --code TPM_CLEARED";
+    CommitMissing, "COMMIT_MISSING", "Several boots in a row got the disk's share and never reported.", "Check the network between node and broker for a filter. Then: key-broker node approve NAME --code COMMIT_MISSING";
     TrustRootMissing, "TRUST_ROOT_MISSING", "the broker has no trust root, so it believes no logged release", "key-broker trust set";
     ChannelMissing, "CHANNEL_MISSING", "the broker knows no channel's state, so no logged release is good", "key-broker channel set";
     ChannelOther, "CHANNEL_OTHER", "The channel state is of another channel than the one that this broker follows.", "Give the state of the broker's channel. To follow another channel, set up another broker";

@@ -123,7 +123,7 @@ mod tests {
 
     fn value(path: &Path) -> Option<Vec<u8>> {
         let mut value = None;
-        let store = Sqlite::open(path).unwrap();
+        let store = Sqlite::open(path).unwrap().with_test_key();
         store.look(&mut |open| open.get(Table::Nodes, b"x").map(|found| value = found)).unwrap();
         value
     }
@@ -133,7 +133,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let toml = folder.path().join("broker.toml");
         fs::write(&toml, Config::text("127.0.0.1:0".parse().unwrap())).unwrap();
-        let store = Sqlite::create(&folder.path().join("database")).unwrap();
+        let store = Sqlite::create(&folder.path().join("database")).unwrap().with_test_key();
         put(&store, b"old");
         store.backup(&folder.path().join("backup")).unwrap();
         put(&store, b"new");
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(value(&config.file("database")).unwrap(), b"new");
         let kept = names(folder.path()).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
         fs::rename(config.file(&kept), config.file("database.before-7")).unwrap();
-        put(&Sqlite::open(&config.file("database")).unwrap(), b"newer");
+        put(&Sqlite::open(&config.file("database")).unwrap().with_test_key(), b"newer");
         run(&config, &config.file("database.before-7"), true).unwrap();
         assert_eq!(value(&config.file("database")).unwrap(), b"new");
         assert_eq!(value(&config.file("database.before-7")).unwrap(), b"new");

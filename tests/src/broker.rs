@@ -25,7 +25,7 @@ use crate::usage::Process;
 const IDLE: &str = "idle";
 /// Leaves of the audit log in the database, when all that can be moved have moved: fewer than 256 beside the newest 256.
 const MAX_AUDIT_ROWS: u64 = 512;
-const PASSPHRASE: &[u8] = b"a passphrase of a test\n";
+pub(crate) const PASSPHRASE: &[u8] = b"a passphrase of a test\n";
 
 /// A broker, running or not. It is killed when dropped.
 pub struct Broker {
@@ -176,14 +176,8 @@ impl Broker {
         Ok(String::from_utf8_lossy(&self.printed()?).into_owned())
     }
 
-    /// Starts it on rows that it has not written, which the operator accepts.
-    pub fn run_trusting_rows(&mut self) -> Result<()> {
-        self.run_sealed()?;
-        self.trust_rows()
-    }
-
-    /// Has it accept all rows of its database as they are.
-    pub fn trust_rows(&self) -> Result<()> {
+    /// Runs the operator's command that accepts the rows of an older version.
+    pub fn trust_database(&self) -> Result<()> {
         let passphrase = self.passphrase().display().to_string();
         self.admin(&["unseal", "--trust-database", "--passphrase-file", &passphrase]).map(drop)
     }

@@ -15,7 +15,7 @@ pub(crate) fn challenge<E>(
     challenge: &Challenge,
     broker: &BrokerCertificate,
     versions: std::ops::RangeInclusive<u32>,
-    banks: &[Bank],
+    (banks, ek): (&[Bank], &str),
 ) -> Result<(), Error<E>> {
     let refuse = |what: String| Err(Error::ReleaseInvalid(what));
     if !versions.contains(&challenge.version) {
@@ -26,7 +26,10 @@ pub(crate) fn challenge<E>(
         return refuse(format!("the broker's challenge is of epoch {found}, its certificate of {expected}"));
     }
     if challenge.bank == Bank::Sha1 || !banks.contains(&challenge.bank) {
-        return refuse(format!("the broker requires the bank {}, which is SHA-1 or not active", challenge.bank));
+        return refuse(format!(
+            "the broker requires the bank {} of this machine, ek sha256:{}, which is SHA-1 or not active; enroll the machine with a bank that is active: key-broker node enrol --bank",
+            challenge.bank, ek
+        ));
     }
     Ok(())
 }

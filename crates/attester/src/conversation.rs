@@ -87,7 +87,8 @@ impl<M: Machine> Attester<'_, M> {
             other => return Ok(self.outcome(other, broker.address, "a challenge for another hello")),
         };
         let versions = self.settings.min_version..=VERSION;
-        checks::challenge(&challenge, &broker.certificate, versions, self.machine.banks())?;
+        let ek = self.endorsement_key_digest();
+        checks::challenge(&challenge, &broker.certificate, versions, (self.machine.banks(), &ek))?;
         let transcript = Transcript::new(&hello.digest, &challenge_digest, broker.connection.exporter());
         let evidence = self.evidence(&challenge, &transcript, disk, purpose)?;
         let asked = Pending {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::audit;
-use super::grant::Granted;
+use super::grant::{Granted, forget_grants};
 use super::hello::sha256;
 use super::latch::forget_latch;
 use super::nodes::{node_approve, node_retire};
@@ -25,26 +25,70 @@ use crate::store::{Error, Table, Transaction};
 #[serde(rename_all = "kebab-case", tag = "command", deny_unknown_fields)]
 #[allow(missing_docs)]
 pub enum AdminCommand {
-    NodeEnrol { name: String, ek: Bytes32, machine: Hex, bank: Bank, hold: bool },
+    NodeEnrol {
+        name: String,
+        ek: Bytes32,
+        machine: Hex,
+        bank: Bank,
+        hold: bool,
+    },
     NodeList,
-    NodeShow { name: String },
-    NodeApprove { name: String },
-    NodeRetire { name: String },
-    ReleaseAllow { reference: Hex, unsigned_development: bool, allow_debug: bool },
-    ReleaseAllowLogged { bundle: Hex, rebuilds: Vec<Hex>, allow_debug: bool },
-    ReleaseRevoke { id: String },
+    NodeShow {
+        name: String,
+    },
+    NodeApprove {
+        name: String,
+        #[serde(default)]
+        code: Option<String>,
+    },
+    NodeRetire {
+        name: String,
+    },
+    ReleaseAllow {
+        reference: Hex,
+        unsigned_development: bool,
+        allow_debug: bool,
+    },
+    ReleaseAllowLogged {
+        bundle: Hex,
+        rebuilds: Vec<Hex>,
+        allow_debug: bool,
+    },
+    ReleaseRevoke {
+        id: String,
+    },
     ReleaseList,
-    TrustSet { envelope: Hex },
-    ChannelSet { bundle: Hex },
+    TrustSet {
+        envelope: Hex,
+    },
+    ChannelSet {
+        bundle: Hex,
+    },
     Published,
     DiskList,
-    DiskGrant { node: String, slot: String, overwrite: bool, rebind_from: Option<String>, generation: Option<u64> },
-    AuditTail { count: usize },
-    AuditHead { witness: Option<String> },
+    DiskGrant {
+        node: String,
+        slot: String,
+        overwrite: bool,
+        rebind_from: Option<String>,
+        generation: Option<u64>,
+    },
+    AuditTail {
+        count: usize,
+    },
+    AuditHead {
+        witness: Option<String>,
+    },
     AuditKey,
-    AuditVerify { heads: Vec<String> },
-    Explain { request: String },
-    Backup { to: PathBuf },
+    AuditVerify {
+        heads: Vec<String>,
+    },
+    Explain {
+        request: String,
+    },
+    Backup {
+        to: PathBuf,
+    },
     Status,
 }
 
@@ -117,7 +161,7 @@ impl Engine {
             AdminCommand::NodeEnrol { name, ek, machine, bank, hold } => {
                 self.node_enrol(transaction, name, *ek, &machine.0, *bank, *hold)?
             }
-            AdminCommand::NodeApprove { name } => node_approve(transaction, name)?,
+            AdminCommand::NodeApprove { name, code } => node_approve(transaction, name, code.as_deref())?,
             AdminCommand::NodeRetire { name } => node_retire(transaction, name)?,
             AdminCommand::ReleaseAllow { reference, unsigned_development, allow_debug } => {
                 release_allow(transaction, &reference.0, *unsigned_development, *allow_debug)?
@@ -204,6 +248,7 @@ impl Engine {
             // The old machine owns the name no longer, and its boots are not those of the new one.
             transaction.remove(Table::EndorsementKeys, &old.0)?;
             forget_latch(transaction, name)?;
+            forget_grants(transaction, name)?;
         }
         transaction.put(Table::Machines, &digest.0, machine)?;
         transaction.put(Table::EndorsementKeys, &ek.0, name.as_bytes())?;

@@ -325,6 +325,10 @@ impl Engine {
         if node.retired {
             return refused(Own::NodeRetired, format!("node {name}"));
         }
+        // A disk of a node with a higher epoch may have been moved here.
+        if let Some(Err(refusal)) = shown.standing.map(|standing| standing.follows(&node)) {
+            return Ok(Err(Decided::Refused(refusal)));
+        }
         if node.held {
             return Ok(Err(Decided::Held(Refusal::new(Own::NodeHeld, format!("node {name}")))));
         }

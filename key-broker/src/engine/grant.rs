@@ -19,6 +19,16 @@ pub(super) struct Granted<'a> {
     pub generation: Option<u64>,
 }
 
+/// Forgets what was granted for the disks of a node: its next machine has others.
+pub(super) fn forget_grants(transaction: &mut dyn Transaction, node: &str) -> Result<(), Error> {
+    let prefix = Disk::key(node, "");
+    let grants = transaction.last(Table::Grants, usize::MAX)?;
+    for (key, _) in grants.iter().filter(|(key, _)| key.starts_with(&prefix)) {
+        transaction.remove(Table::Grants, key)?;
+    }
+    Ok(())
+}
+
 impl Engine {
     pub(super) fn disk_grant(
         &self,
@@ -101,6 +111,9 @@ impl Engine {
         // The new machine's boots are others: nothing of the old one's last boot counts.
         (disk.released, disk.committed) = (None, false);
         destroy_reply(transaction, from)?;
+        // What was granted before was for other disks.
+        transaction.remove(Table::Grants, &old)?;
+        transaction.remove(Table::Grants, &key)?;
         transaction.remove(Table::Disks, &old)?;
         transaction.put(Table::DiskIds, disk.id.as_bytes(), &key)?;
         put(transaction, Table::Disks, &key, &disk)?;

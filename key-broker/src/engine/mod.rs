@@ -46,7 +46,7 @@ use transparency::verifier_key::VerifierKey;
 use zeroize::Zeroizing;
 
 use crate::code::{Code, Own};
-use crate::store::{Error, RowKey, Sqlite, Store, Table};
+use crate::store::{Error, RowKey, Sqlite, Store, Table, Transaction};
 
 pub use admin::AdminCommand;
 use audit::{Bundles, Leaf, Signer};
@@ -180,40 +180,18 @@ pub struct Engine {
 }
 
 /// Every endorsement key in the index must be that of the node that it names: a key of a machine that is gone would open the disks of its successor.
-fn check_keys(store: &dyn Store) -> Result<()> {
-    let mut wrong = None;
-    store.look(&mut |transaction| {
-        for (key, name) in transaction.last(Table::EndorsementKeys, usize::MAX)? {
-            let node: Option<Node> = get(transaction, Table::Nodes, &name)?;
-            if node.is_none_or(|node| node.ek.0[..] != key[..]) {
-                wrong = Some((hex::encode(key), String::from_utf8_lossy(&name).into_owned()));
-            }
+fn check_keys(transaction: &dyn Transaction) -> Result<(), Error> {
+    for (key, name) in transaction.last(Table::EndorsementKeys, usize::MAX)? {
+        let node: Option<Node> = get(transaction, Table::Nodes, &name)?;
+        if node.is_none_or(|node| node.ek.0[..] != key[..]) {
+            return Err(Error::Work(format!(
+                "the endorsement key sha256:{} names node {:?}, whose record has another key; somebody changed the database: restore a backup with `key-broker restore`",
+                hex::encode(key),
+                String::from_utf8_lossy(&name)
+            )));
         }
-        Ok(())
-    })?;
-    match wrong {
-        None => Ok(()),
-        Some((key, name)) => Err(anyhow!(
-            "the endorsement key sha256:{key} names node {name:?}, whose record has another key; somebody changed the database: restore a backup with `key-broker restore`"
-        )),
     }
-}
-
-/// The clock, which is not before the latest time in the database.
-fn clock_of(store: &dyn Store) -> Result<Clock> {
-    let mut latest = 0;
-    store.look(&mut |transaction| {
-        latest = audit::latest_time(transaction)?;
-        Ok(())
-    })?;
-    let clock = Clock::new(latest);
-    if clock.behind() > 0 {
-        eprintln!(
-            "key-broker: the host's clock is {} s behind the latest time of the audit log: time goes on from there; correct the clock",
-            clock.behind()
-        );
-    }
-    Ok(clock)
+    Ok(())
 }
 
 impl Engine {
@@ -225,8 +203,6 @@ impl Engine {
         let cluster = Cluster::read(cluster_json).map_err(|refusal| anyhow!(refusal.found))?;
         let store = Sqlite::open_with(database, settings.store)
             .with_context(|| format!("Failed to open {}", database.display()))?;
-        check_keys(&store).with_context(|| format!("cannot use the database {}", database.display()))?;
-        let clock = clock_of(&store)?;
         let origin = format!("cairn/{}/audit", hex::encode(&cluster.id.0));
         Ok(Self {
             store: Box::new(store),
@@ -242,7 +218,7 @@ impl Engine {
             compositions: Compositions::new(),
             counts: Mutex::default(),
             random: SystemRandom::new(),
-            clock,
+            clock: Clock::new(0),
             deadlines: Deadlines::default(),
             check: StoreCheck::new(),
             verifiers: Verifiers::new(),
@@ -269,12 +245,14 @@ impl Engine {
     /// As for [`Engine::unseal`].
     pub fn unseal_and_trust(&self, keys: Keys) -> Result<usize> {
         let open = self.opened(keys)?;
-        let trusted = self.store.trust_rows(row_key(&open.keys)?)?;
-        self.store.authenticate(row_key(&open.keys)?)?;
-        self.store.transact(&mut |transaction| {
+        let mut trusted = 0;
+        self.store.trust_rows(row_key(&open.keys)?, &mut |transaction, rows| {
+            trusted = rows;
+            check_keys(transaction)?;
             let what = format!("rows of the database trusted as they were: {trusted}");
             audit::append(transaction, self.administered(String::new(), what), &self.signer(&open)).map(drop)
         })?;
+        self.store.authenticate(row_key(&open.keys)?)?;
         self.serve_with(open)?;
         Ok(trusted)
     }
@@ -302,6 +280,17 @@ impl Engine {
 
     /// Serves with keys that fit the database.
     fn serve_with(&self, open: Open) -> Result<()> {
+        self.store.look(&mut |transaction| {
+            check_keys(transaction)?;
+            self.clock.at_least(audit::latest_time(transaction)?);
+            Ok(())
+        })?;
+        if self.clock_behind() > 0 {
+            eprintln!(
+                "key-broker: the host's clock is {} s behind the latest time of the audit log: time goes on from there; correct the clock",
+                self.clock_behind()
+            );
+        }
         self.bind_shares(&open).context("cannot wrap the shares of an older database")?;
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(open));
         Ok(())

@@ -1,6 +1,7 @@
 //! What operators decide about nodes: approval of what a node is held for, and its retirement.
 
 use super::admin::Done;
+use super::grant::forget_grants;
 use super::latch::{approve_counts, destroy_reply};
 use super::records::{self, Disk, Node, get, put};
 use crate::code::{Code, Own};
@@ -10,11 +11,18 @@ fn unknown(name: &str) -> String {
     format!("there is no node {name:?}: key-broker node list")
 }
 
-/// Approves the reason that the node is held for, which the audit log names, and no other: a reason that comes later is a new hold.
-pub(super) fn node_approve(transaction: &mut dyn Transaction, name: &str) -> Result<Done, Error> {
+/// Approves the reason that the node is held for, which the audit log names, and no other: a reason that comes later is a new hold. With a code, it approves nothing if the node is held for another reason.
+pub(super) fn node_approve(transaction: &mut dyn Transaction, name: &str, code: Option<&str>) -> Result<Done, Error> {
     let Some(mut node) = get::<Node>(transaction, Table::Nodes, name.as_bytes())? else {
         return Ok(Err(unknown(name)));
     };
+    let waiting = node.waiting.as_ref().map(|waiting| waiting.code.as_str());
+    if let Some(code) = code.filter(|code| Some(*code) != waiting) {
+        return Ok(Err(format!(
+            "cannot approve {code} of node {name}: the node waits for {}\nhint: key-broker node show {name}",
+            waiting.unwrap_or("nothing")
+        )));
+    }
     node.held = false;
     let reason = node.waiting.take().and_then(|waiting| Code::named(&waiting.code));
     match reason {
@@ -55,6 +63,7 @@ pub(super) fn node_retire(transaction: &mut dyn Transaction, name: &str) -> Resu
         destroyed.push(disk.id.clone());
     })?;
     destroy_reply(transaction, name)?;
+    forget_grants(transaction, name)?;
     node.retired = true;
     put(transaction, Table::Nodes, name.as_bytes(), &node)?;
     Ok(Ok((name.to_owned(), format!("retired; shares destroyed: {}", destroyed.join(", ")))))

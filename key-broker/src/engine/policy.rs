@@ -108,6 +108,9 @@ impl Engine {
         let image = ImageReference::parse(release.reference.as_bytes())
             .and_then(|reference| reference.measured())
             .map_err(|error| unusable("image reference", error.to_string()))?;
+        if sha256(machine) != node.machine.0 {
+            return Err(Error::Damaged("machine").into());
+        }
         let machine = MachineReference::parse(machine)
             .and_then(|reference| reference.machine())
             .map_err(|error| unusable("machine reference", error.to_string()))?;

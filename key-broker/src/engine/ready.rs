@@ -89,6 +89,9 @@ impl Engine {
     /// Checks the store, at most once a second, and reads the latest time that any broker with this database has recorded.
     pub fn check_store(&self) {
         self.check.run(&*self.store);
+        if self.is_sealed() {
+            return;
+        }
         let mut latest = 0;
         let read = self.store.look(&mut |open| {
             latest = audit::latest_time(open)?;
@@ -128,7 +131,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::store::{Error, Failure, Look, RowKey, Work};
+    use crate::store::{Error, Failure, Look, RowKey, TrustWork, Work};
 
     /// Fails each check.
     #[derive(Default)]
@@ -148,8 +151,8 @@ mod tests {
         fn authenticate(&self, _: RowKey) -> Result<(), Error> {
             Ok(())
         }
-        fn trust_rows(&self, _: RowKey) -> Result<usize, Error> {
-            Ok(0)
+        fn trust_rows(&self, _: RowKey, _: TrustWork) -> Result<(), Error> {
+            Ok(())
         }
         fn backup(&self, _: &Path) -> Result<(), Error> {
             Ok(())

@@ -22,6 +22,15 @@ pub(super) struct Standing {
     pub stale: bool,
 }
 
+impl Standing {
+    /// That the node has run no release of a higher security epoch.
+    pub(super) fn follows(self, node: &Node) -> Result<(), Refusal> {
+        let Some(highest) = node.epoch.filter(|highest| self.epoch < *highest) else { return Ok(()) };
+        let found = format!("the release has epoch {}, node {} has run {highest}", self.epoch, node.name);
+        Err(Refusal::new(Own::EpochRollback, found))
+    }
+}
+
 /// The channel and the allowed releases, as numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -124,11 +133,7 @@ impl Engine {
         })?;
         let published = published.ok_or_else(|| Stop::Unavailable("nothing was read".into()))?;
         let standing = self.verifiers.run(|| judged(&published, (bundle, rebuilds), patience, least, now))??;
-        if node.epoch.is_some_and(|highest| standing.epoch < highest) {
-            let highest = node.epoch.unwrap_or_default();
-            let found = format!("the release has epoch {}, node {} has run {highest}", standing.epoch, node.name);
-            return Err(Refusal::new(Own::EpochRollback, found).into());
-        }
+        standing.follows(node)?;
         Ok(standing)
     }
 

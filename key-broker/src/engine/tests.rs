@@ -137,3 +137,48 @@ fn unknown_machine_is_always_asked_for_the_same_bank_and_both_banks_occur() {
     assert_eq!(banks(&broker), found);
     assert_ne!(banks(&other), found, "a client can calculate the banks");
 }
+
+#[test]
+fn sealed_broker_has_nothing_for_a_witness_and_keeps_the_time_of_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = init(folder.path());
+    let key = VerifierKey { name: "witness.example".into(), role: Role::Witness, key: [7; 32] };
+    enrol(&open(&broker).unwrap(), "one").unwrap();
+    let settings = Settings { witnesses: vec![key.clone()], ..Settings::default() };
+    let cluster = std::fs::read(broker.join("cluster.json")).unwrap();
+    let sealed = Engine::open(&broker.join("database"), &cluster, settings.clone()).unwrap();
+    assert!(sealed.submission(&key, None).unwrap().is_none());
+    sealed.move_leaves();
+    sealed.check_store();
+    let status = sealed.admin(&AdminCommand::Status).unwrap();
+    assert_eq!((&status["state"], &status["sizes"]["nodes"]), (&"sealed".into(), &1.into()));
+    for command in [AdminCommand::NodeList, AdminCommand::DiskList, AdminCommand::ReleaseList] {
+        assert!(sealed.admin(&command).unwrap_err().contains("key-broker unseal"));
+    }
+    drop(sealed);
+    // The control: an open broker sends its head.
+    assert!(open_with(&broker, settings).unwrap().submission(&key, None).unwrap().is_some());
+}
+
+#[test]
+fn grant_ends_with_its_machine_and_with_its_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(&init(folder.path())).unwrap();
+    let grants = || {
+        let mut grants = 0;
+        engine.store.look(&mut |open| open.count(crate::store::Table::Grants).map(|count| grants = count)).unwrap();
+        grants
+    };
+    enrol(&engine, "one").unwrap();
+    grant(&engine, true, None).unwrap();
+    assert_eq!(grants(), 1);
+    engine.admin(&AdminCommand::NodeRetire { name: "one".into() }).unwrap();
+    assert_eq!(grants(), 0);
+    enrol(&engine, "one").unwrap();
+    grant(&engine, true, None).unwrap();
+    // Granted for the machine that is gone.
+    engine.admin(&AdminCommand::NodeRetire { name: "one".into() }).unwrap();
+    grant(&engine, true, None).unwrap();
+    enrol_with(&engine, "one", Bytes32([8; 32])).unwrap();
+    assert_eq!(grants(), 0);
+}

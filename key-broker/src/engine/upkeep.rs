@@ -23,20 +23,22 @@ impl Engine {
                 for table in [Table::Nodes, Table::Releases, Table::Disks] {
                     sizes.insert(table.name().into(), transaction.count(table)?.into());
                 }
-                sizes.insert(Table::Audit.name().into(), audit::size(transaction)?.into());
+                if !self.is_sealed() {
+                    sizes.insert(Table::Audit.name().into(), audit::size(transaction)?.into());
+                }
                 sizes.insert("audit leaves in the database".into(), transaction.count(Table::Audit)?.into());
                 Ok(())
             })
             .map_err(|error| error.to_string())?;
-        let state = if self.is_sealed() { "sealed" } else { "serving" };
+        let witnesses = (!self.is_sealed()).then(|| self.witnesses_shown()).transpose();
         Ok(json!({
-            "state": state,
+            "state": if self.is_sealed() { "sealed" } else { "serving" },
             "cluster": hex::encode(&self.cluster.id.0),
             "least assurance": self.cluster.assurance,
             "sizes": sizes,
             "audit directory": self.moving().unwrap_or_else(|| "ok".into()),
             "decisions": self.counts(),
-            "witnesses": self.witnesses_shown().map_err(|error| error.to_string())?,
+            "witnesses": witnesses.map_err(|error| error.to_string())?,
         }))
     }
 
@@ -113,7 +115,7 @@ impl Engine {
 
     /// Writes the time into the database once a minute while the broker is open, so that a broker which answers but decides nothing does not lose the time that it has used when it is restarted.
     fn record_time(&self) {
-        if self.is_sealed() || !self.clock.is_record_due(Instant::now()) {
+        if !self.clock.is_record_due(Instant::now()) {
             return;
         }
         let now = self.seconds();
@@ -123,6 +125,9 @@ impl Engine {
 
     /// The work of each second: records the time, and moves older leaves of the audit log from the database to files. A failure is printed once, delays moving, and stops nothing else.
     pub fn move_leaves(&self) {
+        if self.is_sealed() {
+            return;
+        }
         self.record_time();
         let problem = audit::move_leaves(&*self.store, &self.bundles).err().map(|problem| problem.to_string());
         let mut last = self.moving.lock().unwrap_or_else(PoisonError::into_inner);

@@ -52,6 +52,10 @@ impl Engine {
     /// # Errors
     /// [`Trouble`].
     pub fn submission(&self, key: &VerifierKey, has: Option<u64>) -> Result<Option<Submission>, Trouble> {
+        // Rows are read with the broker's keys.
+        if self.is_sealed() {
+            return Ok(None);
+        }
         match witness::next(&*self.store, &self.bundles, key, has) {
             Ok(Next::Submit(submission)) => Ok(Some(submission)),
             Ok(Next::Nothing) => Ok(None),

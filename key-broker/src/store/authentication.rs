@@ -37,7 +37,7 @@ fn authenticated(table: Table, key: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 /// A key as text: names as they are, digests in hexadecimal digits.
-fn shown(key: &[u8]) -> String {
+pub(super) fn shown(key: &[u8]) -> String {
     let text =
         std::str::from_utf8(key).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '));
     let shown = text.map_or_else(|| hex::encode(key), str::to_owned);

@@ -230,7 +230,7 @@ mod tests {
         let path = folder.path().join("database");
         version_1(&path);
         for _ in 0..2 {
-            let store = Sqlite::open(&path).unwrap();
+            let store = Sqlite::open(&path).unwrap().with_test_key();
             store
                 .look(&mut |open| {
                     assert_eq!(
@@ -266,7 +266,7 @@ mod tests {
             connection.execute(text, rusqlite::params![request, number.to_be_bytes()]).unwrap();
         }
         connection.execute_batch("COMMIT").unwrap();
-        let store = Sqlite::open(&path).unwrap();
+        let store = Sqlite::open(&path).unwrap().with_test_key();
         store
             .look(&mut |open| {
                 assert_eq!(open.count(Table::Requests)?, MAX_INDEXED_LEAVES / 2);
@@ -301,7 +301,7 @@ mod tests {
         }
         put("latches", "three", json!({"node": "three"}));
         for _ in 0..2 {
-            let store = Sqlite::open(&path).unwrap();
+            let store = Sqlite::open(&path).unwrap().with_test_key();
             store
                 .look(&mut |open| {
                     let latch = |name: &[u8]| open.get(Table::Latches, name).map(Option::unwrap);

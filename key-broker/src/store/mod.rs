@@ -59,11 +59,6 @@ impl Table {
         Self::State,
     ];
 
-    /// Whether rows have authentication codes. Leaves of the audit log are covered by its signed head, and requests are an index of them.
-    pub const fn is_authenticated(self) -> bool {
-        !matches!(self, Self::Audit | Self::Requests | Self::RecentRequests)
-    }
-
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -146,6 +141,12 @@ pub enum Error {
     /// The file has no tables of a broker.
     #[error("the file is not the database of a broker: restore a backup with `key-broker restore`")]
     Foreign,
+    /// Rows are neither read nor written without their key.
+    #[error("the broker is sealed: key-broker unseal")]
+    Sealed,
+    /// The database has another table, or a view, trigger or index.
+    #[error("the database has the {0}, which the broker has not created; somebody changed it: restore a backup")]
+    Schema(String),
     /// A row has no authentication code, or that of another row.
     #[error(
         "row {key:?} of table {table} in the database was not written with the keys of this broker; restore a backup"
@@ -181,12 +182,17 @@ pub trait Transaction {
     fn last(&self, table: Table, most: usize) -> Result<Vec<Row>, Error>;
     /// Pairs of a table in the order of their keys, behind this key; at most `most`, the first ones.
     fn after(&self, table: Table, key: Option<&[u8]>, most: usize) -> Result<Vec<Row>, Error>;
-    /// How many pairs a table has.
+    /// The first key of a table, also while the broker is sealed: nothing has verified it.
+    fn first(&self, table: Table) -> Result<Option<Vec<u8>>, Error>;
+    /// How many pairs a table has, also while the broker is sealed: nothing has verified them.
     fn count(&self, table: Table) -> Result<u64, Error>;
 }
 
 /// The work of a transaction.
 pub type Work<'a> = &'a mut dyn FnMut(&mut dyn Transaction) -> Result<(), Error>;
+
+/// The work of the transaction in which rows are trusted, with their number.
+pub type TrustWork<'a> = &'a mut dyn FnMut(&mut dyn Transaction, usize) -> Result<(), Error>;
 
 /// The work of a look.
 pub type Look<'a> = &'a mut dyn FnMut(&dyn Transaction) -> Result<(), Error>;
@@ -199,10 +205,10 @@ pub trait Store: Send + Sync {
     fn look(&self, look: Look) -> Result<(), Error>;
     /// Whether a transaction can be committed now: commits one, unless the last one was committed less than a second ago. Fails within a second if another process holds the lock.
     fn check(&self) -> Result<(), Error>;
-    /// From now on, every row is written with an authentication code under this key, and read only with it. Rows that are there already must have theirs.
+    /// From now on, every row is written with an authentication code under this key, and read only with it. Rows that are there already must have theirs. Before, no row is read or written.
     fn authenticate(&self, key: RowKey) -> Result<(), Error>;
-    /// Writes authentication codes under this key for all rows as they are; returns how many had none, or a wrong one.
-    fn trust_rows(&self, key: RowKey) -> Result<usize, Error>;
+    /// Writes authentication codes under this key for all rows as they are, of which none may have one, and does this work in the same transaction, with the number of rows.
+    fn trust_rows(&self, key: RowKey, work: TrustWork) -> Result<(), Error>;
     /// Writes a whole copy of what is there now to a new file.
     fn backup(&self, to: &std::path::Path) -> Result<(), Error>;
 }

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 
-use super::migration;
-use super::{Error, Failure, Look, Row, RowKey, Store, Table, Transaction, Work};
+use super::{Error, Failure, Look, Row, RowKey, Store, Table, Transaction, TrustWork, Work};
+use super::{authentication, migration};
+
+mod schema;
 
 /// Version of the tables.
 const VERSION: i64 = 5;
@@ -58,11 +60,7 @@ impl Sqlite {
         let mut connection = connect(path)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for table in Table::ALL {
-            let name = table.name();
-            let make = format!(
-                "CREATE TABLE {name} (key BLOB PRIMARY KEY, value BLOB NOT NULL, code BLOB) STRICT, WITHOUT ROWID"
-            );
-            transaction.execute(&make, [])?;
+            transaction.execute(&schema::create(table), [])?;
         }
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
@@ -100,11 +98,7 @@ impl Sqlite {
             }
             found => return Err(Error::Version { found, expected: VERSION }),
         }
-        for table in Table::ALL {
-            transaction
-                .prepare(&format!("SELECT key, value, code FROM {}", table.name()))
-                .map_err(|_| Error::Foreign)?;
-        }
+        schema::check(&transaction)?;
         transaction.commit()?;
         let reader = connect(path)?;
         reader.pragma_update(None, "query_only", "ON")?;
@@ -122,15 +116,20 @@ impl Sqlite {
         })
     }
 
-    fn key(&self) -> Option<Arc<RowKey>> {
-        self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// With a key that tests know; rows that have no codes get them.
+    #[cfg(test)]
+    pub fn with_test_key(self) -> Self {
+        self.trust_rows(RowKey::derive(&[7; 32]), &mut |_, _| Ok(())).unwrap();
+        self.authenticate(RowKey::derive(&[7; 32])).unwrap();
+        self
     }
 
-    fn write(
-        &self,
-        key: Option<Arc<RowKey>>,
-        work: impl FnOnce(&mut Open<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn access(&self) -> Access {
+        let key = self.key.read().unwrap_or_else(PoisonError::into_inner).clone();
+        key.map_or(Access::Sealed, Access::Key)
+    }
+
+    fn write(&self, access: Access, work: impl FnOnce(&mut Open<'_>) -> Result<(), Error>) -> Result<(), Error> {
         let deadline = Instant::now() + self.patience;
         let turn = self.writer.try_lock_for(self.patience.max(MIN_TURN_PATIENCE));
         let mut connection = turn.ok_or_else(|| Error::Database {
@@ -139,7 +138,7 @@ impl Sqlite {
         })?;
         connection.busy_timeout(deadline.saturating_duration_since(Instant::now()))?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut open = Open { transaction, key };
+        let mut open = Open { transaction, access };
         work(&mut open)?;
         open.transaction.commit()?;
         *lock(&self.committed) = Instant::now();
@@ -154,6 +153,7 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     }
     let connection = Connection::open_with_flags(path, OpenFlags::default().difference(OpenFlags::SQLITE_OPEN_CREATE))?;
     connection.busy_timeout(PATIENCE)?;
+    schema::distrust(&connection)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
@@ -208,13 +208,13 @@ impl From<rusqlite::Error> for Error {
 
 impl Store for Sqlite {
     fn transact(&self, work: Work) -> Result<(), Error> {
-        self.write(self.key(), |open| work(open))
+        self.write(self.access(), |open| work(open))
     }
 
     fn look(&self, look: Look) -> Result<(), Error> {
         let mut connection = lock(&self.reader);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
-        look(&Open { transaction, key: self.key() })
+        look(&Open { transaction, access: self.access() })
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -223,7 +223,7 @@ impl Store for Sqlite {
         }
         let mut connection = lock(&self.checker);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut open = Open { transaction, key: None };
+        let mut open = Open { transaction, access: Access::Check };
         // A commit without a change writes nothing, and succeeds on a full file system.
         open.put(Table::State, CHECK, b"")?;
         open.transaction.commit()?;
@@ -232,29 +232,42 @@ impl Store for Sqlite {
     }
 
     fn authenticate(&self, key: RowKey) -> Result<(), Error> {
-        let key = Some(Arc::new(key));
+        let key = Arc::new(key);
         {
             let mut connection = lock(&self.reader);
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
-            let open = Open { transaction, key: key.clone() };
+            schema::check(&transaction)?;
+            let open = Open { transaction, access: Access::Key(key.clone()) };
             open.each(|table, row| open.verify(table, row).map(drop))?;
         }
-        *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = Some(key);
         Ok(())
     }
 
-    fn trust_rows(&self, key: RowKey) -> Result<usize, Error> {
-        let mut wrong = Vec::new();
-        self.write(Some(Arc::new(key)), |open| {
+    fn trust_rows(&self, key: RowKey, work: TrustWork) -> Result<(), Error> {
+        self.write(Access::Key(Arc::new(key)), |open| {
+            schema::check(&open.transaction)?;
+            let (mut rows, mut authentic) = (Vec::new(), None);
             open.each(|table, row| {
-                if open.verify(table, row.clone()).is_err() {
-                    wrong.push((table, row.0, row.1));
+                match open.verify(table, row.clone()) {
+                    Ok((row, _)) if !is_check(table, &row) => authentic = Some((table, row)),
+                    Ok(_) => {}
+                    Err(_) => rows.push((table, row.0, row.1)),
                 }
                 Ok(())
             })?;
-            wrong.iter().try_for_each(|(table, row, value)| open.put(*table, row, value))
-        })?;
-        Ok(wrong.len())
+            // Only a database of an older version has none at all.
+            if let Some((table, row)) = authentic.filter(|_| !rows.is_empty()) {
+                return Err(Error::Work(format!(
+                    "row {:?} of table {} was written with the keys of this broker, and {} rows were not: restore a backup",
+                    authentication::shown(&row),
+                    table.name(),
+                    rows.len()
+                )));
+            }
+            rows.iter().try_for_each(|(table, row, value)| open.put(*table, row, value))?;
+            work(open, rows.len())
+        })
     }
 
     fn backup(&self, to: &Path) -> Result<(), Error> {
@@ -265,34 +278,53 @@ impl Store for Sqlite {
 
 struct Open<'a> {
     transaction: rusqlite::Transaction<'a>,
-    key: Option<Arc<RowKey>>,
+    access: Access,
+}
+
+/// What a transaction may do with rows.
+enum Access {
+    /// Nothing: the broker is sealed.
+    Sealed,
+    /// Write the row of a check.
+    Check,
+    /// Read and write rows with their authentication codes.
+    Key(Arc<RowKey>),
+}
+
+/// The row that a check writes is never read, and has no code.
+fn is_check(table: Table, row: &[u8]) -> bool {
+    table == Table::State && row == CHECK
 }
 
 /// Key, value and authentication code.
 type CodedRow = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
 
 impl Open<'_> {
-    /// The key, if rows like this one have authentication codes.
-    fn key_of(&self, table: Table, row: &[u8]) -> Option<&RowKey> {
-        // What a check writes is never read.
-        let is_check = table == Table::State && row == CHECK;
-        self.key.as_deref().filter(|_| table.is_authenticated() && !is_check)
+    fn key(&self) -> Result<&RowKey, Error> {
+        match &self.access {
+            Access::Key(key) => Ok(key),
+            Access::Sealed | Access::Check => Err(Error::Sealed),
+        }
     }
 
     fn verify(&self, table: Table, (row, value, code): CodedRow) -> Result<Row, Error> {
-        if let Some(key) = self.key_of(table, &row) {
+        let key = self.key()?;
+        if !is_check(table, &row) {
             key.verify(table, &row, &value, code.as_deref())?;
         }
         Ok((row, value))
     }
 
-    fn code(&self, table: Table, row: &[u8], value: &[u8]) -> Option<Vec<u8>> {
-        self.key_of(table, row).map(|key| key.code(table, row, value).as_ref().to_vec())
+    fn code(&self, table: Table, row: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        match &self.access {
+            Access::Check if is_check(table, row) => Ok(None),
+            _ => Ok(Some(self.key()?.code(table, row, value).as_ref().to_vec())),
+        }
     }
 
-    /// Visits each row that has an authentication code.
+    /// Visits each row of all tables.
     fn each(&self, mut visit: impl FnMut(Table, CodedRow) -> Result<(), Error>) -> Result<(), Error> {
-        for table in Table::ALL.into_iter().filter(|table| table.is_authenticated()) {
+        for table in Table::ALL {
             let mut last: Option<Vec<u8>> = None;
             loop {
                 let rows = self.coded_after(table, last.as_deref(), PAGE)?;
@@ -319,15 +351,18 @@ impl Open<'_> {
 
 impl Transaction for Open<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let by = self.key()?;
         let text = format!("SELECT key, value, code FROM {} WHERE key = ?1", table.name());
-        let found = self.rows(&text, params![key])?.pop();
-        Ok(found.map(|row| self.verify(table, row)).transpose()?.map(|(_, value)| value))
+        let Some((_, value, code)) = self.rows(&text, params![key])?.pop() else { return Ok(None) };
+        // The key that was asked for, whatever the database gives back.
+        by.verify(table, key, &value, code.as_deref())?;
+        Ok(Some(value))
     }
 
     fn insert(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<bool, Error> {
         let text =
             format!("INSERT INTO {} (key, value, code) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING", table.name());
-        let code = self.code(table, key, value);
+        let code = self.code(table, key, value)?;
         Ok(self.transaction.prepare_cached(&text)?.execute(params![key, value, code])? == 1)
     }
 
@@ -336,26 +371,34 @@ impl Transaction for Open<'_> {
             "INSERT INTO {} (key, value, code) VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET value = excluded.value, code = excluded.code",
             table.name()
         );
-        let code = self.code(table, key, value);
+        let code = self.code(table, key, value)?;
         self.transaction.prepare_cached(&text)?.execute(params![key, value, code])?;
         Ok(())
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Error> {
+        self.key()?;
         let text = format!("DELETE FROM {} WHERE key = ?1", table.name());
         self.transaction.prepare_cached(&text)?.execute(params![key])?;
         Ok(())
     }
 
     fn last(&self, table: Table, most: usize) -> Result<Vec<Row>, Error> {
+        self.key()?;
         let text = format!("SELECT key, value, code FROM {} ORDER BY key DESC LIMIT ?1", table.name());
         let rows = self.rows(&text, params![i64::try_from(most).unwrap_or(i64::MAX)])?;
         rows.into_iter().rev().map(|row| self.verify(table, row)).collect()
     }
 
     fn after(&self, table: Table, key: Option<&[u8]>, most: usize) -> Result<Vec<Row>, Error> {
+        self.key()?;
         let rows = self.coded_after(table, key, most)?;
         rows.into_iter().map(|row| self.verify(table, row)).collect()
+    }
+
+    fn first(&self, table: Table) -> Result<Option<Vec<u8>>, Error> {
+        let text = format!("SELECT min(key) FROM {}", table.name());
+        Ok(self.transaction.prepare_cached(&text)?.query_row([], |row| row.get(0))?)
     }
 
     fn count(&self, table: Table) -> Result<u64, Error> {

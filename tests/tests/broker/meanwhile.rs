@@ -8,14 +8,17 @@ use anyhow::{Context, Result, ensure};
 use attest::message::Purpose;
 use cairn_tests::broker::Broker;
 use cairn_tests::node::Node as Machine;
+use cairn_tests::records;
 use cairn_tests::suite::Suite;
 
-use crate::Row;
 use crate::scene::{self, Scene, ask, release, report};
+use crate::{Row, published};
 
 pub fn rows() -> Vec<Row> {
     vec![
         Row::new("node_that_is_changed_during_verification_gets_nothing", evidence),
+        Row::new("epoch_that_rises_during_verification_refuses_a_lower_release", epoch),
+        Row::new("hold_that_is_set_during_verification_holds_the_boot", held),
         Row::new("report_that_is_overtaken_by_a_change_is_refused", commit),
         Row::new("report_that_is_overtaken_by_another_release_is_refused", next_boot),
     ]
@@ -27,9 +30,15 @@ const OTHER_MACHINE: &str = "q35-ovmf-2025.02-2cpus-1gib-tis.machine.json";
 /// A broker that holds the first message that reaches this fault point until the file exists.
 fn held_at<'a>(suite: &'a Suite, point: &str) -> Result<(Scene<'a>, PathBuf)> {
     let mut broker = Broker::new("")?;
+    let until = hold(&mut broker, point)?;
+    Ok((Scene::with(suite, broker)?, until))
+}
+
+/// Starts a broker that holds the first message that reaches this fault point until the file exists.
+fn hold(broker: &mut Broker, point: &str) -> Result<PathBuf> {
     let until = broker.file("until");
     broker.run_with(&[("CAIRN_HOLD", point), ("CAIRN_HOLD_UNTIL", &until.display().to_string())])?;
-    Ok((Scene::with(suite, broker)?, until))
+    Ok(until)
 }
 
 /// Changes something while the message that `send` sends is held.
@@ -99,6 +108,37 @@ fn evidence(suite: &Suite, _: &str) -> Result<()> {
         ensure!(found == code, "{changes:?}: {found}, not {code}");
     }
     Ok(())
+}
+
+/// As where the disk of a node with a higher epoch moves to this one.
+fn epoch(suite: &Suite, _: &str) -> Result<()> {
+    for (epoch, code) in [(6, "EPOCH_ROLLBACK"), (5, "RELEASED")] {
+        let (mut scene, _, _) = published::begin(suite, "")?;
+        scene.broker.kill();
+        let until = hold(&mut scene.broker, "after-verify")?;
+        let (broker, node) = (&scene.broker, &mut scene.node);
+        let change = || {
+            let (key, value) = records::first(broker, "nodes")?;
+            let mut record: serde_json::Value = serde_json::from_slice(&value)?;
+            record["epoch"] = epoch.into();
+            records::write(broker, "nodes", &key, &serde_json::to_vec(&record)?)
+        };
+        let (_, response) = overtaken(&until, || ask(broker, node, Purpose::Provision), change)?;
+        broker.must_refuse(&response, code).with_context(|| format!("the node has run epoch {epoch}"))?;
+    }
+    Ok(())
+}
+
+fn held(suite: &Suite, _: &str) -> Result<()> {
+    let (mut scene, until) = held_at(suite, "after-verify")?;
+    let ek = scene.node.tpm.endorsement_key_digest();
+    let machine = Machine::machine_reference()?.display().to_string();
+    let (broker, node) = (&scene.broker, &mut scene.node);
+    let change = || broker.admin(&["node", "enrol", "one", "--ek", &ek, "--machine", &machine, "--hold"]).map(drop);
+    let (_, response) = overtaken(&until, || ask(broker, node, Purpose::Provision), change)?;
+    broker.must_refuse(&response, "NODE_HELD")?;
+    broker.admin(&["node", "approve", "one"])?;
+    scene.must_still_release().map(drop)
 }
 
 fn commit(suite: &Suite, _: &str) -> Result<()> {

@@ -103,7 +103,7 @@ fn migrated(suite: &Suite, downgrade: impl Fn(&Connection, &Scene) -> Result<()>
     let printed = scene.broker.run_refusing_rows()?;
     ensure!(printed.contains("key-broker unseal --trust-database"), "the broker prints {printed}");
     ensure!(scene.broker.wire().is_err(), "the broker answers nodes");
-    scene.broker.trust_rows()?;
+    scene.broker.trust_database()?;
     scene.broker.kill();
     scene.broker.run()?;
     let resumed = scene.broker.wire()?.resume(&released.session)?;

@@ -102,10 +102,7 @@ fn answered_elsewhere(suite: &Suite, _: &str) -> Result<()> {
     let mut scene = Scene::known(suite)?;
     let mut talk = scene.begin(Purpose::Unlock)?;
     let evidence = scene.node.evidence(&talk)?;
-    let database = rusqlite::Connection::open(scene.broker.file("database"))?;
-    let row = rusqlite::params![talk.challenge.session.0, b"one"];
-    database.execute("INSERT INTO spent (key, value) VALUES (?1, ?2)", row)?;
-    scene.broker.trust_rows()?;
+    cairn_tests::records::write(&scene.broker, "spent", &talk.challenge.session.0, b"one")?;
     let response = talk.show(&evidence)?;
     scene.broker.must_refuse(&response, "NONCE_SPENT")?;
     scene.must_still_unlock()

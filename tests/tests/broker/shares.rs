@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use attest::message::{DiskState, Purpose};
 use cairn_tests::attester::Attester;
 use cairn_tests::node::Node as Machine;
+use cairn_tests::records;
 use cairn_tests::suite::Suite;
 
 use crate::Row;
@@ -30,6 +31,11 @@ fn taken_away(suite: &Suite, _: &str) -> Result<()> {
         let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
         let again = scene.broker.wire()?.resume(&released.session)?;
         ensure!(again.status == 200 && again.body == released.body, "{words:?}: another reply than before");
+        let moves = words.contains(&"--rebind-from");
+        if moves {
+            // For the disk that node two does not get.
+            scene.broker.admin(&["disk", "grant", "two", "--overwrite"])?;
+        }
         scene.broker.admin(words)?;
         for _ in 0..2 {
             let response = scene.broker.wire()?.resume(&released.session)?;
@@ -40,10 +46,11 @@ fn taken_away(suite: &Suite, _: &str) -> Result<()> {
         let commit = report(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
         let response = scene.broker.wire()?.say("/krp/1/commit", &commit)?;
         scene.broker.must_refuse(&response, code).with_context(|| format!("{words:?}"))?;
-        if words.contains(&"--rebind-from") {
+        if moves {
             two.disk = scene.node.disk.clone();
             let new = release(&scene.broker, &mut two, Purpose::Unlock)?;
             ensure!(new.share == released.share, "the disk has another share than before");
+            ensure!(!new.release.disk.overwrite, "a grant for another disk overwrites this one");
         }
     }
     Ok(())
@@ -84,21 +91,17 @@ fn cleared(suite: &Suite, _: &str) -> Result<()> {
 /// Gives the only disk of the database to this node, as no command does.
 fn move_disk(scene: &mut Scene, from: &str, to: &str) -> Result<()> {
     scene.broker.kill();
-    let database = rusqlite::Connection::open(scene.broker.file("database"))?;
-    let record: Vec<u8> = database.query_row("SELECT value FROM disks", [], |row| row.get(0))?;
+    let (old, record) = records::first(&scene.broker, "disks")?;
+    let (id, _) = records::first(&scene.broker, "disk_ids")?;
     let node = |name: &str| format!("\"node\":\"{name}\"");
     let record = String::from_utf8(record)?;
     let moved = record.replace(&node(from), &node(to));
     ensure!(moved != record, "the disk is not of node {from}");
     let key = format!("{to}/state").into_bytes();
-    database.execute("UPDATE disks SET key = ?1, value = ?2", rusqlite::params![key, moved.as_bytes()])?;
-    database.execute("UPDATE disk_ids SET value = ?1", rusqlite::params![key])?;
-    drop(database);
-    ensure!(
-        scene.broker.run_refusing_rows()?.contains("of table disk"),
-        "the broker serves with a record that it has not written"
-    );
-    scene.broker.trust_rows()
+    records::remove(&scene.broker, "disks", &old)?;
+    records::write(&scene.broker, "disks", &key, moved.as_bytes())?;
+    records::write(&scene.broker, "disk_ids", &id, &key)?;
+    scene.broker.run()
 }
 
 fn moved(suite: &Suite, _: &str) -> Result<()> {

@@ -48,8 +48,8 @@ fn oldest(store: &dyn Store) -> Result<Option<(u64, Vec<Row>)>, Problem> {
     if first.saturating_add(WIDTH + MIN_IN_DATABASE) > size {
         return Ok(None);
     }
-    let missing = (first / WIDTH * WIDTH..).zip(&rows).find(|(number, (key, _))| *key != number.to_be_bytes());
-    if let Some((number, _)) = missing {
+    let (bundle, mut keys) = (first / WIDTH * WIDTH, rows.iter().map(|(key, _)| key.as_slice()));
+    if let Some(number) = (bundle..bundle + WIDTH).find(|number| keys.next() != Some(&number.to_be_bytes())) {
         return Err(Problem::Changed(format!("leaf {number} is missing")));
     }
     Ok(Some((first / WIDTH, rows)))

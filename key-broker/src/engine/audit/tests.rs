@@ -28,7 +28,7 @@ impl Log {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("database");
-        let store = Sqlite::create(&database).unwrap();
+        let store = Sqlite::create(&database).unwrap().with_test_key();
         let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
         Self { bundles: Bundles::of(&database), folder, store, key, heads: Vec::new() }
     }
@@ -244,7 +244,7 @@ fn bundle_that_exists_is_used_and_another_one_is_left_alone() {
     log.bundles.set_aside(1, &log.folder.path().join("aside")).unwrap();
     log.move_leaves().unwrap();
     assert_eq!((log.rows(), log.check(&log.heads)), (1100 - 768, Ok(1100)));
-    let other = Sqlite::open(&log.folder.path().join("database")).unwrap();
+    let other = Sqlite::open(&log.folder.path().join("database")).unwrap().with_test_key();
     log.grow(3000);
     std::thread::scope(|scope| {
         for store in [&log.store, &other] {

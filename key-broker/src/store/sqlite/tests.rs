@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn a_transaction_happens_whole_or_not_at_all_and_keys_are_unique() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Sqlite::create(&folder.path().join("database")).unwrap();
+    let store = Sqlite::create(&folder.path().join("database")).unwrap().with_test_key();
     store
         .transact(&mut |open| {
             assert!(open.insert(Table::Nodes, b"a", b"1")?);
@@ -16,7 +16,7 @@ fn a_transaction_happens_whole_or_not_at_all_and_keys_are_unique() {
         Err(Error::Work("no".into()))
     });
     assert!(matches!(failed, Err(Error::Work(_))));
-    let other = Sqlite::open(&folder.path().join("database")).unwrap();
+    let other = Sqlite::open(&folder.path().join("database")).unwrap().with_test_key();
     other
         .transact(&mut |open| {
             assert_eq!(open.get(Table::State, b"x")?, Some(b"1".to_vec()));
@@ -33,7 +33,7 @@ fn a_transaction_happens_whole_or_not_at_all_and_keys_are_unique() {
 #[test]
 fn a_look_sees_what_has_ended_and_waits_for_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Sqlite::create(&folder.path().join("database")).unwrap();
+    let store = Sqlite::create(&folder.path().join("database")).unwrap().with_test_key();
     let seen = || {
         let mut seen = (None, 0);
         store
@@ -58,7 +58,7 @@ fn a_look_sees_what_has_ended_and_waits_for_nothing() {
 fn check_of_a_locked_database_fails_within_a_second() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("database");
-    let store = Sqlite::create(&path).unwrap();
+    let store = Sqlite::create(&path).unwrap().with_test_key();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     store.check().unwrap();
@@ -74,7 +74,7 @@ fn check_of_a_locked_database_fails_within_a_second() {
 #[test]
 fn full_database_is_reported_as_full() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Sqlite::create(&folder.path().join("database")).unwrap();
+    let store = Sqlite::create(&folder.path().join("database")).unwrap().with_test_key();
     store.transact(&mut |open| open.put(Table::State, b"x", &[1; 2000])).unwrap();
     let checker = lock(&store.checker);
     checker.pragma_update(None, "max_page_count", 1).unwrap();
@@ -89,11 +89,11 @@ fn full_database_is_reported_as_full() {
 fn another_version_is_refused_and_a_backup_is_a_database() {
     let folder = tempfile::tempdir().unwrap();
     let (path, copy) = (folder.path().join("database"), folder.path().join("copy"));
-    let store = Sqlite::create(&path).unwrap();
+    let store = Sqlite::create(&path).unwrap().with_test_key();
     store.transact(&mut |open| open.put(Table::State, b"x", b"1")).unwrap();
     store.backup(&copy).unwrap();
     assert!(store.backup(&copy).is_err(), "a backup never overwrites one");
-    let restored = Sqlite::open(&copy).unwrap();
+    let restored = Sqlite::open(&copy).unwrap().with_test_key();
     restored
         .transact(&mut |open| {
             assert_eq!(open.get(Table::State, b"x")?, Some(b"1".to_vec()));
@@ -116,7 +116,7 @@ fn missing_or_foreign_database_is_refused() {
         other.execute_batch(text).unwrap();
         other.pragma_update(None, "user_version", version).unwrap();
         drop(other);
-        assert!(matches!(Sqlite::open(&path), Err(Error::Foreign)), "{text}");
+        assert!(matches!(Sqlite::open(&path), Err(Error::Foreign | Error::Schema(_))), "{text}");
         assert!(Sqlite::create(&path).is_err(), "{text}");
     }
 }
@@ -127,7 +127,7 @@ fn all_transactions_in_line_fail_within_the_time_of_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("database");
     drop(Sqlite::create(&path).unwrap());
-    let store = Sqlite::open_with(&path, PATIENCE).unwrap();
+    let store = Sqlite::open_with(&path, PATIENCE).unwrap().with_test_key();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let started = Instant::now();
@@ -147,7 +147,7 @@ fn all_transactions_in_line_fail_within_the_time_of_one() {
 #[test]
 fn backup_and_transaction_do_not_wait_for_each_other() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Sqlite::create(&folder.path().join("database")).unwrap();
+    let store = Sqlite::create(&folder.path().join("database")).unwrap().with_test_key();
     store
         .transact(&mut |open| {
             open.put(Table::State, b"x", b"1")?;
@@ -164,13 +164,32 @@ fn backup_and_transaction_do_not_wait_for_each_other() {
 
 /// What a writer of the file does who does not have the key.
 fn forge(path: &Path, text: &str) {
-    assert_eq!(Connection::open(path).unwrap().execute(text, []).unwrap(), 1, "{text}");
+    Connection::open(path).unwrap().execute_batch(text).unwrap();
+}
+
+fn key() -> RowKey {
+    RowKey::derive(&[7; 32])
+}
+
+fn read(store: &Sqlite) -> Result<usize, Error> {
+    let mut rows = 0;
+    let look = &mut |open: &dyn Transaction| {
+        for table in Table::ALL {
+            for (row, _) in open.after(table, None, usize::MAX)?.iter().filter(|(row, _)| row != CHECK) {
+                open.get(table, row)?;
+            }
+            rows += open.last(table, usize::MAX)?.len();
+        }
+        Ok(())
+    };
+    store.look(look).map(|()| rows)
 }
 
 #[test]
-fn row_that_was_not_written_with_the_key_is_an_error_until_it_is_trusted() {
-    const FORGED: [&str; 4] = [
+fn row_that_was_not_written_with_the_key_is_an_error() {
+    const FORGED: [&str; 5] = [
         "UPDATE nodes SET value = CAST('other' AS BLOB) WHERE key = CAST('one' AS BLOB)",
+        "UPDATE audit SET value = CAST('other' AS BLOB)",
         "INSERT INTO disks (key, value) VALUES (CAST('new' AS BLOB), CAST('value' AS BLOB))",
         // Moved to another key, and to another table.
         "INSERT INTO nodes SELECT CAST('two' AS BLOB), value, code FROM nodes WHERE key = CAST('one' AS BLOB)",
@@ -179,52 +198,119 @@ fn row_that_was_not_written_with_the_key_is_an_error_until_it_is_trusted() {
     for text in FORGED {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("database");
-        let store = Sqlite::create(&path).unwrap();
-        let key = || RowKey::derive(&[7; 32]);
-        store.authenticate(key()).unwrap();
-        let tables = Table::ALL.into_iter().filter(|table| table.is_authenticated());
-        let read = |store: &Sqlite| {
-            let mut rows = 0;
-            let look = &mut |open: &dyn Transaction| {
-                for table in tables.clone() {
-                    for (row, _) in open.after(table, None, usize::MAX)? {
-                        open.get(table, &row)?;
-                    }
-                    rows += open.last(table, usize::MAX)?.len();
-                }
-                Ok(())
-            };
-            store.look(look).map(|()| rows)
-        };
+        let store = Sqlite::create(&path).unwrap().with_test_key();
         store.transact(&mut |open| open.put(Table::Nodes, b"one", b"value")).unwrap();
-        // A check is no row that anything reads.
+        store.transact(&mut |open| open.put(Table::Audit, b"leaf", b"value")).unwrap();
+        // The row of a check is no row that anything reads.
         *lock(&store.committed) -= CHECK_INTERVAL;
         store.check().unwrap();
-        store.transact(&mut |open| open.put(Table::Audit, b"leaf", b"value")).unwrap();
-        assert_eq!(read(&store).unwrap(), 2);
+        assert_eq!(read(&store).unwrap(), 3);
         forge(&path, text);
         assert!(matches!(read(&store), Err(Error::Unauthenticated { .. })), "{text}");
-        assert!(
-            matches!(
-                store.transact(&mut |open| {
-                    for table in tables.clone() {
-                        for row in [&b"one"[..], b"two", b"new"] {
-                            open.get(table, row)?;
-                        }
-                    }
-                    Ok(())
-                }),
-                Err(Error::Unauthenticated { .. })
-            ),
-            "{text}"
-        );
+        let look = &mut |open: &mut dyn Transaction| {
+            for table in Table::ALL {
+                for row in [&b"one"[..], b"two", b"new", b"leaf"] {
+                    open.get(table, row)?;
+                }
+            }
+            Ok(())
+        };
+        assert!(matches!(store.transact(look), Err(Error::Unauthenticated { .. })), "{text}");
         drop(store);
         let store = Sqlite::open(&path).unwrap();
         assert!(matches!(store.authenticate(key()), Err(Error::Unauthenticated { .. })), "{text}");
-        read(&store).expect("rows are shown while there is no key");
-        assert_eq!(store.trust_rows(key()).unwrap(), 1, "{text}");
-        store.authenticate(key()).unwrap();
-        read(&store).unwrap();
-        assert!(matches!(store.authenticate(RowKey::derive(&[8; 32])), Err(Error::Unauthenticated { .. })));
+        // Rows of this broker are beside it: it is not a database of an older version.
+        let trusted = store.trust_rows(key(), &mut |_, _| Ok(())).unwrap_err().to_string();
+        assert!(trusted.contains("1 rows were not: restore a backup"), "{trusted}");
+        assert!(matches!(store.authenticate(key()), Err(Error::Unauthenticated { .. })), "{text}");
+    }
+}
+
+#[test]
+fn rows_without_any_code_are_trusted_with_the_work_of_the_same_transaction_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("database");
+    let store = Sqlite::create(&path).unwrap().with_test_key();
+    store.transact(&mut |open| open.put(Table::Nodes, b"one", b"value")).unwrap();
+    store.transact(&mut |open| open.put(Table::Disks, b"one", b"value")).unwrap();
+    drop(store);
+    forge(&path, "UPDATE nodes SET code = NULL; UPDATE disks SET code = NULL");
+    let store = Sqlite::open(&path).unwrap();
+    let failed = store.trust_rows(key(), &mut |_, _| Err(Error::Work("no".into())));
+    assert!(matches!(failed, Err(Error::Work(_))));
+    assert!(matches!(store.authenticate(key()), Err(Error::Unauthenticated { .. })));
+    let mut trusted = 0;
+    let work = &mut |open: &mut dyn Transaction, rows| {
+        trusted = rows;
+        open.put(Table::Audit, b"leaf", b"value")
+    };
+    store.trust_rows(key(), work).unwrap();
+    assert_eq!(trusted, 2);
+    store.authenticate(key()).unwrap();
+    assert_eq!(read(&store).unwrap(), 3);
+    assert!(matches!(store.authenticate(RowKey::derive(&[8; 32])), Err(Error::Unauthenticated { .. })));
+}
+
+#[test]
+fn sealed_store_neither_reads_nor_writes_a_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("database");
+    let store = Sqlite::create(&path).unwrap().with_test_key();
+    store.transact(&mut |open| open.put(Table::Nodes, b"one", b"value")).unwrap();
+    drop(store);
+    let store = Sqlite::open(&path).unwrap();
+    *lock(&store.committed) -= CHECK_INTERVAL;
+    store.check().unwrap();
+    for table in Table::ALL {
+        let reads: [Look; 3] =
+            [&mut |open| open.get(table, b"one").map(drop), &mut |open| open.last(table, 1).map(drop), &mut |open| {
+                open.after(table, None, 1).map(drop)
+            }];
+        for look in reads {
+            assert!(matches!(store.look(look), Err(Error::Sealed)), "{}", table.name());
+        }
+        let writes: [Work; 3] = [
+            &mut |open| open.put(table, b"one", b"other"),
+            &mut |open| open.insert(table, b"two", b"other").map(drop),
+            &mut |open| open.remove(table, b"one"),
+        ];
+        for work in writes {
+            assert!(matches!(store.transact(work), Err(Error::Sealed)), "{}", table.name());
+        }
+    }
+    store.authenticate(key()).unwrap();
+    let mut value = None;
+    store.look(&mut |open| open.get(Table::Nodes, b"one").map(|found| value = found)).unwrap();
+    assert_eq!(value.unwrap(), b"value");
+}
+
+#[test]
+fn view_trigger_index_or_changed_table_is_refused_and_never_runs() {
+    const RETIRED: &[u8] = b"retired";
+    for text in [
+        "CREATE TRIGGER x AFTER UPDATE ON disks BEGIN UPDATE disks SET value = old.value, code = old.code WHERE key = new.key; END",
+        "CREATE INDEX x ON disks (value)",
+        "CREATE TABLE x (key BLOB)",
+        "ALTER TABLE disks RENAME TO x; CREATE VIEW disks AS SELECT key, value, code FROM x",
+        "DROP TABLE grants; CREATE TABLE grants (key BLOB PRIMARY KEY, value BLOB NOT NULL DEFAULT x'00', code BLOB) STRICT, WITHOUT ROWID",
+        "DROP TABLE grants",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("database");
+        let store = Sqlite::create(&path).unwrap().with_test_key();
+        store.transact(&mut |open| open.put(Table::Disks, b"one", b"value")).unwrap();
+        forge(&path, text);
+        // A broker that is open already: what was written is there, or nothing is.
+        let written = store.transact(&mut |open| open.put(Table::Disks, b"one", RETIRED));
+        let mut value = None;
+        let read = store.look(&mut |open| open.get(Table::Disks, b"one").map(|found| value = found));
+        assert!(written.is_err() || (read.is_ok() && value.as_deref() == Some(RETIRED)), "{text}: {value:?}");
+        assert!(store.authenticate(key()).is_err(), "{text}");
+        store.backup(&folder.path().join("backup")).unwrap();
+        drop(store);
+        for name in ["database", "backup"] {
+            let opened = Sqlite::open(&folder.path().join(name)).map(drop);
+            assert!(matches!(opened, Err(Error::Schema(_) | Error::Foreign)), "{name}, {text}: {opened:?}");
+        }
     }
 }

@@ -7,12 +7,12 @@ impl Log {
     /// Replaces the database with an earlier one, and leaves its files.
     fn roll_back(&mut self, backup: &std::path::Path) {
         let database = self.folder.path().join("database");
-        self.store = Sqlite::open(backup).unwrap();
+        self.store = Sqlite::open(backup).unwrap().with_test_key();
         for suffix in ["", "-wal", "-shm"] {
             fs::remove_file(format!("{}{suffix}", database.display())).ok();
         }
         self.store.backup(&database).unwrap();
-        self.store = Sqlite::open(&database).unwrap();
+        self.store = Sqlite::open(&database).unwrap().with_test_key();
     }
 }
 

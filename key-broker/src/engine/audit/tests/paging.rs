@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::leaves::PAGE;
 use super::*;
-use crate::store::{Error, Look, Row, RowKey, Store, Work};
+use crate::store::{Error, Look, Row, RowKey, Store, TrustWork, Work};
 
 struct Counting<'a> {
     store: &'a Sqlite,
@@ -49,6 +49,10 @@ impl Transaction for Counted<'_> {
         self.open.after(table, key, most)
     }
 
+    fn first(&self, table: Table) -> Result<Option<Vec<u8>>, Error> {
+        self.open.first(table)
+    }
+
     fn count(&self, table: Table) -> Result<u64, Error> {
         self.open.count(table)
     }
@@ -71,7 +75,7 @@ impl Store for Counting<'_> {
         not_a_read()
     }
 
-    fn trust_rows(&self, _: RowKey) -> Result<usize, Error> {
+    fn trust_rows(&self, _: RowKey, _: TrustWork) -> Result<(), Error> {
         not_a_read()
     }
 
