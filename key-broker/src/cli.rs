@@ -62,12 +62,12 @@ enum Command {
         /// What the node's console names
         request: String,
     },
-    /// Write a copy of the database while the broker runs; copy the directory `audit` after it
+    /// Write a backup with everything that a new host needs
     Backup {
         /// A file that is not there yet
         file: PathBuf,
     },
-    /// Put a copy of the database in its place; the broker must not run
+    /// Restore a backup and prove it; the broker must not run
     Restore(RestoreArgs),
     /// What the broker is doing
     Status,
@@ -240,12 +240,15 @@ enum AuditCommand {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: key-broker restore broker.backup --config /etc/cairn-broker/broker.toml")]
 struct RestoreArgs {
     /// What `backup` wrote
     file: PathBuf,
     /// The database that is there is replaced, and kept beside it
     #[arg(long)]
     replace: bool,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
 }
 
 /// Runs the command line.
@@ -272,7 +275,10 @@ fn run(cli: Cli) -> Result<()> {
             let value = socket::ask_to_unseal(&config.file("admin.sock"), &passphrase(&args, false)?)?;
             return say(&value, json);
         }
-        Command::Restore(args) => return restore::run(&Config::read(config)?, &args.file, args.replace),
+        Command::Restore(args) => {
+            harden::process();
+            return restore::run(config, &args.file, args.replace, &|| passphrase(&args.passphrase, false));
+        }
         Command::Node(NodeCommand::Enrol { name, ek, machine, bank, hold }) => AdminCommand::NodeEnrol {
             name,
             ek: digest_of(&ek)?,

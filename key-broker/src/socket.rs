@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use crate::backup;
 use crate::engine::{AdminCommand, Engine};
 use crate::seal;
 use crate::server::ACCEPT_RETRY;
@@ -47,6 +48,20 @@ pub struct Files {
     pub sealed: PathBuf,
     /// The broker's certificate.
     pub certificate: PathBuf,
+    /// broker.toml.
+    pub configuration: PathBuf,
+}
+
+impl Files {
+    /// Those beside this broker.toml.
+    pub fn beside(configuration: &Path) -> Self {
+        let file = |name| configuration.with_file_name(name);
+        Self {
+            sealed: file("sealed.json"),
+            certificate: file("certificate.json"),
+            configuration: configuration.to_owned(),
+        }
+    }
 }
 
 /// Opens the engine with a passphrase.
@@ -107,6 +122,8 @@ fn converse(mut stream: UnixStream, engine: &Engine, files: &Files) -> Result<()
                 Err(error) => Said::Problem(format!("{error:#}")),
             }
         }
+        Ok(Line::Admin(AdminCommand::Backup { to })) => backup::write(engine, &files.configuration, &to)
+            .map_or_else(|error| Said::Problem(format!("{error:#}")), Said::Done),
         Ok(Line::Admin(command)) => engine.admin(&command).map_or_else(Said::Problem, Said::Done),
     };
     let mut answer = serde_json::to_vec(&said)?;

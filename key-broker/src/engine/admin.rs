@@ -67,7 +67,6 @@ impl Engine {
     pub fn admin(&self, command: &AdminCommand) -> Outcome {
         match command {
             AdminCommand::Status => self.status(),
-            AdminCommand::Backup { to } => self.backup(to),
             AdminCommand::AuditHead { witness } => self.audit_head(witness.as_deref()),
             AdminCommand::AuditKey => self.audit_key(),
             AdminCommand::AuditVerify { heads } => self.audit_verify(heads),

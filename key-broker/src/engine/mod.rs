@@ -2,6 +2,7 @@
 
 mod admin;
 mod audit;
+mod backup;
 mod clock;
 mod commit;
 mod compositions;
@@ -50,6 +51,7 @@ use crate::store::{Sqlite, Store, Table};
 
 pub use admin::AdminCommand;
 use audit::{Bundles, Signer};
+pub use backup::Rows;
 use clock::Clock;
 use compositions::Compositions;
 use deadlines::Deadlines;
@@ -61,7 +63,7 @@ use ready::StoreCheck;
 pub use ready::Unready;
 use records::{Node, get};
 pub use reply::Reply;
-pub use restored::{Missing, Restored, adopt_bundles};
+pub use restored::{Missing, Restored, adopt_bundles, merge_bundles};
 pub use standing::Figures;
 use verifiers::Verifiers;
 pub use witness::{Submission, Trouble, WitnessFigures};
@@ -322,4 +324,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

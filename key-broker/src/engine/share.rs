@@ -41,7 +41,7 @@ fn unwrapped(open: &Open, disk: &Disk, owner: Option<&Bytes32>) -> Option<Share>
 }
 
 /// The share, for the node with this endorsement key.
-fn unwrapped_for(open: &Open, disk: &Disk, owner: &Bytes32) -> Result<Share, Stop> {
+pub(super) fn unwrapped_for(open: &Open, disk: &Disk, owner: &Bytes32) -> Result<Share, Stop> {
     unwrapped(open, disk, Some(owner)).ok_or_else(|| {
         Stop::Unavailable(format!(
             "cannot unwrap the share of disk {}: it is damaged, or is not wrapped for the TPM of node {}; restore a backup",

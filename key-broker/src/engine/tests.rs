@@ -16,7 +16,7 @@ use crate::socket::{self, Files};
 
 const MACHINE: &[u8] = include_bytes!("../../../measurements/machines/q35-ovmf-2025.02-1cpu-1gib.machine.json");
 
-pub(super) fn init(folder: &Path) -> PathBuf {
+pub(crate) fn init(folder: &Path) -> PathBuf {
     let plan = Plan {
         folder: folder.join("broker"),
         assurance: Assurance::Development,
@@ -29,14 +29,14 @@ pub(super) fn init(folder: &Path) -> PathBuf {
     plan.folder
 }
 
-pub(super) fn open(folder: &Path) -> anyhow::Result<Engine> {
+pub(crate) fn open(folder: &Path) -> anyhow::Result<Engine> {
     open_with(folder, Settings::default())
 }
 
 fn open_with(folder: &Path, settings: Settings) -> anyhow::Result<Engine> {
     let cluster = std::fs::read(folder.join("cluster.json")).unwrap();
     let engine = Engine::open(&folder.join("database"), &cluster, settings)?;
-    let files = Files { sealed: folder.join("sealed.json"), certificate: folder.join("certificate.json") };
+    let files = Files::beside(&folder.join("broker.toml"));
     socket::unseal(&engine, &files, b"a passphrase")?;
     Ok(engine)
 }
@@ -46,7 +46,7 @@ fn enrol(engine: &Engine, name: &str) -> Result<(), String> {
 }
 
 /// A node with this endorsement key.
-pub(super) fn enrol_with(engine: &Engine, name: &str, ek: Bytes32) -> Result<(), String> {
+pub(crate) fn enrol_with(engine: &Engine, name: &str, ek: Bytes32) -> Result<(), String> {
     let (name, machine) = (name.to_owned(), Hex(MACHINE.to_vec()));
     engine.admin(&AdminCommand::NodeEnrol { name, ek, machine, bank: Bank::Sha384, hold: false }).map(drop)
 }

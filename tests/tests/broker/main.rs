@@ -13,6 +13,7 @@ mod fake;
 mod growth;
 mod holds;
 mod identity;
+mod lost;
 mod meanwhile;
 mod measured;
 mod migrated;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         strangers::rows(),
         bodies::rows(),
         operation::rows(),
+        lost::rows(),
         published::rows(),
         clock::rows(),
         crashes::rows(),

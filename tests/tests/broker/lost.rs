@@ -1,0 +1,127 @@
+//! A broker whose host is lost: its backup makes it again in an empty directory.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use attest::message::Purpose;
+use cairn_tests::broker::Broker;
+use cairn_tests::suite::Suite;
+
+use crate::Row;
+use crate::scene::{Scene, commit, release};
+
+const PAGE: &str = include_str!("../../../docs/how-to/restore-the-broker.md");
+
+pub fn rows() -> Vec<Row> {
+    vec![
+        Row::new("page_restores_a_lost_broker_word_for_word_in_an_empty_directory", page),
+        Row::new("backup_that_is_not_whole_leaves_an_empty_host_empty", not_whole),
+        Row::new("backup_and_restore_that_are_killed_are_whole_when_repeated", killed),
+    ]
+}
+
+/// Command lines of the blocks of a page that show a console.
+fn commands(page: &str) -> Vec<&str> {
+    let blocks = page.split("```console\n").skip(1).filter_map(|block| block.split("```").next());
+    blocks.flat_map(str::lines).filter_map(|line| line.trim_start().strip_prefix("$ ")).collect()
+}
+
+/// Takes a backup to where no host of a broker is.
+fn back_up(broker: &Broker, folder: &Path) -> Result<PathBuf> {
+    let file = folder.join("broker.backup");
+    broker.admin(&["backup", &file.display().to_string()])?;
+    Ok(file)
+}
+
+fn page(suite: &Suite, _: &str) -> Result<()> {
+    let Scene { broker, mut node, boot, .. } = Scene::known(suite)?;
+    let outside = tempfile::tempdir()?;
+    let mut next = Broker::absent()?;
+    let [first, rest @ ..] = &commands(PAGE)[..] else { anyhow::bail!("the page has no commands") };
+    ensure!(first.starts_with("key-broker backup ") && rest.len() >= 4, "the page has other commands: {rest:?}");
+    let backed_up = broker.line(first)?;
+    ensure!(backed_up.status.success(), "{first}: {}", String::from_utf8_lossy(&backed_up.stderr));
+    fs::copy(broker.parent().join("broker.backup"), outside.path().join("broker.backup"))?;
+    broker.lose()?;
+    fs::copy(outside.path().join("broker.backup"), next.parent().join("broker.backup"))?;
+    ensure!(!next.place().exists(), "the new host has a broker already");
+    for line in rest {
+        if line.starts_with("key-broker serve ") {
+            next.run_line(line)?;
+            continue;
+        }
+        let output = next.line(line)?;
+        ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    release(&next, &mut node, Purpose::Unlock)?;
+    node.reboot(&boot)?;
+    let released = release(&next, &mut node, Purpose::Unlock)?;
+    commit(&next, &mut node, &released, Purpose::Unlock)?;
+    next.admin(&["audit", "verify"]).map(drop)
+}
+
+/// The real program, on a host that has nothing but a file and a passphrase.
+fn not_whole(suite: &Suite, _: &str) -> Result<()> {
+    let scene = Scene::known(suite)?;
+    let outside = tempfile::tempdir()?;
+    let file = back_up(&scene.broker, outside.path())?;
+    let good = fs::read(&file)?;
+    let mut changed = good.clone();
+    changed[good.len() / 2] ^= 1;
+    let next = Broker::absent()?;
+    let database = fs::read(scene.broker.file("database"))?;
+    for (name, bytes, words) in [
+        ("truncated", &good[..good.len() / 2], "truncated or damaged"),
+        ("changed", &changed, "the backup was changed"),
+        ("longer", &[&good[..], b"more"].concat(), "truncated or damaged"),
+        ("foreign", b"no backup", "not a backup"),
+        ("database alone", &database, "sealed.json"),
+    ] {
+        let path = outside.path().join(name);
+        fs::write(&path, bytes)?;
+        let refused = next.restore(&path, &[])?;
+        let found = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && found.contains(words) && found.contains("hint: "), "{name}: {found}");
+        ensure!(!next.place().exists(), "{name}: something was left");
+    }
+    let wrong = outside.path().join("passphrase");
+    fs::File::options().write(true).create_new(true).mode(0o600).open(&wrong)?.write_all(b"another one\n")?;
+    let words = ["restore", &file.display().to_string(), "--passphrase-file", &wrong.display().to_string()];
+    let refused = next.command(&words)?;
+    let found = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && found.contains("does not open"), "{found}");
+    ensure!(!next.place().exists(), "something was left");
+    ensure!(next.restore(&file, &[])?.status.success(), "the control: the backup itself is not restored");
+    Ok(())
+}
+
+/// Power fails before the last step of each: there is no backup, and no database, and the same command succeeds afterwards.
+fn killed(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let outside = tempfile::tempdir()?;
+    let file = outside.path().join("broker.backup");
+    scene.broker.kill();
+    scene.broker.run_with(&[("CAIRN_FAULT", "before-backup-rename")])?;
+    let dead = scene.broker.command(&["backup", &file.display().to_string()])?;
+    ensure!(!dead.status.success() && !file.exists(), "there is a backup of a broker that died while it wrote it");
+    scene.broker.kill();
+    scene.broker.run()?;
+    back_up(&scene.broker, outside.path())?;
+    let Scene { broker, mut node, .. } = scene;
+    broker.lose()?;
+    let mut next = Broker::absent()?;
+    let line = format!(
+        "CAIRN_FAULT=before-restore-rename key-broker restore {} --config broker/broker.toml --passphrase-file passphrase",
+        file.display()
+    );
+    let dead = next.line(&line)?;
+    ensure!(!dead.status.success() && !next.file("database").exists(), "{dead:?}");
+    ensure!(next.file("sealed.json").exists(), "it died before it wrote anything: {dead:?}");
+    let restored = next.restore(&file, &[])?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    next.run()?;
+    release(&next, &mut node, Purpose::Unlock).map(drop)
+}
