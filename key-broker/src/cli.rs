@@ -12,9 +12,10 @@ use measurements::Bank;
 use state_disk::layout::Profile;
 
 use crate::config::Config;
-use crate::engine::AdminCommand;
+use crate::engine::{AdminCommand, Adopt, SecretText};
 use crate::init::{self, Plan};
 use crate::passphrase::{PassphraseArgs, passphrase};
+use crate::seal::secret_text_of;
 use crate::{harden, restore, serve, socket, table};
 
 /// Release the keys of disks to nodes that have shown what they run
@@ -213,6 +214,27 @@ enum DiskCommand {
         #[arg(long)]
         generation: Option<u64>,
     },
+    /// Adopt a disk that this broker has no record of
+    Adopt(AdoptArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: key-broker disk adopt one --generation 7 --recovery one.adoption")]
+struct AdoptArgs {
+    /// The node that the disk belongs to
+    node: String,
+    /// The slot
+    #[arg(default_value = "state")]
+    slot: String,
+    /// Adoption document, as `cairn recover --adoption-file` wrote it
+    #[arg(long, value_name = "FILE")]
+    recovery: PathBuf,
+    /// Newest known generation of the disk; its statement must name the same
+    #[arg(long)]
+    generation: u64,
+    /// The record of another disk in the slot is replaced; its share is destroyed
+    #[arg(long)]
+    replace: bool,
 }
 
 #[derive(Subcommand)]
@@ -312,6 +334,13 @@ fn run(cli: Cli) -> Result<()> {
         Command::Disk(DiskCommand::Grant { node, slot, overwrite, rebind_from, generation }) => {
             AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation }
         }
+        Command::Disk(DiskCommand::Adopt(args)) => AdminCommand::DiskAdopt(Adopt {
+            node: args.node,
+            slot: args.slot,
+            generation: args.generation,
+            replace: args.replace,
+            document: SecretText::new(secret_text_of(&args.recovery)?),
+        }),
         Command::Audit(AuditCommand::Tail { count }) => AdminCommand::AuditTail { count },
         // As they are: a file of a head is what `audit verify --heads` reads.
         Command::Audit(AuditCommand::Head { witness }) => {

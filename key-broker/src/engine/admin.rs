@@ -9,6 +9,7 @@ use measurements::document::machine::MachineReference;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::adopt::Adopt;
 use super::audit::{self, Leaf};
 use super::grant::Granted;
 use super::hello::sha256;
@@ -39,6 +40,7 @@ pub enum AdminCommand {
     Published,
     DiskList,
     DiskGrant { node: String, slot: String, overwrite: bool, rebind_from: Option<String>, generation: Option<u64> },
+    DiskAdopt(Adopt),
     AuditTail { count: usize },
     AuditHead { witness: Option<String> },
     AuditKey,
@@ -141,6 +143,7 @@ impl Engine {
                 };
                 self.disk_grant(transaction, open, &grant)?
             }
+            AdminCommand::DiskAdopt(adopt) => self.disk_adopt(transaction, open, adopt)?,
             _ => Err("the command is not one of these".into()),
         };
         let Ok((node, what)) = done else { return Ok(done.map(|_| Value::Null)) };

@@ -1,6 +1,7 @@
 //! The decisions of the broker: what a node shows is verified in a fixed order, cheap checks first; what follows is decided and written in one transaction with the audit log. No socket is known here; clock and randomness are given.
 
 mod admin;
+mod adopt;
 mod audit;
 mod backup;
 mod clock;
@@ -50,6 +51,7 @@ use crate::code::Code;
 use crate::store::{Sqlite, Store, Table};
 
 pub use admin::AdminCommand;
+pub use adopt::{Adopt, SecretText};
 use audit::{Bundles, Signer};
 pub use backup::Rows;
 use clock::Clock;

@@ -52,7 +52,7 @@ pub(super) fn unwrapped_for(open: &Open, disk: &Disk, owner: &Bytes32) -> Result
 
 impl Engine {
     /// Wraps the share under the newest epoch's key, for the node with this endorsement key.
-    fn wrap(&self, open: &Open, disk: &mut Disk, share: &Share, owner: &Bytes32) -> Result<(), Stop> {
+    pub(super) fn wrap(&self, open: &Open, disk: &mut Disk, share: &Share, owner: &Bytes32) -> Result<(), Stop> {
         let failed = |id: &str| Stop::Unavailable(format!("cannot wrap the share of disk {id}"));
         let nonce = Nonce::assume_unique_for_key(*self.random::<NONCE_BYTES>()?);
         let nonce_bytes = *nonce.as_ref();

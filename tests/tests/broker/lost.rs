@@ -1,17 +1,21 @@
-//! A broker whose host is lost: its backup makes it again in an empty directory.
+//! A broker whose host is lost: its backup makes it again in an empty directory, and a disk that the backup does not know is adopted.
 
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
-use attest::message::Purpose;
+use anyhow::{Context, Result, ensure};
+use attest::adoption::Adoption;
+use attest::bytes::Bytes32;
+use attest::message::{Ack, DiskState, Purpose};
+use attest::recovery::SignedStatement;
+use cairn_tests::attester::Released;
 use cairn_tests::broker::Broker;
 use cairn_tests::suite::Suite;
 
 use crate::Row;
-use crate::scene::{Scene, commit, release};
+use crate::scene::{Node, Scene, ask, commit, release};
 
 const PAGE: &str = include_str!("../../../docs/how-to/restore-the-broker.md");
 
@@ -20,6 +24,8 @@ pub fn rows() -> Vec<Row> {
         Row::new("page_restores_a_lost_broker_word_for_word_in_an_empty_directory", page),
         Row::new("backup_that_is_not_whole_leaves_an_empty_host_empty", not_whole),
         Row::new("backup_and_restore_that_are_killed_are_whole_when_repeated", killed),
+        Row::new("disk_without_a_record_is_adopted_by_the_next_broker_of_the_cluster", adopted),
+        Row::new("disk_made_after_the_backup_is_adopted_by_the_restored_broker", made_later),
     ]
 }
 
@@ -123,5 +129,98 @@ fn killed(suite: &Suite, _: &str) -> Result<()> {
     let restored = next.restore(&file, &[])?;
     ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     next.run()?;
+    release(&next, &mut node, Purpose::Unlock).map(drop)
+}
+
+/// Writes what `cairn recover --adoption-file` writes of a disk: its share, and the statement that its node got.
+fn adoption(broker: &Broker, released: &Released, ack: &Ack, to: &Path) -> Result<()> {
+    let certificate = fs::read(broker.file("certificate.json"))?;
+    let statement = SignedStatement::write(&certificate, ack.disk.as_ref().context("no statement")?)?;
+    let share: [u8; 32] = released.share.as_slice().try_into()?;
+    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    Ok(file.write_all(&Adoption::write(&share, &statement)?)?)
+}
+
+fn adopt(broker: &Broker, node: &str, generation: u64, file: &Path) -> Result<std::process::Output> {
+    let (generation, file) = (generation.to_string(), file.display().to_string());
+    broker.command(&["disk", "adopt", node, "--generation", &generation, "--recovery", &file])
+}
+
+/// The disk is refused until it is adopted, and another header of it afterwards, too; then its node gets the same share.
+fn must_adopt(broker: &Broker, node: &mut Node, known: (&str, u64), file: &Path, share: &[u8]) -> Result<()> {
+    let (name, generation) = known;
+    let (_, response) = ask(broker, node, Purpose::Unlock)?;
+    broker.must_refuse(&response, "NO_DISK")?;
+    for wrong in [generation - 1, generation + 1] {
+        let refused = adopt(broker, name, wrong, file)?;
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && words.contains("hint: "), "generation {wrong}: {words}");
+    }
+    let (_, response) = ask(broker, node, Purpose::Unlock)?;
+    broker.must_refuse(&response, "NO_DISK")?;
+    let done = adopt(broker, name, generation, file)?;
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let tail = broker.admin(&["audit", "tail", "1"])?;
+    ensure!(tail[0]["code"] == "ADMINISTERED" && tail[0]["node"] == name, "{tail}");
+    ensure!(tail[0]["found"].as_str().is_some_and(|found| found.contains("adopted at generation")), "{tail}");
+    let own = node.disk.clone();
+    if let DiskState::Luks { uuid, .. } = own.clone() {
+        node.disk = DiskState::Luks { uuid, digest: Bytes32([9; 32]) };
+    }
+    let (_, response) = ask(broker, node, Purpose::Unlock)?;
+    broker.must_refuse(&response, "HEADER_DIGEST")?;
+    node.disk = own;
+    let (_, response) = ask(broker, node, Purpose::Provision)?;
+    broker.must_refuse(&response, "DISK_EXPECTED")?;
+    let released = release(broker, node, Purpose::Unlock)?;
+    ensure!(released.share.as_slice() == share, "the disk has another share than before");
+    ensure!(released.release.disk.generation == generation, "{:?}", released.release.disk);
+    commit(broker, node, &released, Purpose::Unlock)?;
+    let found = broker.disk(name, "generation")?;
+    ensure!(found == generation + 1, "generation {found}");
+    broker.admin(&["audit", "verify"]).map(drop)
+}
+
+fn adopted(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let outside = tempfile::tempdir()?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    let ack = commit(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
+    let file = outside.path().join("adoption");
+    adoption(&scene.broker, &released, &ack, &file)?;
+    let mut next = scene.broker.successor()?;
+    let Scene { broker, mut node, boot, .. } = scene;
+    broker.lose()?;
+    next.run()?;
+    next.allow(&suite.image.file("reference.json"))?;
+    next.enrol("one", &node.tpm.endorsement_key_digest(), &cairn_tests::node::Node::machine_reference()?)?;
+    node.reboot(&boot)?;
+    // A broker of another cluster adopts nothing.
+    let other = Broker::start()?;
+    other.enrol("one", &node.tpm.endorsement_key_digest(), &cairn_tests::node::Node::machine_reference()?)?;
+    let refused = adopt(&other, "one", ack.generation, &file)?;
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && words.contains("the document"), "{words}");
+    must_adopt(&next, &mut node, ("one", ack.generation), &file, &released.share)
+}
+
+fn made_later(suite: &Suite, _: &str) -> Result<()> {
+    let scene = Scene::known(suite)?;
+    let outside = tempfile::tempdir()?;
+    let mut two = scene.another("two")?;
+    let backup = back_up(&scene.broker, outside.path())?;
+    let released = release(&scene.broker, &mut two, Purpose::Provision)?;
+    let ack = commit(&scene.broker, &mut two, &released, Purpose::Provision)?;
+    let file = outside.path().join("adoption");
+    adoption(&scene.broker, &released, &ack, &file)?;
+    let Scene { broker, mut node, boot, .. } = scene;
+    broker.lose()?;
+    let mut next = Broker::absent()?;
+    let restored = next.restore(&backup, &[])?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    next.run()?;
+    two.reboot(&boot)?;
+    must_adopt(&next, &mut two, ("two", ack.generation), &file, &released.share)?;
+    // The disk that the backup knows needs nothing.
     release(&next, &mut node, Purpose::Unlock).map(drop)
 }
