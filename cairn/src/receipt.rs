@@ -78,11 +78,16 @@ impl<'a> Receipt<'a> {
         Ok(Self { text, head, is_verified: key.is_some() })
     }
 
-    /// Writes the receipt to a new file, or to one that has an earlier head of the same log, which a receipt that is not verified does not replace.
+    /// Writes a verified receipt to a new file, or to one that has an earlier head of the same log.
     ///
     /// # Errors
-    /// The file has something else, which is left as it is.
+    /// The receipt is not verified, or the file has something else. The file is left as it is.
     pub fn write(&self, file: &Path) -> Result<()> {
+        ensure!(
+            self.is_verified,
+            "cannot write {}: no broker certificate names the audit key that signed the node's receipt\nhint: omit --receipt, and keep a head of the broker: key-broker audit head",
+            file.display()
+        );
         self.must_follow(file).with_context(|| format!("cannot replace {}", file.display()))?;
         outputs::replace(file, self.text.as_bytes())
     }
@@ -114,10 +119,6 @@ impl<'a> Receipt<'a> {
         ensure!(
             kept.size < *size || kept.root == *root,
             "it has another head of {size} leaves than the node: the log was replaced\n{compare}"
-        );
-        ensure!(
-            self.is_verified || kept.size == *size,
-            "no broker certificate names the audit key that signed the node's receipt\nhint: name another file with --receipt"
         );
         Ok(())
     }
@@ -242,13 +243,22 @@ pub(crate) mod tests {
             receipt.write(&file).unwrap();
             assert_eq!(fs::read_to_string(&file).ok(), answer.receipt);
         }
-        fs::write(&file, head(7, 8, 2)).unwrap();
-        let unverified = Answer { broker: None, ..answer };
-        let unverified = Receipt::of(&unverified, &cluster()).unwrap();
-        assert!(unverified.write(&file).unwrap_err().root_cause().to_string().contains("names the audit key"));
-        assert_eq!(fs::read_to_string(&file).unwrap(), head(7, 8, 2));
-        fs::remove_file(&file).unwrap();
-        unverified.write(&file).unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn receipt_without_a_verified_signature_is_never_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("receipt");
+        for broker in [None, Some(certificate(ROOT, None))] {
+            let answer = answer(Some(head(7, 9, 3)), broker);
+            let receipt = Receipt::of(&answer, &cluster()).unwrap();
+            for kept in [None, Some(String::new()), Some(head(7, 8, 2)), Some(head(7, 9, 3))] {
+                kept.iter().for_each(|kept| fs::write(&file, kept).unwrap());
+                let error = receipt.write(&file).unwrap_err().to_string();
+                assert!(error.contains("names the audit key") && error.contains("hint: "), "{error}");
+                assert_eq!(fs::read_to_string(&file).ok(), kept);
+            }
+            fs::remove_file(&file).unwrap();
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::engine::{AdminCommand, Adopt, SecretText};
 use crate::init::{self, Plan};
 use crate::passphrase::{PassphraseArgs, passphrase};
+use crate::restore::Choices;
 use crate::seal::secret_text_of;
 use crate::{harden, restore, serve, socket, table};
 
@@ -39,7 +40,7 @@ enum Command {
     /// Serve nodes; sealed until it is opened
     Serve(PassphraseArgs),
     /// Open a running broker
-    Unseal(PassphraseArgs),
+    Unseal(UnsealArgs),
     /// Nodes
     #[command(subcommand)]
     Node(NodeCommand),
@@ -262,6 +263,15 @@ enum AuditCommand {
 }
 
 #[derive(Args)]
+struct UnsealArgs {
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+    /// Accept all rows of the database as they are: once, for a database of version 4 or older that only this broker has written
+    #[arg(long)]
+    trust_database: bool,
+}
+
+#[derive(Args)]
 #[command(after_help = "Example: key-broker restore broker.backup --config /etc/cairn-broker/broker.toml")]
 struct RestoreArgs {
     /// What `backup` wrote
@@ -269,6 +279,9 @@ struct RestoreArgs {
     /// The database that is there is replaced, and kept beside it
     #[arg(long)]
     replace: bool,
+    /// Accept all rows of a database alone, of version 4 or older, that only this broker has written
+    #[arg(long)]
+    trust_database: bool,
     #[command(flatten)]
     passphrase: PassphraseArgs,
 }
@@ -294,12 +307,17 @@ fn run(cli: Cli) -> Result<()> {
         Command::Serve(args) => return serve::run(&Config::read(config)?, &args),
         Command::Unseal(args) => {
             let config = Config::read(config)?;
-            let value = socket::ask_to_unseal(&config.file("admin.sock"), &passphrase(&args, false)?)?;
+            let value = socket::ask_to_unseal(
+                &config.file("admin.sock"),
+                &passphrase(&args.passphrase, false)?,
+                args.trust_database,
+            )?;
             return say(&value, json);
         }
         Command::Restore(args) => {
             harden::process();
-            return restore::run(config, &args.file, args.replace, &|| passphrase(&args.passphrase, false));
+            let choices = Choices { replace: args.replace, trust_database: args.trust_database };
+            return restore::run(config, &args.file, choices, &|| passphrase(&args.passphrase, false));
         }
         Command::Node(NodeCommand::Enrol { name, ek, machine, bank, hold }) => AdminCommand::NodeEnrol {
             name,

@@ -23,6 +23,15 @@ const SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// Asks for the passphrase, once the backup is known to be whole.
 pub type Ask<'a> = &'a dyn Fn() -> Result<Zeroizing<Vec<u8>>>;
 
+/// What an operator has decided.
+#[derive(Clone, Copy, Default)]
+pub struct Choices {
+    /// A database that exists is replaced.
+    pub replace: bool,
+    /// Rows of a database alone that have no authentication codes are accepted.
+    pub trust_database: bool,
+}
+
 /// Where a backup is restored.
 struct Target {
     /// The broker's broker.toml, which may not exist.
@@ -70,8 +79,8 @@ impl Target {
     }
 }
 
-/// Restores `backup` beside this broker.toml. A database that exists is kept beside it, and must be meant with `replace`.
-pub fn run(configuration: &Path, backup: &Path, replace: bool, ask: Ask) -> Result<()> {
+/// Restores `backup` beside this broker.toml. A database that exists is kept beside it.
+pub fn run(configuration: &Path, backup: &Path, choices: Choices, ask: Ask) -> Result<()> {
     let target = Target::of(configuration)?;
     ensure!(UnixStream::connect(target.file("admin.sock")).is_err(), "The broker runs: stop it first");
     ensure!(
@@ -80,7 +89,7 @@ pub fn run(configuration: &Path, backup: &Path, replace: bool, ask: Ask) -> Resu
         backup.display()
     );
     ensure!(
-        !target.is_there || replace,
+        !target.is_there || choices.replace,
         "{} exists: with --replace it is kept beside the restored one",
         target.named.display()
     );
@@ -89,11 +98,16 @@ pub fn run(configuration: &Path, backup: &Path, replace: bool, ask: Ask) -> Resu
     check_name(backup, removed.chain([copied.clone()]))?;
     let about = || format!("cannot restore {}", backup.display());
     if !is_database(backup) {
+        ensure!(
+            !choices.trust_database,
+            "{}: --trust-database is for a database alone; the rows of a backup have authentication codes\nhint: omit --trust-database",
+            about()
+        );
         return whole::restore(&target, backup, ask).with_context(about);
     }
     let config = keys(&target).with_context(about)?;
     remove(&copied)?;
-    let checked = check(backup, &copied, &config, ask);
+    let checked = check(backup, &copied, &config, choices, ask);
     if checked.is_err() {
         // It is of no use; that it cannot be removed is not the error to report.
         let _ = remove(&copied);
@@ -129,10 +143,10 @@ fn check_name(backup: &Path, mut removed: impl Iterator<Item = PathBuf>) -> Resu
 }
 
 /// Copies a database, and proves the copy with the broker's keys.
-fn check(backup: &Path, copied: &Path, config: &Config, ask: Ask) -> Result<()> {
+fn check(backup: &Path, copied: &Path, config: &Config, choices: Choices, ask: Ask) -> Result<()> {
     store::copy(backup, copied)?;
     drop(Sqlite::open(copied)?);
-    let engine = proof::open(copied, config, config.settings(), &ask()?)?;
+    let engine = proof::open(copied, config, config.settings(), &ask()?, choices.trust_database)?;
     proof::prove(&engine, false)?;
     drop(engine);
     flush(copied)
@@ -189,11 +203,8 @@ fn remove_file(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::tests::{init, put_state};
     use crate::store::{Store as _, Table};
-
-    fn put(store: &Sqlite, value: &[u8]) {
-        store.transact(&mut |open| open.put(Table::State, b"x", value)).unwrap();
-    }
 
     fn value(path: &Path) -> Option<Vec<u8>> {
         let mut value = None;
@@ -205,16 +216,16 @@ mod tests {
     /// A broker's directory, whose database has the value `new`, and a database `backup` with the value `old`.
     fn broker() -> (tempfile::TempDir, PathBuf) {
         let parent = tempfile::tempdir().unwrap();
-        let folder = crate::engine::tests::init(parent.path());
-        let store = Sqlite::open(&folder.join("database")).unwrap();
-        put(&store, b"old");
-        store.backup(&folder.join("backup")).unwrap();
-        put(&store, b"new");
+        let folder = init(parent.path());
+        put_state(&folder, b"old");
+        Sqlite::open(&folder.join("database")).unwrap().backup(&folder.join("backup")).unwrap();
+        put_state(&folder, b"new");
         (parent, folder)
     }
 
     fn restore(folder: &Path, backup: &Path, replace: bool) -> Result<()> {
-        run(&folder.join("broker.toml"), backup, replace, &|| Ok(Zeroizing::new(b"a passphrase".to_vec())))
+        let choices = Choices { replace, ..Choices::default() };
+        run(&folder.join("broker.toml"), backup, choices, &|| Ok(Zeroizing::new(b"a passphrase".to_vec())))
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -279,7 +290,7 @@ mod tests {
         assert_eq!(value(&folder.join("database")).unwrap(), b"new");
         let kept = names(&folder).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
         fs::rename(folder.join(&kept), folder.join("database.before-7")).unwrap();
-        put(&Sqlite::open(&folder.join("database")).unwrap(), b"newer");
+        put_state(&folder, b"newer");
         restore(&folder, &folder.join("database.before-7"), true).unwrap();
         assert_eq!(value(&folder.join("database")).unwrap(), b"new");
         assert_eq!(value(&folder.join("database.before-7")).unwrap(), b"new");

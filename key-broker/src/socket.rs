@@ -15,7 +15,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::backup;
-use crate::engine::{AdminCommand, Engine};
+use crate::engine::{AdminCommand, Engine, Keys};
 use crate::seal;
 use crate::server::ACCEPT_RETRY;
 
@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 enum Line {
     /// Opens the broker.
     Unseal(String),
+    /// Opens the broker on a database whose rows have no authentication codes.
+    UnsealAndTrust(String),
     /// Everything else.
     Admin(AdminCommand),
 }
@@ -66,10 +68,19 @@ impl Files {
 
 /// Opens the engine with a passphrase.
 pub fn unseal(engine: &Engine, files: &Files, passphrase: &[u8]) -> Result<()> {
+    engine.unseal(keys(files, passphrase)?)
+}
+
+/// Opens the engine with a passphrase, and accepts the rows of its database as they are; their number.
+pub fn unseal_and_trust(engine: &Engine, files: &Files, passphrase: &[u8]) -> Result<usize> {
+    engine.unseal_and_trust(keys(files, passphrase)?)
+}
+
+fn keys(files: &Files, passphrase: &[u8]) -> Result<Keys> {
     let contents = seal::open(&files.sealed, passphrase)?;
     let certificate = std::fs::read(&files.certificate)
         .with_context(|| format!("Failed to read {}: restore it", files.certificate.display()))?;
-    engine.unseal(contents.keys(certificate)?)
+    contents.keys(certificate)
 }
 
 /// Listens; a socket that nobody answers at is replaced.
@@ -122,6 +133,13 @@ fn converse(mut stream: UnixStream, engine: &Engine, files: &Files) -> Result<()
                 Err(error) => Said::Problem(format!("{error:#}")),
             }
         }
+        Ok(Line::UnsealAndTrust(passphrase)) => {
+            let passphrase = Zeroizing::new(passphrase);
+            match unseal_and_trust(engine, files, passphrase.as_bytes()) {
+                Ok(trusted) => Said::Done(serde_json::json!({"state": "serving", "trusted_rows": trusted})),
+                Err(error) => Said::Problem(format!("{error:#}")),
+            }
+        }
         Ok(Line::Admin(AdminCommand::Backup { to })) => backup::write(engine, &files.configuration, &to)
             .map_or_else(|error| Said::Problem(format!("{error:#}")), Said::Done),
         Ok(Line::Admin(command)) => engine.admin(&command).map_or_else(Said::Problem, Said::Done),
@@ -137,9 +155,9 @@ pub fn ask(socket: &Path, command: AdminCommand) -> Result<Value> {
 }
 
 /// Opens a running broker.
-pub fn ask_to_unseal(socket: &Path, passphrase: &[u8]) -> Result<Value> {
-    let text = std::str::from_utf8(passphrase).context("The passphrase is not UTF-8")?;
-    exchange(socket, &Line::Unseal(text.to_owned()))
+pub fn ask_to_unseal(socket: &Path, passphrase: &[u8], trust: bool) -> Result<Value> {
+    let text = std::str::from_utf8(passphrase).context("The passphrase is not UTF-8")?.to_owned();
+    exchange(socket, &if trust { Line::UnsealAndTrust(text) } else { Line::Unseal(text) })
 }
 
 fn exchange(socket: &Path, line: &Line) -> Result<Value> {

@@ -205,6 +205,25 @@ impl Broker {
         self.admin(&["unseal", "--passphrase-file", &passphrase]).map(drop)
     }
 
+    /// Starts it on rows that it has not written: what it prints; it stays sealed.
+    pub fn run_refusing_rows(&mut self) -> Result<String> {
+        let passphrase = self.passphrase();
+        self.serve(Some(&passphrase), &[], "sealed")?;
+        Ok(String::from_utf8_lossy(&self.printed()?).into_owned())
+    }
+
+    /// Starts it on rows that it has not written, which the operator accepts.
+    pub fn run_trusting_rows(&mut self) -> Result<()> {
+        self.run_sealed()?;
+        self.trust_rows()
+    }
+
+    /// Has it accept all rows of its database as they are.
+    pub fn trust_rows(&self) -> Result<()> {
+        let passphrase = self.passphrase().display().to_string();
+        self.admin(&["unseal", "--trust-database", "--passphrase-file", &passphrase]).map(drop)
+    }
+
     /// Starts it and waits for this line.
     fn serve(&mut self, passphrase: Option<&Path>, variables: &[(&str, &OsStr)], state: &str) -> Result<()> {
         // The same port again: nodes know it.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::broker::Broker;
 
-/// Sets the digest of the only disk's header; the broker must not be running.
+/// Sets the digest of the only disk's header; the broker must not be running, and is started with `run_trusting_rows`.
 pub fn set_header(broker: &Broker, digest: &[u8; 32]) -> Result<()> {
     let database = Connection::open(broker.file("database")).context("Failed to open the database")?;
     let (key, value): (Vec<u8>, Vec<u8>) =

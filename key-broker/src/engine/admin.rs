@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::adopt::Adopt;
-use super::audit::{self, Leaf};
+use super::audit;
 use super::grant::Granted;
 use super::hello::sha256;
 use super::latch::forget_latch;
@@ -148,14 +148,7 @@ impl Engine {
         };
         let Ok((node, what)) = done else { return Ok(done.map(|_| Value::Null)) };
         self.clock.at_least(audit::latest_time(transaction)?);
-        let leaf = Leaf {
-            number: 0,
-            time: self.now(),
-            request: String::new(),
-            node,
-            code: Code::from(Own::Administered).name().into(),
-            found: what.clone(),
-        };
+        let leaf = self.administered(node, what.clone());
         audit::append(transaction, leaf, &self.signer(open))?;
         Ok(Ok(json!({"done": what})))
     }

@@ -72,7 +72,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Sends the stored reply of a session again, byte for byte. While its node is held or retired, there is none.
+    /// Sends the stored reply of a session again, byte for byte. While its node is held, waits after a TPM was cleared, or is retired, there is none.
     pub fn resume(&self, body: &[u8]) -> Answer {
         if self.is_sealed() {
             return Reply::sealed().into();
@@ -89,7 +89,8 @@ impl Engine {
                 return Ok(());
             }
             let latch: Option<Latch> = get(transaction, Table::Latches, &name)?;
-            let latch = latch.filter(|latch| latch.session == resume.session && !latch.reply.is_empty());
+            let is_released = |latch: &Latch| latch.cleared.is_none() && !latch.reply.is_empty();
+            let latch = latch.filter(|latch| latch.session == resume.session && is_released(latch));
             reply = latch.map(|latch| latch.reply.into_bytes());
             Ok(())
         });

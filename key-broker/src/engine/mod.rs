@@ -47,12 +47,12 @@ use ring::signature::Ed25519KeyPair;
 use transparency::verifier_key::VerifierKey;
 use zeroize::Zeroizing;
 
-use crate::code::Code;
-use crate::store::{Sqlite, Store, Table};
+use crate::code::{Code, Own};
+use crate::store::{Error, RowKey, Sqlite, Store, Table};
 
 pub use admin::AdminCommand;
 pub use adopt::{Adopt, SecretText};
-use audit::{Bundles, Signer};
+use audit::{Bundles, Leaf, Signer};
 pub use backup::Rows;
 use clock::Clock;
 use compositions::Compositions;
@@ -125,6 +125,15 @@ pub struct Keys {
     pub epochs: BTreeMap<u64, Zeroizing<[u8; 32]>>,
     /// The envelope of the broker's certificate.
     pub certificate: Vec<u8>,
+}
+
+/// What an operator may do about rows that were not written with the broker's keys.
+const TRUST_HINT: &str = "if the database, or the backup that it was restored from, is of version 4 or older and was written by this broker alone: key-broker unseal --trust-database, or key-broker restore --trust-database for a copy that is restored";
+
+/// Key of the authentication codes of rows.
+fn row_key(keys: &Keys) -> Result<RowKey> {
+    let (_, key) = keys.epochs.first_key_value().context("the sealed box has no key of an epoch")?;
+    Ok(RowKey::derive(key))
 }
 
 /// Keys that are open, and what follows from them.
@@ -247,8 +256,35 @@ impl Engine {
     /// Takes the keys.
     ///
     /// # Errors
-    /// They are not of this cluster, or the shares of an older database cannot be wrapped again.
+    /// They are not of this cluster, rows of the database were not written with them, or the shares of an older database cannot be wrapped again.
     pub fn unseal(&self, keys: Keys) -> Result<()> {
+        let open = self.opened(keys)?;
+        self.store.authenticate(row_key(&open.keys)?).map_err(|error| match error {
+            error @ Error::Unauthenticated { .. } => anyhow!("{error}\nhint: {TRUST_HINT}"),
+            error => error.into(),
+        })?;
+        self.serve_with(open)
+    }
+
+    /// Takes the keys, and authenticates the rows of the database as they are: those of an older version have no authentication codes. An operator must know that only this broker has written them. Returns how many rows had no code, or a
+    /// wrong one.
+    ///
+    /// # Errors
+    /// As for [`Engine::unseal`].
+    pub fn unseal_and_trust(&self, keys: Keys) -> Result<usize> {
+        let open = self.opened(keys)?;
+        let trusted = self.store.trust_rows(row_key(&open.keys)?)?;
+        self.store.authenticate(row_key(&open.keys)?)?;
+        self.store.transact(&mut |transaction| {
+            let what = format!("rows of the database trusted as they were: {trusted}");
+            audit::append(transaction, self.administered(String::new(), what), &self.signer(&open)).map(drop)
+        })?;
+        self.serve_with(open)?;
+        Ok(trusted)
+    }
+
+    /// The keys, which are those of the certificate and the cluster.
+    fn opened(&self, keys: Keys) -> Result<Open> {
         let certificate = self
             .cluster
             .certificate(&keys.certificate)
@@ -265,7 +301,11 @@ impl Engine {
             "the key of epoch {} is missing",
             certificate.epoch
         );
-        let open = Open { keys, certificate };
+        Ok(Open { keys, certificate })
+    }
+
+    /// Serves with keys that fit the database.
+    fn serve_with(&self, open: Open) -> Result<()> {
         self.bind_shares(&open).context("cannot wrap the shares of an older database")?;
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(open));
         Ok(())
@@ -299,6 +339,12 @@ impl Engine {
     fn now(&self) -> String {
         let seconds = i64::try_from(self.seconds()).unwrap_or(i64::MAX);
         jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
+    }
+
+    /// A decision of an operator, for the audit log.
+    fn administered(&self, node: String, found: String) -> Leaf {
+        let code = Code::from(Own::Administered).name().into();
+        Leaf { number: 0, time: self.now(), request: String::new(), node, code, found }
     }
 
     fn seconds(&self) -> u64 {

@@ -128,7 +128,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::store::{Error, Failure, Look, Work};
+    use crate::store::{Error, Failure, Look, RowKey, Work};
 
     /// Fails each check.
     #[derive(Default)]
@@ -144,6 +144,12 @@ mod tests {
         fn check(&self) -> Result<(), Error> {
             self.0.fetch_add(1, Ordering::Relaxed);
             Err(Error::Database { failure: Failure::Full, detail: "no space".into() })
+        }
+        fn authenticate(&self, _: RowKey) -> Result<(), Error> {
+            Ok(())
+        }
+        fn trust_rows(&self, _: RowKey) -> Result<usize, Error> {
+            Ok(0)
         }
         fn backup(&self, _: &Path) -> Result<(), Error> {
             Ok(())

@@ -13,15 +13,19 @@ use crate::engine::{AdminCommand, Engine, Rows, Settings};
 use crate::server;
 use crate::socket::{self, Files};
 
-/// Opens a database with the keys beside `keys`, a broker.toml.
-pub fn open(database: &Path, keys: &Config, settings: Settings, passphrase: &[u8]) -> Result<Engine> {
+/// Opens a database with the keys beside `keys`, a broker.toml. With `trust`, rows without authentication codes are accepted.
+pub fn open(database: &Path, keys: &Config, settings: Settings, passphrase: &[u8], trust: bool) -> Result<Engine> {
     let read = |name: &str| {
         let path = keys.file(name);
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     let cluster = read("cluster.json")?;
     let engine = Engine::open(database, &cluster, settings)?;
-    socket::unseal(&engine, &Files::beside(&keys.path), passphrase)?;
+    let files = Files::beside(&keys.path);
+    match trust {
+        true => drop(socket::unseal_and_trust(&engine, &files, passphrase)?),
+        false => socket::unseal(&engine, &files, passphrase)?,
+    }
     server::tls(keys)?;
     let cluster = Cluster::read(&cluster).map_err(|refusal| anyhow!(refusal.found))?;
     let certificate = cluster.certificate(&read("certificate.json")?).map_err(|refusal| anyhow!(refusal.found))?;

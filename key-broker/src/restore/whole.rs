@@ -66,7 +66,7 @@ fn proved(target: &Target, archive: &mut Archive, ask: Ask) -> Result<Proved> {
         false => keys.settings(),
     };
     let database = folder.path().join(DATABASE);
-    let engine = proof::open(&database, &keys, settings, &ask()?)?;
+    let engine = proof::open(&database, &keys, settings, &ask()?, false)?;
     let manifest = engine.verify_manifest(archive.manifest())?;
     let rows = proof::prove(&engine, manifest.first_leaf == 0)?;
     drop(engine);

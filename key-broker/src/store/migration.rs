@@ -1,8 +1,8 @@
-//! From older versions of the database to version 4, in the transaction that opens it: all of it happens, or nothing.
+//! From older versions of the database to version 5, in the transaction that opens it: all of it happens, or nothing.
 //!
 //! Version 1 kept a latch and a session for each boot, for ever, and an endorsement key went on naming a node that had been enrolled with another one. Version 2 keeps the last boot of each node, and an index of all requests in the audit log. Version 3
 //! keeps an index of the newest requests, and older leaves of the audit log in files beside the database. Version 4 keeps in the latch that a TPM was cleared, and wraps the share of a disk for the endorsement key of its node, which needs
-//! the broker's keys: that is done when the broker is unsealed.
+//! the broker's keys: that is done when the broker is unsealed. Version 5 has a place for the authentication code of each row, which an operator has to have written: rows from before it prove nothing.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,33 @@ use ring::digest::{SHA256, digest};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde_json::{Map, Value};
 
-use super::{Error, MAX_INDEXED_LEAVES};
+use super::{Error, MAX_INDEXED_LEAVES, Table};
 
 /// Bytes of the counts at the end of a boot's name: resets and restarts, big-endian.
 const COUNTS: usize = 8;
 
+/// From this version.
+pub(super) fn from(transaction: &Transaction, version: i64) -> Result<(), Error> {
+    if version < 2 {
+        to_2(transaction)?;
+    }
+    if version < 3 {
+        to_3(transaction)?;
+    }
+    if version < 4 {
+        to_4(transaction)?;
+    }
+    to_5(transaction)
+}
+
+/// A place for authentication codes.
+fn to_5(transaction: &Transaction) -> Result<(), Error> {
+    let add = |table: Table| format!("ALTER TABLE {} ADD COLUMN code BLOB;", table.name());
+    Ok(transaction.execute_batch(&Table::ALL.map(add).concat())?)
+}
+
 /// Keeps the newest requests in the index.
-pub(super) fn to_3(transaction: &Transaction) -> Result<(), Error> {
+fn to_3(transaction: &Transaction) -> Result<(), Error> {
     transaction.execute_batch(
         "CREATE TABLE recent_requests (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
     )?;
@@ -34,7 +54,7 @@ pub(super) fn to_3(transaction: &Transaction) -> Result<(), Error> {
 }
 
 /// Keeps in the latch that a TPM was cleared. An approval of version 3 was one of every reason: it ends.
-pub(super) fn to_4(transaction: &Transaction) -> Result<(), Error> {
+fn to_4(transaction: &Transaction) -> Result<(), Error> {
     for (name, latch) in rows(transaction, "latches")? {
         let mut latch = document(&latch, "latch")?;
         latch.remove("superseded");
@@ -56,7 +76,7 @@ fn leaf_number(bytes: &[u8]) -> Result<u64, Error> {
 }
 
 /// Changes the tables.
-pub(super) fn to_2(transaction: &Transaction) -> Result<(), Error> {
+fn to_2(transaction: &Transaction) -> Result<(), Error> {
     let keys = endorsement_keys(transaction)?;
     let latches = latches(transaction, &keys)?;
     transaction.execute_batch("DELETE FROM latches; DELETE FROM spent;")?;
@@ -267,6 +287,9 @@ mod tests {
         let path = folder.path().join("database");
         drop(Sqlite::create(&path).unwrap());
         let connection = Connection::open(&path).unwrap();
+        for table in Table::ALL {
+            connection.execute(&format!("ALTER TABLE {} DROP COLUMN code", table.name()), []).unwrap();
+        }
         connection.pragma_update(None, "user_version", 3).unwrap();
         let put = |table: &str, key: &str, value: serde_json::Value| {
             let text = format!("INSERT INTO {table} (key, value) VALUES (?1, ?2)");

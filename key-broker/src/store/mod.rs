@@ -1,8 +1,10 @@
 //! What a broker keeps, as short transactions over tables of keys and values: every decision reads and writes inside one of them, and nothing is kept elsewhere. A distributed store can implement the same trait.
 
+mod authentication;
 mod migration;
 mod sqlite;
 
+pub use authentication::RowKey;
 pub use sqlite::{Sqlite, copy, fold};
 
 /// Leaves of the audit log whose requests are in the index, counted from the newest. An older one is searched in the log.
@@ -56,6 +58,11 @@ impl Table {
         Self::RecentRequests,
         Self::State,
     ];
+
+    /// Whether rows have authentication codes. Leaves of the audit log are covered by its signed head, and requests are an index of them.
+    pub const fn is_authenticated(self) -> bool {
+        !matches!(self, Self::Audit | Self::Requests | Self::RecentRequests)
+    }
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -139,6 +146,16 @@ pub enum Error {
     /// The file has no tables of a broker.
     #[error("the file is not the database of a broker: restore a backup with `key-broker restore`")]
     Foreign,
+    /// A row has no authentication code, or that of another row.
+    #[error(
+        "row {key:?} of table {table} in the database was not written with the keys of this broker; restore a backup"
+    )]
+    Unauthenticated {
+        /// The table.
+        table: &'static str,
+        /// Key of the row.
+        key: String,
+    },
     /// What was read cannot be.
     #[error("the database holds a {0} that cannot be read: restore a backup")]
     Damaged(&'static str),
@@ -182,6 +199,10 @@ pub trait Store: Send + Sync {
     fn look(&self, look: Look) -> Result<(), Error>;
     /// Whether a transaction can be committed now: commits one, unless the last one was committed less than a second ago. Fails within a second if another process holds the lock.
     fn check(&self) -> Result<(), Error>;
+    /// From now on, every row is written with an authentication code under this key, and read only with it. Rows that are there already must have theirs.
+    fn authenticate(&self, key: RowKey) -> Result<(), Error>;
+    /// Writes authentication codes under this key for all rows as they are; returns how many had none, or a wrong one.
+    fn trust_rows(&self, key: RowKey) -> Result<usize, Error>;
     /// Writes a whole copy of what is there now to a new file.
     fn backup(&self, to: &std::path::Path) -> Result<(), Error>;
 }

@@ -3,16 +3,16 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 
 use super::migration;
-use super::{Error, Failure, Look, Row, Store, Table, Transaction, Work};
+use super::{Error, Failure, Look, Row, RowKey, Store, Table, Transaction, Work};
 
 /// Version of the tables.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 /// How long another process may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Maximum of that time; SQLite counts milliseconds with 32 bits.
@@ -25,6 +25,8 @@ const CHECK_PATIENCE: Duration = Duration::from_millis(500);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Key in [`Table::State`] of the row that a check writes.
 const CHECK: &[u8] = b"store check";
+/// Rows that are read at a time.
+const PAGE: usize = 64;
 /// More than there are statements: none is compiled twice.
 const STATEMENTS: usize = 128;
 
@@ -41,6 +43,8 @@ pub struct Sqlite {
     checker: Mutex<Connection>,
     /// Time of the last commit.
     committed: Mutex<Instant>,
+    /// Of authentication codes; none while the broker is sealed.
+    key: RwLock<Option<Arc<RowKey>>>,
 }
 
 impl Sqlite {
@@ -55,7 +59,9 @@ impl Sqlite {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for table in Table::ALL {
             let name = table.name();
-            let make = format!("CREATE TABLE {name} (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID");
+            let make = format!(
+                "CREATE TABLE {name} (key BLOB PRIMARY KEY, value BLOB NOT NULL, code BLOB) STRICT, WITHOUT ROWID"
+            );
             transaction.execute(&make, [])?;
         }
         transaction.pragma_update(None, "user_version", VERSION)?;
@@ -88,20 +94,16 @@ impl Sqlite {
         let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match found {
             VERSION => {}
-            1..=3 => {
-                if found == 1 {
-                    migration::to_2(&transaction)?;
-                }
-                if found < 3 {
-                    migration::to_3(&transaction)?;
-                }
-                migration::to_4(&transaction)?;
+            1..=4 => {
+                migration::from(&transaction, found)?;
                 transaction.pragma_update(None, "user_version", VERSION)?;
             }
             found => return Err(Error::Version { found, expected: VERSION }),
         }
         for table in Table::ALL {
-            transaction.prepare(&format!("SELECT key, value FROM {}", table.name())).map_err(|_| Error::Foreign)?;
+            transaction
+                .prepare(&format!("SELECT key, value, code FROM {}", table.name()))
+                .map_err(|_| Error::Foreign)?;
         }
         transaction.commit()?;
         let reader = connect(path)?;
@@ -116,7 +118,32 @@ impl Sqlite {
             patience: patience.min(MAX_PATIENCE),
             checker: Mutex::new(checker),
             committed: Mutex::new(Instant::now()),
+            key: RwLock::default(),
         })
+    }
+
+    fn key(&self) -> Option<Arc<RowKey>> {
+        self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn write(
+        &self,
+        key: Option<Arc<RowKey>>,
+        work: impl FnOnce(&mut Open<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + self.patience;
+        let turn = self.writer.try_lock_for(self.patience.max(MIN_TURN_PATIENCE));
+        let mut connection = turn.ok_or_else(|| Error::Database {
+            failure: Failure::Locked,
+            detail: format!("earlier transactions of this broker have not ended after {:?}", self.patience),
+        })?;
+        connection.busy_timeout(deadline.saturating_duration_since(Instant::now()))?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut open = Open { transaction, key };
+        work(&mut open)?;
+        open.transaction.commit()?;
+        *lock(&self.committed) = Instant::now();
+        Ok(())
     }
 }
 
@@ -181,24 +208,13 @@ impl From<rusqlite::Error> for Error {
 
 impl Store for Sqlite {
     fn transact(&self, work: Work) -> Result<(), Error> {
-        let deadline = Instant::now() + self.patience;
-        let turn = self.writer.try_lock_for(self.patience.max(MIN_TURN_PATIENCE));
-        let mut connection = turn.ok_or_else(|| Error::Database {
-            failure: Failure::Locked,
-            detail: format!("earlier transactions of this broker have not ended after {:?}", self.patience),
-        })?;
-        connection.busy_timeout(deadline.saturating_duration_since(Instant::now()))?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut open = Open(transaction);
-        work(&mut open)?;
-        open.0.commit()?;
-        *lock(&self.committed) = Instant::now();
-        Ok(())
+        self.write(self.key(), |open| work(open))
     }
 
     fn look(&self, look: Look) -> Result<(), Error> {
         let mut connection = lock(&self.reader);
-        look(&Open(connection.transaction_with_behavior(TransactionBehavior::Deferred)?))
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+        look(&Open { transaction, key: self.key() })
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -206,12 +222,39 @@ impl Store for Sqlite {
             return Ok(());
         }
         let mut connection = lock(&self.checker);
-        let mut open = Open(connection.transaction_with_behavior(TransactionBehavior::Immediate)?);
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut open = Open { transaction, key: None };
         // A commit without a change writes nothing, and succeeds on a full file system.
         open.put(Table::State, CHECK, b"")?;
-        open.0.commit()?;
+        open.transaction.commit()?;
         *lock(&self.committed) = Instant::now();
         Ok(())
+    }
+
+    fn authenticate(&self, key: RowKey) -> Result<(), Error> {
+        let key = Some(Arc::new(key));
+        {
+            let mut connection = lock(&self.reader);
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+            let open = Open { transaction, key: key.clone() };
+            open.each(|table, row| open.verify(table, row).map(drop))?;
+        }
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
+        Ok(())
+    }
+
+    fn trust_rows(&self, key: RowKey) -> Result<usize, Error> {
+        let mut wrong = Vec::new();
+        self.write(Some(Arc::new(key)), |open| {
+            open.each(|table, row| {
+                if open.verify(table, row.clone()).is_err() {
+                    wrong.push((table, row.0, row.1));
+                }
+                Ok(())
+            })?;
+            wrong.iter().try_for_each(|(table, row, value)| open.put(*table, row, value))
+        })?;
+        Ok(wrong.len())
     }
 
     fn backup(&self, to: &Path) -> Result<(), Error> {
@@ -220,54 +263,103 @@ impl Store for Sqlite {
     }
 }
 
-struct Open<'a>(rusqlite::Transaction<'a>);
+struct Open<'a> {
+    transaction: rusqlite::Transaction<'a>,
+    key: Option<Arc<RowKey>>,
+}
+
+/// Key, value and authentication code.
+type CodedRow = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+
+impl Open<'_> {
+    /// The key, if rows like this one have authentication codes.
+    fn key_of(&self, table: Table, row: &[u8]) -> Option<&RowKey> {
+        // What a check writes is never read.
+        let is_check = table == Table::State && row == CHECK;
+        self.key.as_deref().filter(|_| table.is_authenticated() && !is_check)
+    }
+
+    fn verify(&self, table: Table, (row, value, code): CodedRow) -> Result<Row, Error> {
+        if let Some(key) = self.key_of(table, &row) {
+            key.verify(table, &row, &value, code.as_deref())?;
+        }
+        Ok((row, value))
+    }
+
+    fn code(&self, table: Table, row: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+        self.key_of(table, row).map(|key| key.code(table, row, value).as_ref().to_vec())
+    }
+
+    /// Visits each row that has an authentication code.
+    fn each(&self, mut visit: impl FnMut(Table, CodedRow) -> Result<(), Error>) -> Result<(), Error> {
+        for table in Table::ALL.into_iter().filter(|table| table.is_authenticated()) {
+            let mut last: Option<Vec<u8>> = None;
+            loop {
+                let rows = self.coded_after(table, last.as_deref(), PAGE)?;
+                let Some((row, _, _)) = rows.last() else { break };
+                last = Some(row.clone());
+                rows.into_iter().try_for_each(|row| visit(table, row))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn coded_after(&self, table: Table, key: Option<&[u8]>, most: usize) -> Result<Vec<CodedRow>, Error> {
+        let text =
+            format!("SELECT key, value, code FROM {} WHERE ?1 IS NULL OR key > ?1 ORDER BY key LIMIT ?2", table.name());
+        self.rows(&text, params![key, i64::try_from(most).unwrap_or(i64::MAX)])
+    }
+
+    fn rows(&self, text: &str, parameters: impl rusqlite::Params) -> Result<Vec<CodedRow>, Error> {
+        let mut statement = self.transaction.prepare_cached(text)?;
+        let rows = statement.query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
 
 impl Transaction for Open<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let mut statement = self.0.prepare_cached(&format!("SELECT value FROM {} WHERE key = ?1", table.name()))?;
-        Ok(statement.query_row(params![key], |row| row.get(0)).optional()?)
+        let text = format!("SELECT key, value, code FROM {} WHERE key = ?1", table.name());
+        let found = self.rows(&text, params![key])?.pop();
+        Ok(found.map(|row| self.verify(table, row)).transpose()?.map(|(_, value)| value))
     }
 
     fn insert(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<bool, Error> {
-        let text = format!("INSERT INTO {} (key, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING", table.name());
-        Ok(self.0.prepare_cached(&text)?.execute(params![key, value])? == 1)
+        let text =
+            format!("INSERT INTO {} (key, value, code) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING", table.name());
+        let code = self.code(table, key, value);
+        Ok(self.transaction.prepare_cached(&text)?.execute(params![key, value, code])? == 1)
     }
 
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Error> {
         let text = format!(
-            "INSERT INTO {} (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            "INSERT INTO {} (key, value, code) VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET value = excluded.value, code = excluded.code",
             table.name()
         );
-        self.0.prepare_cached(&text)?.execute(params![key, value])?;
+        let code = self.code(table, key, value);
+        self.transaction.prepare_cached(&text)?.execute(params![key, value, code])?;
         Ok(())
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Error> {
-        self.0.prepare_cached(&format!("DELETE FROM {} WHERE key = ?1", table.name()))?.execute(params![key])?;
+        let text = format!("DELETE FROM {} WHERE key = ?1", table.name());
+        self.transaction.prepare_cached(&text)?.execute(params![key])?;
         Ok(())
     }
 
     fn last(&self, table: Table, most: usize) -> Result<Vec<Row>, Error> {
-        let text = format!("SELECT key, value FROM {} ORDER BY key DESC LIMIT ?1", table.name());
-        let mut statement = self.0.prepare_cached(&text)?;
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let rows = statement.query_map(params![most], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let mut rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
-        rows.reverse();
-        Ok(rows)
+        let text = format!("SELECT key, value, code FROM {} ORDER BY key DESC LIMIT ?1", table.name());
+        let rows = self.rows(&text, params![i64::try_from(most).unwrap_or(i64::MAX)])?;
+        rows.into_iter().rev().map(|row| self.verify(table, row)).collect()
     }
 
     fn after(&self, table: Table, key: Option<&[u8]>, most: usize) -> Result<Vec<Row>, Error> {
-        let text =
-            format!("SELECT key, value FROM {} WHERE ?1 IS NULL OR key > ?1 ORDER BY key LIMIT ?2", table.name());
-        let mut statement = self.0.prepare_cached(&text)?;
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let rows = statement.query_map(params![key, most], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let rows = self.coded_after(table, key, most)?;
+        rows.into_iter().map(|row| self.verify(table, row)).collect()
     }
 
     fn count(&self, table: Table) -> Result<u64, Error> {
-        let mut statement = self.0.prepare_cached(&format!("SELECT count(*) FROM {}", table.name()))?;
+        let mut statement = self.transaction.prepare_cached(&format!("SELECT count(*) FROM {}", table.name()))?;
         Ok(statement.query_row([], |row| row.get(0))?)
     }
 }

@@ -255,6 +255,10 @@ fn index_changed_meanwhile(suite: &Suite, _: &str) -> Result<()> {
     let mut stranger = scene.stranger()?;
     stranger.disk = scene.node.disk.clone();
     add_to_index(&rusqlite::Connection::open(scene.broker.file("database"))?, &stranger)?;
+    let (_, response) = ask(&scene.broker, &mut stranger, Purpose::Unlock)?;
+    ensure!(response.status == 503, "a row without the broker's keys: {}", scene.broker.judged(&response)?);
+    // The keys of the broker wrote it.
+    scene.broker.trust_rows()?;
     for purpose in [Purpose::Unlock, Purpose::Provision] {
         let (_, response) = ask(&scene.broker, &mut stranger, purpose)?;
         scene.broker.must_refuse(&response, "EK_UNTRUSTED")?;

@@ -15,6 +15,7 @@ use cairn_tests::broker::Broker;
 use cairn_tests::suite::Suite;
 
 use crate::Row;
+use crate::migrated::to_4;
 use crate::scene::{Node, Scene, ask, commit, release};
 
 const PAGE: &str = include_str!("../../../docs/how-to/restore-the-broker.md");
@@ -24,6 +25,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("page_restores_a_lost_broker_word_for_word_in_an_empty_directory", page),
         Row::new("backup_that_is_not_whole_leaves_an_empty_host_empty", not_whole),
         Row::new("backup_and_restore_that_are_killed_are_whole_when_repeated", killed),
+        Row::new("copy_of_a_database_of_version_4_is_restored_only_if_it_is_trusted", version_4),
         Row::new("disk_without_a_record_is_adopted_by_the_next_broker_of_the_cluster", adopted),
         Row::new("disk_made_after_the_backup_is_adopted_by_the_restored_broker", made_later),
     ]
@@ -102,6 +104,35 @@ fn not_whole(suite: &Suite, _: &str) -> Result<()> {
     ensure!(!next.place().exists(), "something was left");
     ensure!(next.restore(&file, &[])?.status.success(), "the control: the backup itself is not restored");
     Ok(())
+}
+
+/// What a broker of version 4 wrote as its backup: rows that anybody may have written, and no keys.
+fn version_4(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let outside = tempfile::tempdir()?;
+    let copy = outside.path().join("copy");
+    let whole = back_up(&scene.broker, outside.path())?;
+    scene.broker.kill();
+    let database = rusqlite::Connection::open(scene.broker.file("database"))?;
+    database.execute("VACUUM INTO ?1", [copy.display().to_string()])?;
+    drop(database);
+    to_4(&rusqlite::Connection::open(&copy)?, &scene)?;
+    let before = fs::read(scene.broker.file("database"))?;
+    for (file, more, words) in [
+        (&copy, &["--replace"][..], "key-broker restore --trust-database"),
+        (&whole, &["--replace", "--trust-database"], "omit --trust-database"),
+    ] {
+        let refused = scene.broker.restore(file, more)?;
+        let found = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && found.contains(words), "{found}");
+        ensure!(fs::read(scene.broker.file("database"))? == before, "the database was replaced");
+    }
+    let restored = scene.broker.restore(&copy, &["--replace", "--trust-database"])?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    scene.broker.run()?;
+    let tail = scene.broker.admin(&["audit", "tail", "1"])?;
+    ensure!(tail[0]["found"].as_str().is_some_and(|found| found.contains("trusted as they were")), "{tail}");
+    scene.must_still_unlock()
 }
 
 /// Power fails before the last step of each: there is no backup, and no database, and the same command succeeds afterwards.

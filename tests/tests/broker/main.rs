@@ -10,6 +10,7 @@ mod crashes;
 mod evidence;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
+mod forged_rows;
 mod growth;
 mod holds;
 mod identity;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         identity::rows(),
         holds::rows(),
         shares::rows(),
+        forged_rows::rows(),
         growth::rows(),
         migrated::rows(),
         commits::rows(),

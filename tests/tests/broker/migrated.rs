@@ -16,6 +16,7 @@ pub fn rows() -> Vec<Row> {
     vec![
         Row::new("database_of_version_1_keeps_sessions_and_disks_of_nodes", |suite, _| migrated(suite, to_1)),
         Row::new("database_of_version_2_keeps_sessions_and_disks_of_nodes", |suite, _| migrated(suite, to_2)),
+        Row::new("database_of_version_4_keeps_sessions_and_disks_of_nodes", |suite, _| migrated(suite, to_4)),
     ]
 }
 
@@ -47,8 +48,17 @@ fn change(database: &Connection, table: &str, without: &[&str], change: impl Fn(
     Ok(())
 }
 
+/// Version 4 had no authentication codes.
+pub fn to_4(database: &Connection, _: &Scene) -> Result<()> {
+    let mut statement = database.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
+    let names: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let drop: String = names.iter().map(|name| format!("ALTER TABLE {name} DROP COLUMN code;")).collect();
+    Ok(database.execute_batch(&format!("{drop} PRAGMA user_version = 4"))?)
+}
+
 /// Version 2 had an index of all requests, and no order of them.
-fn to_2(database: &Connection, _: &Scene) -> Result<()> {
+fn to_2(database: &Connection, scene: &Scene) -> Result<()> {
+    to_4(database, scene)?;
     database.execute_batch("DROP TABLE recent_requests; PRAGMA user_version = 2")?;
     change(database, "latches", &["covered"], |_| ())
 }
@@ -89,6 +99,12 @@ fn migrated(suite: &Suite, downgrade: impl Fn(&Connection, &Scene) -> Result<()>
     let released: Released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
     scene.broker.kill();
     downgrade(&Connection::open(scene.broker.file("database"))?, &scene)?;
+    // Anybody may have written rows that have no authentication codes: an operator accepts them once.
+    let printed = scene.broker.run_refusing_rows()?;
+    ensure!(printed.contains("key-broker unseal --trust-database"), "the broker prints {printed}");
+    ensure!(scene.broker.wire().is_err(), "the broker answers nodes");
+    scene.broker.trust_rows()?;
+    scene.broker.kill();
     scene.broker.run()?;
     let resumed = scene.broker.wire()?.resume(&released.session)?;
     ensure!(

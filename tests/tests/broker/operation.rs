@@ -277,11 +277,12 @@ fn cut_audit(suite: &Suite, _: &str) -> Result<()> {
         Ok(head.stdout)
     };
     std::fs::write(&saved, head()?)?;
-    let state = |words: &str| -> Result<Vec<u8>> {
-        let connection = rusqlite::Connection::open(&database)?;
-        Ok(connection.query_row(words, [], |row| row.get(0))?)
-    };
-    let before = state("SELECT value FROM state WHERE key = CAST('audit head' AS BLOB)")?;
+    // An old row, with the authentication code that the broker wrote.
+    let before: [Vec<u8>; 2] = rusqlite::Connection::open(&database)?.query_row(
+        "SELECT value, code FROM state WHERE key = CAST('audit head' AS BLOB)",
+        [],
+        |row| Ok([row.get(0)?, row.get(1)?]),
+    )?;
     let leaves = scene.broker.admin(&["audit", "verify"])?["leaves"].as_u64().unwrap_or_default();
     // Decisions that somebody wants to hide, of an operator and of a node.
     scene.broker.admin(&["node", "approve", "one"])?;
@@ -297,10 +298,13 @@ fn cut_audit(suite: &Suite, _: &str) -> Result<()> {
     };
     ensure!(verify(&scene, &[&saved, &later])?.0, "an honest log does not fit its own heads");
     scene.broker.end(Signal::SIGTERM)?;
-    let cut = |leaves: u64, head: &[u8]| -> Result<()> {
+    let cut = |leaves: u64, head: &[Vec<u8>; 2]| -> Result<()> {
         let connection = rusqlite::Connection::open(&database)?;
         connection.execute("DELETE FROM audit WHERE key >= ?1", [&leaves.to_be_bytes()[..]])?;
-        connection.execute("UPDATE state SET value = ?1 WHERE key = CAST('audit head' AS BLOB)", [head])?;
+        connection.execute(
+            "UPDATE state SET value = ?1, code = ?2 WHERE key = CAST('audit head' AS BLOB)",
+            head.each_ref(),
+        )?;
         Ok(())
     };
     cut(leaves, &before)?;

@@ -105,6 +105,7 @@ fn answered_elsewhere(suite: &Suite, _: &str) -> Result<()> {
     let database = rusqlite::Connection::open(scene.broker.file("database"))?;
     let row = rusqlite::params![talk.challenge.session.0, b"one"];
     database.execute("INSERT INTO spent (key, value) VALUES (?1, ?2)", row)?;
+    scene.broker.trust_rows()?;
     let response = talk.show(&evidence)?;
     scene.broker.must_refuse(&response, "NONCE_SPENT")?;
     scene.must_still_unlock()

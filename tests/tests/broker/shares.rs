@@ -13,6 +13,7 @@ pub fn rows() -> Vec<Row> {
     vec![
         Row::new("reply_is_not_sent_again_after_its_share_was_taken_away", taken_away),
         Row::new("reply_of_a_held_node_is_sent_again_after_approval", held),
+        Row::new("reply_of_a_node_whose_tpm_was_cleared_is_not_sent_again", cleared),
         Row::new("disk_record_that_was_moved_to_another_node_gives_no_share", moved),
     ]
 }
@@ -63,6 +64,23 @@ fn held(suite: &Suite, _: &str) -> Result<()> {
     Ok(())
 }
 
+fn cleared(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    let again = scene.broker.wire()?.resume(&released.session)?;
+    ensure!(again.status == 200 && again.body == released.body, "another reply than before");
+    scene.node.tpm.tpm.commands.clear()?;
+    scene.reboot()?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    scene.broker.must_refuse(&response, "TPM_CLEARED")?;
+    for _ in 0..2 {
+        let response = scene.broker.wire()?.resume(&released.session)?;
+        scene.broker.must_refuse(&response, "SESSION_INVALID")?;
+        scene.broker.admin(&["node", "approve", "one"])?;
+    }
+    scene.must_still_unlock()
+}
+
 /// Gives the only disk of the database to this node, as no command does.
 fn move_disk(scene: &mut Scene, from: &str, to: &str) -> Result<()> {
     scene.broker.kill();
@@ -76,7 +94,11 @@ fn move_disk(scene: &mut Scene, from: &str, to: &str) -> Result<()> {
     database.execute("UPDATE disks SET key = ?1, value = ?2", rusqlite::params![key, moved.as_bytes()])?;
     database.execute("UPDATE disk_ids SET value = ?1", rusqlite::params![key])?;
     drop(database);
-    scene.broker.run()
+    ensure!(
+        scene.broker.run_refusing_rows()?.contains("of table disk"),
+        "the broker serves with a record that it has not written"
+    );
+    scene.broker.trust_rows()
 }
 
 fn moved(suite: &Suite, _: &str) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::backup::archive::Writer;
 use crate::backup::members::{CONFIGURATION, DATABASE, IDENTITY};
 use crate::backup::{self};
 use crate::init::{self as init_module, Plan};
-use crate::restore;
+use crate::restore::{self, Choices};
 use crate::store::Table;
 
 const OWNER: Bytes32 = Bytes32([1; 32]);
@@ -42,7 +42,8 @@ fn back_up(engine: &Engine, folder: &Path, to: &Path) -> serde_json::Value {
 
 fn restored(backup: &Path, folder: &Path, passphrase: &str, replace: bool) -> anyhow::Result<()> {
     let passphrase = passphrase.as_bytes().to_vec();
-    restore::run(&folder.join(CONFIGURATION), backup, replace, &|| Ok(Zeroizing::new(passphrase.clone())))
+    let choices = Choices { replace, trust_database: false };
+    restore::run(&folder.join(CONFIGURATION), backup, choices, &|| Ok(Zeroizing::new(passphrase.clone())))
 }
 
 /// Every file below a directory with its bytes.
@@ -133,6 +134,20 @@ fn backup_that_was_cut_or_changed_is_refused_and_the_directory_stays_as_it_was()
     restored(&backup, &new, "a passphrase", false).unwrap();
 }
 
+/// Names another node in the record of the disk, as no command does.
+fn move_disk(engine: &Engine, to: &str) {
+    // Enrolled already the second time.
+    let _ = enrol_with(engine, "two", Bytes32([2; 32]));
+    engine
+        .store
+        .transact(&mut |open| {
+            let mut disk: Disk = super::get(open, Table::Disks, b"one/state")?.unwrap();
+            disk.node = to.into();
+            put(open, Table::Disks, b"one/state", &disk)
+        })
+        .unwrap();
+}
+
 /// Writes a backup of these files, with a manifest that this broker signs.
 fn pack(to: &Path, database: &Path, identity: &Path, signer: &Engine) {
     let mut writer = Writer::new(to).unwrap();
@@ -163,7 +178,10 @@ fn backup_that_is_put_together_from_two_brokers_is_refused() {
     let other = open(&second).unwrap();
     let copy = parent.path().join("copy");
     engine.copy_database(&copy).unwrap();
-    let new = parent.path().join("new");
+    let (new, moved) = (parent.path().join("new"), parent.path().join("moved"));
+    move_disk(&engine, "two");
+    engine.copy_database(&moved).unwrap();
+    move_disk(&engine, "one");
     let mixed = parent.path().join("mixed");
     fs::create_dir(&mixed).unwrap();
     for name in IDENTITY.into_iter().chain([CONFIGURATION]) {
@@ -173,10 +191,11 @@ fn backup_that_is_put_together_from_two_brokers_is_refused() {
     for (name, identity, signer, words) in [
         ("another connection", &mixed, &engine, "tls.key is not the key that certificate.json names"),
         ("another signer", &folder, &other, "not signed by the broker of this backup"),
-        ("other epoch keys", &second, &other, "cannot unwrap the share"),
+        ("other epoch keys", &second, &other, "was not written with"),
+        ("another owner", &folder, &engine, "cannot unwrap the share"),
     ] {
         let backup = parent.path().join(name);
-        pack(&backup, &copy, identity, signer);
+        pack(&backup, if name == "another owner" { &moved } else { &copy }, identity, signer);
         let error = format!("{:#}", restored(&backup, &new, "a passphrase", false).unwrap_err());
         assert!(error.contains(words), "{name}: {error}");
         assert!(!new.exists(), "{name}");
@@ -217,15 +236,7 @@ fn audit_log_that_was_changed_in_the_broker_is_refused_by_restore() {
 fn broker_whose_share_cannot_be_unwrapped_writes_no_backup() {
     let parent = tempfile::tempdir().unwrap();
     let (folder, engine) = broker(parent.path());
-    enrol_with(&engine, "two", Bytes32([2; 32])).unwrap();
-    engine
-        .store
-        .transact(&mut |open| {
-            let mut disk: Disk = super::get(open, Table::Disks, b"one/state")?.unwrap();
-            disk.node = "two".into();
-            put(open, Table::Disks, b"one/state", &disk)
-        })
-        .unwrap();
+    move_disk(&engine, "two");
     let backup = parent.path().join("backup");
     let error = format!("{:#}", backup::write(&engine, &folder.join(CONFIGURATION), &backup).unwrap_err());
     assert!(error.starts_with("cannot write the backup") && error.contains("cannot unwrap the share"), "{error}");

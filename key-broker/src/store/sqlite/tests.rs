@@ -78,7 +78,7 @@ fn full_database_is_reported_as_full() {
     store.transact(&mut |open| open.put(Table::State, b"x", &[1; 2000])).unwrap();
     let checker = lock(&store.checker);
     checker.pragma_update(None, "max_page_count", 1).unwrap();
-    let large = checker.execute("INSERT INTO state VALUES (x'00', zeroblob(100000))", []);
+    let large = checker.execute("INSERT INTO state (key, value) VALUES (x'00', zeroblob(100000))", []);
     drop(checker);
     let failure = Error::from(large.unwrap_err());
     assert!(matches!(failure, Error::Database { failure: Failure::Full, .. }), "{failure:?}");
@@ -160,4 +160,71 @@ fn backup_and_transaction_do_not_wait_for_each_other() {
             Ok(())
         })
         .unwrap();
+}
+
+/// What a writer of the file does who does not have the key.
+fn forge(path: &Path, text: &str) {
+    assert_eq!(Connection::open(path).unwrap().execute(text, []).unwrap(), 1, "{text}");
+}
+
+#[test]
+fn row_that_was_not_written_with_the_key_is_an_error_until_it_is_trusted() {
+    const FORGED: [&str; 4] = [
+        "UPDATE nodes SET value = CAST('other' AS BLOB) WHERE key = CAST('one' AS BLOB)",
+        "INSERT INTO disks (key, value) VALUES (CAST('new' AS BLOB), CAST('value' AS BLOB))",
+        // Moved to another key, and to another table.
+        "INSERT INTO nodes SELECT CAST('two' AS BLOB), value, code FROM nodes WHERE key = CAST('one' AS BLOB)",
+        "INSERT INTO latches SELECT key, value, code FROM nodes WHERE key = CAST('one' AS BLOB)",
+    ];
+    for text in FORGED {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("database");
+        let store = Sqlite::create(&path).unwrap();
+        let key = || RowKey::derive(&[7; 32]);
+        store.authenticate(key()).unwrap();
+        let tables = Table::ALL.into_iter().filter(|table| table.is_authenticated());
+        let read = |store: &Sqlite| {
+            let mut rows = 0;
+            let look = &mut |open: &dyn Transaction| {
+                for table in tables.clone() {
+                    for (row, _) in open.after(table, None, usize::MAX)? {
+                        open.get(table, &row)?;
+                    }
+                    rows += open.last(table, usize::MAX)?.len();
+                }
+                Ok(())
+            };
+            store.look(look).map(|()| rows)
+        };
+        store.transact(&mut |open| open.put(Table::Nodes, b"one", b"value")).unwrap();
+        // A check is no row that anything reads.
+        *lock(&store.committed) -= CHECK_INTERVAL;
+        store.check().unwrap();
+        store.transact(&mut |open| open.put(Table::Audit, b"leaf", b"value")).unwrap();
+        assert_eq!(read(&store).unwrap(), 2);
+        forge(&path, text);
+        assert!(matches!(read(&store), Err(Error::Unauthenticated { .. })), "{text}");
+        assert!(
+            matches!(
+                store.transact(&mut |open| {
+                    for table in tables.clone() {
+                        for row in [&b"one"[..], b"two", b"new"] {
+                            open.get(table, row)?;
+                        }
+                    }
+                    Ok(())
+                }),
+                Err(Error::Unauthenticated { .. })
+            ),
+            "{text}"
+        );
+        drop(store);
+        let store = Sqlite::open(&path).unwrap();
+        assert!(matches!(store.authenticate(key()), Err(Error::Unauthenticated { .. })), "{text}");
+        read(&store).expect("rows are shown while there is no key");
+        assert_eq!(store.trust_rows(key()).unwrap(), 1, "{text}");
+        store.authenticate(key()).unwrap();
+        read(&store).unwrap();
+        assert!(matches!(store.authenticate(RowKey::derive(&[8; 32])), Err(Error::Unauthenticated { .. })));
+    }
 }
