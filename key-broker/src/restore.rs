@@ -203,15 +203,8 @@ fn remove_file(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::tests::{init, put_state};
-    use crate::store::{Store as _, Table};
-
-    fn value(path: &Path) -> Option<Vec<u8>> {
-        let mut value = None;
-        let store = Sqlite::open(path).unwrap();
-        store.look(&mut |open| open.get(Table::State, b"x").map(|found| value = found)).unwrap();
-        value
-    }
+    use crate::engine::tests::{init, put_state, state_of};
+    use crate::store::Store as _;
 
     /// A broker's directory, whose database has the value `new`, and a database `backup` with the value `old`.
     fn broker() -> (tempfile::TempDir, PathBuf) {
@@ -246,7 +239,7 @@ mod tests {
             let error = format!("{:#}", restore(&folder, &folder.join(name), true).unwrap_err());
             assert!(error.contains(word), "{error}");
             assert_eq!(names(&folder), before, "{name}");
-            assert_eq!(value(&folder.join("database")).unwrap(), b"new", "{name}");
+            assert_eq!(state_of(&folder.join("database")).unwrap(), b"new", "{name}");
         }
         assert!(restore(&folder, &folder.join("backup"), false).unwrap_err().to_string().contains("--replace"));
         assert_eq!(names(&folder), before);
@@ -258,10 +251,10 @@ mod tests {
         // What a restore that was interrupted left.
         fs::write(folder.join("database.restoring"), "half").unwrap();
         restore(&folder, &folder.join("backup"), true).unwrap();
-        assert_eq!(value(&folder.join("database")).unwrap(), b"old");
+        assert_eq!(state_of(&folder.join("database")).unwrap(), b"old");
         assert!(folder.join("backup").exists());
         let kept = names(&folder).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
-        assert_eq!(value(&folder.join(&kept)).unwrap(), b"new");
+        assert_eq!(state_of(&folder.join(&kept)).unwrap(), b"new");
         assert!(!folder.join("database.restoring").exists());
     }
 
@@ -279,21 +272,21 @@ mod tests {
             }
             fs::rename(folder.join(name), folder.join("backup")).unwrap();
         }
-        assert_eq!(value(&folder.join("database")).unwrap(), b"new");
-        assert_eq!(value(&folder.join("backup")).unwrap(), b"old");
+        assert_eq!(state_of(&folder.join("database")).unwrap(), b"new");
+        assert_eq!(state_of(&folder.join("backup")).unwrap(), b"old");
     }
 
     #[test]
     fn database_itself_and_the_one_before_are_backups() {
         let (_parent, folder) = broker();
         restore(&folder, &folder.join("database"), true).unwrap();
-        assert_eq!(value(&folder.join("database")).unwrap(), b"new");
+        assert_eq!(state_of(&folder.join("database")).unwrap(), b"new");
         let kept = names(&folder).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
         fs::rename(folder.join(&kept), folder.join("database.before-7")).unwrap();
         put_state(&folder, b"newer");
         restore(&folder, &folder.join("database.before-7"), true).unwrap();
-        assert_eq!(value(&folder.join("database")).unwrap(), b"new");
-        assert_eq!(value(&folder.join("database.before-7")).unwrap(), b"new");
+        assert_eq!(state_of(&folder.join("database")).unwrap(), b"new");
+        assert_eq!(state_of(&folder.join("database.before-7")).unwrap(), b"new");
     }
 
     #[test]
@@ -302,6 +295,6 @@ mod tests {
         fs::remove_file(folder.join("database")).unwrap();
         fs::write(folder.join("database-wal"), "of the lost one").unwrap();
         restore(&folder, &folder.join("backup"), false).unwrap();
-        assert_eq!(value(&folder.join("database")).unwrap(), b"old");
+        assert_eq!(state_of(&folder.join("database")).unwrap(), b"old");
     }
 }

@@ -48,6 +48,17 @@ pub(crate) fn put_state(folder: &Path, value: &[u8]) {
     engine.store.transact(&mut |open| open.put(Table::State, b"x", value)).unwrap();
 }
 
+/// The value that [`put_state`] wrote, in this database of a broker whose keys are beside it.
+pub(crate) fn state_of(database: &Path) -> Option<Vec<u8>> {
+    let files = Files::beside(&database.with_file_name("broker.toml"));
+    let cluster = std::fs::read(database.with_file_name("cluster.json")).unwrap();
+    let engine = Engine::open(database, &cluster, Settings::default()).unwrap();
+    socket::unseal(&engine, &files, b"a passphrase").unwrap();
+    let mut value = None;
+    engine.store.look(&mut |open| open.get(Table::State, b"x").map(|found| value = found)).unwrap();
+    value
+}
+
 fn enrol(engine: &Engine, name: &str) -> Result<(), String> {
     enrol_with(engine, name, Bytes32([1; 32]))
 }
