@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use attest::adoption::Adoption;
 use attest::bytes::Bytes32;
 use attest::cluster::Cluster;
 use attest::hpke::PrivateKey;
@@ -34,14 +35,17 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
     /// Where to write what opens the disk; must not be there
-    #[arg(long, value_name = "FILE")]
-    passphrase_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "adoption_file", requires = "header_file")]
+    passphrase_file: Option<PathBuf>,
     /// Where to write the copy of the checked header that the disk is opened with; must not be there
-    #[arg(long, value_name = "FILE")]
-    header_file: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "passphrase_file")]
+    header_file: Option<PathBuf>,
+    /// Instead of both: where to write what `key-broker disk adopt` reads; must not be there
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["passphrase_file", "header_file"])]
+    adoption_file: Option<PathBuf>,
 }
 
-/// Writes the passphrase and the checked header; says how to use them.
+/// Writes the passphrase and the checked header, or the document for a broker; prints how to use them.
 pub fn run(args: &RecoverArgs) -> Result<String> {
     let (disk, key) = (args.disk.display(), args.key.display());
     let cluster = std::fs::read(&args.cluster).with_context(|| format!("Failed to read {}", args.cluster.display()))?;
@@ -57,7 +61,7 @@ pub fn run(args: &RecoverArgs) -> Result<String> {
     File::open(&args.disk)
         .and_then(|file| file.read_exact_at(&mut area, 0))
         .with_context(|| format!("Failed to read the header of {disk}"))?;
-    let said = checked(&mut area, &cluster).with_context(|| disk.to_string())?;
+    let (said, statement) = checked(&mut area, &cluster).with_context(|| disk.to_string())?;
     let document = recovery::find(&area[RECOVERY..RECOVERY + RECOVERY_LENGTH])
         .with_context(|| format!("{disk} holds no recovery document"))?;
     let document = Recovery::read(document).map_err(|refusal| anyhow!("{disk}: {}", refusal.found))?;
@@ -67,38 +71,60 @@ pub fn run(args: &RecoverArgs) -> Result<String> {
     let share: Zeroizing<[u8; 32]> =
         Zeroizing::new(share.as_slice().try_into().with_context(|| format!("the share of {disk} has a wrong length"))?);
     let id = id::parse(&said.disk).with_context(|| format!("{disk}: its id is no UUID"))?;
-    write_secret(&args.header_file, &area)?;
-    if let Err(error) = write_secret(&args.passphrase_file, &keys::derive(&share, &id).passphrase[..]) {
-        // Alone it is of no use, and in the way of the next try.
-        let _ = std::fs::remove_file(&args.header_file);
-        return Err(error);
-    }
-    let (header, passphrase) = (args.header_file.display(), args.passphrase_file.display());
-    Ok(format!(
-        "disk {} of node {}, slot {}, generation {} or later\nopen it with: cryptsetup open --header {header} --key-file {passphrase} {disk} state\nthen destroy {passphrase}\nThe header was verified. The data behind it may be older than the broker's last record: compare before you use it.\n",
+    let what = format!(
+        "disk {} of node {}, slot {}, generation {} or later",
         said.disk, said.node, said.slot, said.generation
-    ))
+    );
+    const AGE: &str = "The header was verified. The data behind it may be older than the broker's last record: compare before you use it.";
+    match (&args.passphrase_file, &args.header_file, &args.adoption_file) {
+        (Some(passphrase), Some(header), None) => {
+            write_secret(header, &area)?;
+            if let Err(error) = write_secret(passphrase, &keys::derive(&share, &id).passphrase[..]) {
+                // Alone it is of no use, and in the way of the next try.
+                let _ = std::fs::remove_file(header);
+                return Err(error);
+            }
+            let (header, passphrase) = (header.display(), passphrase.display());
+            Ok(format!(
+                "{what}\nopen it with: cryptsetup open --header {header} --key-file {passphrase} {disk} state\nthen destroy {passphrase}\n{AGE}\n"
+            ))
+        }
+        (None, None, Some(file)) => {
+            let document =
+                Adoption::write(&share, &statement).map_err(|refusal| anyhow!("{disk}: {}", refusal.found))?;
+            write_secret(file, &document)?;
+            let (file, node, slot, generation) = (file.display(), &said.node, &said.slot, said.generation);
+            Ok(format!(
+                "{what}\nadopt it with: key-broker disk adopt {node} {slot} --generation {generation} --recovery {file}\nthen destroy {file}\n{AGE}\n"
+            ))
+        }
+        _ => bail!(
+            "cannot write what opens the disk\nhint: pass --passphrase-file and --header-file, or --adoption-file"
+        ),
+    }
 }
 
 /// The broker's statement about this header, if there is one and the header is as it says. What is not part of the header is taken out of `area`.
-fn checked(area: &mut [u8], cluster: &Cluster) -> Result<DiskStatement> {
+fn checked(area: &mut [u8], cluster: &Cluster) -> Result<(DiskStatement, Vec<u8>)> {
     // Everyone with write access to the disk can write the mark: it does not refute a signed statement.
     let is_marked = unfinished::take(area).is_some();
-    let said = newest(&statement::take(area), cluster).map_err(|error| match is_marked {
+    let (said, bytes) = newest(&statement::take(area), cluster).map_err(|error| match is_marked {
         true => error.context("the disk was never finished: no broker has acknowledged what was written to it"),
         false => error,
     })?;
     header::check(area, &said.header.0, &said.disk).map_err(|error| anyhow!("the header: {error}"))?;
-    Ok(said)
+    Ok((said, bytes))
 }
 
 /// The newest statement of a broker: there are two where a power cut came while the second copy was written.
-fn newest(copies: &[Vec<u8>], cluster: &Cluster) -> Result<DiskStatement> {
-    let mut newest: Option<DiskStatement> = None;
+fn newest(copies: &[Vec<u8>], cluster: &Cluster) -> Result<(DiskStatement, Vec<u8>)> {
+    let mut newest: Option<(DiskStatement, Vec<u8>)> = None;
     let mut refused = None;
     for copy in copies {
         match SignedStatement::verify(copy, cluster) {
-            Ok(said) if newest.as_ref().is_none_or(|newest| said.generation > newest.generation) => newest = Some(said),
+            Ok(said) if newest.as_ref().is_none_or(|(newest, _)| said.generation > newest.generation) => {
+                newest = Some((said, copy.clone()));
+            }
             Ok(_) => {}
             Err(refusal) => refused = Some(refusal.found),
         }
@@ -255,8 +281,9 @@ mod tests {
                 disk: at(disk),
                 cluster: at("cluster"),
                 key: at(key),
-                passphrase_file: at(to),
-                header_file: at(&format!("{to}.header")),
+                passphrase_file: Some(at(to)),
+                header_file: Some(at(&format!("{to}.header"))),
+                adoption_file: None,
             })
         };
         for (disk, key, words) in [
@@ -284,6 +311,24 @@ mod tests {
         let id = id::parse(DISK).unwrap();
         assert_eq!(std::fs::read(at("passphrase")).unwrap(), keys::derive(&[7; 32], &id).passphrase.to_vec());
         assert_eq!(std::fs::read(at("passphrase.header")).unwrap(), good, "the copy is what was checked");
+        let adopt = |disk: &str, to: &str| {
+            let args = RecoverArgs {
+                disk: at(disk),
+                cluster: at("cluster"),
+                key: at("1"),
+                passphrase_file: None,
+                header_file: None,
+                adoption_file: Some(at(to)),
+            };
+            run(&args)
+        };
+        let words = adopt("good", "adoption").unwrap();
+        assert!(words.contains("key-broker disk adopt one state --generation 3"), "{words}");
+        let document = std::fs::read(at("adoption")).unwrap();
+        let (share, said) = Adoption::verify(&document, &cluster(3)).unwrap();
+        assert_eq!((*share, said.generation, said.header.0), ([7; 32], 3, digest));
+        assert!(adopt("good", "adoption").is_err(), "it is never overwritten");
+        assert!(adopt("unsigned", "z").is_err() && !at("z").exists());
         // Nothing is overwritten, and nothing is left where the second file cannot be written.
         assert!(recover("good", "1", "passphrase").is_err());
         std::fs::write(at("y"), "").unwrap();

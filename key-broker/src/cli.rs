@@ -12,9 +12,11 @@ use measurements::Bank;
 use state_disk::layout::Profile;
 
 use crate::config::Config;
-use crate::engine::AdminCommand;
+use crate::engine::{AdminCommand, Adopt, SecretText};
 use crate::init::{self, Plan};
 use crate::passphrase::{PassphraseArgs, passphrase};
+use crate::restore::Choices;
+use crate::seal::secret_text_of;
 use crate::{harden, restore, serve, socket, table};
 
 /// Release the keys of disks to nodes that have shown what they run
@@ -62,12 +64,12 @@ enum Command {
         /// What the node's console names
         request: String,
     },
-    /// Write a copy of the database while the broker runs; copy the directory `audit` after it
+    /// Write a backup with everything that a new host needs
     Backup {
         /// A file that is not there yet
         file: PathBuf,
     },
-    /// Put a copy of the database in its place; the broker must not run
+    /// Restore a backup and prove it; the broker must not run
     Restore(RestoreArgs),
     /// What the broker is doing
     Status,
@@ -216,6 +218,27 @@ enum DiskCommand {
         #[arg(long)]
         generation: Option<u64>,
     },
+    /// Adopt a disk that this broker has no record of
+    Adopt(AdoptArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: key-broker disk adopt one --generation 7 --recovery one.adoption")]
+struct AdoptArgs {
+    /// The node that the disk belongs to
+    node: String,
+    /// The slot
+    #[arg(default_value = "state")]
+    slot: String,
+    /// Adoption document, as `cairn recover --adoption-file` wrote it
+    #[arg(long, value_name = "FILE")]
+    recovery: PathBuf,
+    /// Newest known generation of the disk; its statement must name the same
+    #[arg(long)]
+    generation: u64,
+    /// The record of another disk in the slot is replaced; its share is destroyed
+    #[arg(long)]
+    replace: bool,
 }
 
 #[derive(Subcommand)]
@@ -252,12 +275,18 @@ struct UnsealArgs {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: key-broker restore broker.backup --config /etc/cairn-broker/broker.toml")]
 struct RestoreArgs {
     /// What `backup` wrote
     file: PathBuf,
     /// The database that is there is replaced, and kept beside it
     #[arg(long)]
     replace: bool,
+    /// Accept all rows of a database alone, of version 4 or older, that only this broker has written
+    #[arg(long)]
+    trust_database: bool,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
 }
 
 /// Runs the command line.
@@ -288,7 +317,11 @@ fn run(cli: Cli) -> Result<()> {
             )?;
             return say(&value, json);
         }
-        Command::Restore(args) => return restore::run(&Config::read(config)?, &args.file, args.replace),
+        Command::Restore(args) => {
+            harden::process();
+            let choices = Choices { replace: args.replace, trust_database: args.trust_database };
+            return restore::run(config, &args.file, choices, &|| passphrase(&args.passphrase, false));
+        }
         Command::Node(NodeCommand::Enrol { name, ek, machine, bank, hold }) => AdminCommand::NodeEnrol {
             name,
             ek: digest_of(&ek)?,
@@ -322,6 +355,13 @@ fn run(cli: Cli) -> Result<()> {
         Command::Disk(DiskCommand::Grant { node, slot, overwrite, rebind_from, generation }) => {
             AdminCommand::DiskGrant { node, slot, overwrite, rebind_from, generation }
         }
+        Command::Disk(DiskCommand::Adopt(args)) => AdminCommand::DiskAdopt(Adopt {
+            node: args.node,
+            slot: args.slot,
+            generation: args.generation,
+            replace: args.replace,
+            document: SecretText::new(secret_text_of(&args.recovery)?),
+        }),
         Command::Audit(AuditCommand::Tail { count }) => AdminCommand::AuditTail { count },
         // As they are: a file of a head is what `audit verify --heads` reads.
         Command::Audit(AuditCommand::Head { witness }) => {

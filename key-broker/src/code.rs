@@ -135,7 +135,9 @@ impl Code {
         match self {
             Self::Evidence(code) => code.next(),
             Self::Disk(code) => match code {
-                Disk::NoDisk => "attach the node's own disk, or a blank one",
+                Disk::NoDisk => {
+                    "attach the node's own disk, or a blank one; if the broker has lost the record of the disk: key-broker disk adopt"
+                }
                 Disk::NotReady => "boot the node again with the disk that it began to make, or with a blank one",
                 Disk::DiskExpected => {
                     "attach the node's disk; nothing was formatted. If it is lost: key-broker disk grant --overwrite"

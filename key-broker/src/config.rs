@@ -32,6 +32,9 @@ pub struct Config {
     /// The audit log.
     #[serde(default)]
     pub audit: Audit,
+    /// The file itself.
+    #[serde(skip)]
+    pub path: PathBuf,
     /// The folder that the file is in.
     #[serde(skip)]
     pub folder: PathBuf,
@@ -172,6 +175,7 @@ impl Config {
         let mut config: Self = toml::from_str(&text).with_context(place)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         config.folder = folder.to_owned();
+        config.path = path.to_owned();
         let is_loopback = config.metrics.is_none_or(|address| address.ip().is_loopback());
         ensure!(is_loopback, "{}: metrics are served on loopback alone", path.display());
         for Witness { url, .. } in &config.audit.witness {

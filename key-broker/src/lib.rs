@@ -1,5 +1,6 @@
 //! The key broker: it verifies what nodes show of themselves, and releases the shares of their disks' keys (docs/protocol.md).
 
+mod backup;
 pub mod cli;
 pub mod code;
 mod config;

@@ -1,55 +1,132 @@
-//! `key-broker restore`: a backup becomes the database. It is copied and opened beside the database first, and then renamed, so that an error or a power failure leaves one whole database.
+//! `key-broker restore`: a backup becomes the broker. It is unpacked and opened beside the database first, and proved ([`proof`]); then the database is renamed, so that an error or a power failure leaves one whole database.
+//!
+//! A database alone, as an earlier restore kept it, is restored where the keys of its broker still are.
+
+mod proof;
+mod whole;
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use zeroize::Zeroizing;
 
+use crate::backup::archive::{directory_of, is_database};
 use crate::config::Config;
-use crate::engine::{Missing, adopt_bundles};
+use crate::engine::{Missing, adopt_bundles, merge_bundles};
 use crate::store::{self, Sqlite};
 
 /// What SQLite keeps beside a database.
 const SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// Restores `backup`. A database that exists is kept beside it, and must be meant with `replace`.
-pub fn run(config: &Config, backup: &Path, replace: bool) -> Result<()> {
-    ensure!(UnixStream::connect(config.file("admin.sock")).is_err(), "The broker runs: stop it first");
-    let (named, time) = (config.file("database"), jiff::Timestamp::now().as_second());
-    let is_there = named.exists();
+/// Asks for the passphrase, once the backup is known to be whole.
+pub type Ask<'a> = &'a dyn Fn() -> Result<Zeroizing<Vec<u8>>>;
+
+/// What an operator has decided.
+#[derive(Clone, Copy, Default)]
+pub struct Choices {
+    /// A database that exists is replaced.
+    pub replace: bool,
+    /// Rows of a database alone that have no authentication codes are accepted.
+    pub trust_database: bool,
+}
+
+/// Where a backup is restored.
+struct Target {
+    /// The broker's broker.toml, which may not exist.
+    configuration: PathBuf,
+    /// The database as it is named beside it.
+    named: PathBuf,
+    /// The file that this name leads to.
+    database: PathBuf,
+    /// Whether it exists.
+    is_there: bool,
+    /// Now, in seconds since 1970: part of the names of what is kept.
+    time: i64,
+}
+
+impl Target {
+    fn of(configuration: &Path) -> Result<Self> {
+        let named = configuration.with_file_name("database");
+        let is_there = named.exists();
+        // The rename must stay in one file system.
+        let database = if is_there { fs::canonicalize(&named)? } else { named.clone() };
+        let time = jiff::Timestamp::now().as_second();
+        Ok(Self { configuration: configuration.to_owned(), named, database, is_there, time })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.configuration.with_file_name(name)
+    }
+
+    /// Keeps the database that is there, and puts a proved one in its place.
+    fn replace(&self, copied: &Path) -> Result<()> {
+        let database = &self.database;
+        if self.is_there {
+            let kept = self.file(&format!("database.before-{}", self.time));
+            // With what is in its write-ahead log, which must not be read with the new database.
+            store::copy(database, &kept).and_then(|()| store::fold(database)).with_context(|| {
+                format!("cannot keep {}: move it and its -wal file to another directory first", database.display())
+            })?;
+            println!("kept {}", kept.display());
+        }
+        remove_beside(database)?;
+        fs::rename(copied, database).with_context(|| format!("Failed to write {}", database.display()))?;
+        File::open(directory_of(database))
+            .and_then(|directory| directory.sync_all())
+            .context("Failed to flush the directory")
+    }
+}
+
+/// Restores `backup` beside this broker.toml. A database that exists is kept beside it.
+pub fn run(configuration: &Path, backup: &Path, choices: Choices, ask: Ask) -> Result<()> {
+    let target = Target::of(configuration)?;
+    ensure!(UnixStream::connect(target.file("admin.sock")).is_err(), "The broker runs: stop it first");
     ensure!(
         backup.exists(),
         "cannot restore {}: the file does not exist; name a file that `key-broker backup` wrote",
         backup.display()
     );
-    ensure!(!is_there || replace, "{} exists: with --replace it is kept beside the restored one", named.display());
-    // The rename must stay in one file system.
-    let database = if is_there { fs::canonicalize(&named)? } else { named.clone() };
-    let copied = database.with_file_name("database.restoring");
-    let removed = SUFFIXES.into_iter().flat_map(|suffix| [beside(&copied, suffix), beside(&database, suffix)]);
+    ensure!(
+        !target.is_there || choices.replace,
+        "{} exists: with --replace it is kept beside the restored one",
+        target.named.display()
+    );
+    let copied = target.database.with_file_name("database.restoring");
+    let removed = SUFFIXES.into_iter().flat_map(|suffix| [beside(&copied, suffix), beside(&target.database, suffix)]);
     check_name(backup, removed.chain([copied.clone()]))?;
+    let about = || format!("cannot restore {}", backup.display());
+    if !is_database(backup) {
+        ensure!(
+            !choices.trust_database,
+            "{}: --trust-database is for a database alone; the rows of a backup have authentication codes\nhint: omit --trust-database",
+            about()
+        );
+        return whole::restore(&target, backup, ask).with_context(about);
+    }
+    let config = keys(&target).with_context(about)?;
     remove(&copied)?;
-    let checked = check(backup, &copied);
+    let checked = check(backup, &copied, &config, choices, ask);
     if checked.is_err() {
         // It is of no use; that it cannot be removed is not the error to report.
         let _ = remove(&copied);
     }
-    checked.with_context(|| format!("cannot restore {}", backup.display()))?;
-    if is_there {
-        let kept = config.file(&format!("database.before-{time}"));
-        // With what is in its write-ahead log, which must not be read with the new database.
-        store::copy(&database, &kept).and_then(|()| store::fold(&database)).with_context(|| {
-            format!("cannot keep {}: move it and its -wal file to another directory first", database.display())
-        })?;
-        println!("kept {}", kept.display());
-    }
-    remove_beside(&database)?;
-    fs::rename(&copied, &database).with_context(|| format!("Failed to write {}", database.display()))?;
-    let directory = database.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).context("Failed to flush the directory")?;
-    println!("restored {}", named.display());
-    adopt(config, &named, time)
+    checked.with_context(about)?;
+    target.replace(&copied)?;
+    println!("restored {}", target.named.display());
+    adopt(&target, None)
+}
+
+/// The broker whose keys belong to a database alone.
+fn keys(target: &Target) -> Result<Config> {
+    let sealed = target.file("sealed.json");
+    ensure!(
+        sealed.exists(),
+        "it is a database alone, and {} does not exist: its shares could not be unwrapped\nhint: name a file that `key-broker backup` of this version wrote, or copy the keys of its broker there first",
+        sealed.display()
+    );
+    Config::read(&target.configuration)
 }
 
 /// A backup must not be one of the files that restoring removes.
@@ -65,20 +142,31 @@ fn check_name(backup: &Path, mut removed: impl Iterator<Item = PathBuf>) -> Resu
     Ok(())
 }
 
-/// Copies a backup, and opens the copy as the broker would.
-fn check(backup: &Path, copied: &Path) -> Result<()> {
+/// Copies a database, and proves the copy with the broker's keys.
+fn check(backup: &Path, copied: &Path, config: &Config, choices: Choices, ask: Ask) -> Result<()> {
     store::copy(backup, copied)?;
     drop(Sqlite::open(copied)?);
+    let engine = proof::open(copied, config, config.settings(), &ask()?, choices.trust_database)?;
+    proof::prove(&engine, false)?;
+    drop(engine);
+    flush(copied)
+}
+
+/// An older version has been changed: all of it is in the file, and on the disk.
+fn flush(copied: &Path) -> Result<()> {
     let log = beside(copied, "-wal");
     ensure!(!log.exists(), "the copy {} was not closed: {} exists", copied.display(), log.display());
-    // An older version has been changed.
     File::open(copied).and_then(|file| file.sync_all()).context("Failed to flush the copy")
 }
 
-fn adopt(config: &Config, database: &Path, time: i64) -> Result<()> {
-    let aside = config.file(&format!("audit.before-{time}"));
-    let found = adopt_bundles(&Sqlite::open(database)?, database, &aside)?;
-    if let Some(aside) = found.aside {
+/// Brings the files of the audit log to the restored database: those of the backup, and of those that are there the ones that belong to it.
+fn adopt(target: &Target, backup: Option<&Path>) -> Result<()> {
+    let aside = target.file(&format!("audit.before-{}", target.time));
+    if let Some(backup) = backup {
+        merge_bundles(backup, &target.named, &aside)?;
+    }
+    let found = adopt_bundles(&Sqlite::open(&target.named)?, &target.named, &aside)?;
+    if aside.exists() {
         println!("kept {}: leaves of the audit log that the restored database does not have", aside.display());
     }
     if let Some(Missing { first, last, directory }) = found.missing {
@@ -115,29 +203,22 @@ fn remove_file(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Store as _, Table};
+    use crate::engine::tests::{init, put_state, state_of};
+    use crate::store::Store as _;
 
-    fn put(store: &Sqlite, value: &[u8]) {
-        store.transact(&mut |open| open.put(Table::Nodes, b"x", value)).unwrap();
+    /// A broker's directory, whose database has the value `new`, and a database `backup` with the value `old`.
+    fn broker() -> (tempfile::TempDir, PathBuf) {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = init(parent.path());
+        put_state(&folder, b"old");
+        Sqlite::open(&folder.join("database")).unwrap().backup(&folder.join("backup")).unwrap();
+        put_state(&folder, b"new");
+        (parent, folder)
     }
 
-    fn value(path: &Path) -> Option<Vec<u8>> {
-        let mut value = None;
-        let store = Sqlite::open(path).unwrap().with_test_key();
-        store.look(&mut |open| open.get(Table::Nodes, b"x").map(|found| value = found)).unwrap();
-        value
-    }
-
-    /// A broker's directory, whose database has the value `new`, and a backup `backup` with the value `old`.
-    fn broker() -> (tempfile::TempDir, Config) {
-        let folder = tempfile::tempdir().unwrap();
-        let toml = folder.path().join("broker.toml");
-        fs::write(&toml, Config::text("127.0.0.1:0".parse().unwrap())).unwrap();
-        let store = Sqlite::create(&folder.path().join("database")).unwrap().with_test_key();
-        put(&store, b"old");
-        store.backup(&folder.path().join("backup")).unwrap();
-        put(&store, b"new");
-        (folder, Config::read(&toml).unwrap())
+    fn restore(folder: &Path, backup: &Path, replace: bool) -> Result<()> {
+        let choices = Choices { replace, ..Choices::default() };
+        run(&folder.join("broker.toml"), backup, choices, &|| Ok(Zeroizing::new(b"a passphrase".to_vec())))
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -150,70 +231,70 @@ mod tests {
 
     #[test]
     fn missing_or_foreign_backup_is_refused_and_nothing_is_touched() {
-        let (folder, config) = broker();
-        fs::write(config.file("empty"), "").unwrap();
-        fs::write(config.file("text"), "no database").unwrap();
-        let before = names(folder.path());
+        let (_parent, folder) = broker();
+        fs::write(folder.join("empty"), "").unwrap();
+        fs::write(folder.join("text"), "no database").unwrap();
+        let before = names(&folder);
         for (name, word) in [("misspelled", "key-broker backup"), ("empty", "not the database"), ("text", "text")] {
-            let error = format!("{:#}", run(&config, &config.file(name), true).unwrap_err());
+            let error = format!("{:#}", restore(&folder, &folder.join(name), true).unwrap_err());
             assert!(error.contains(word), "{error}");
-            assert_eq!(names(folder.path()), before, "{name}");
-            assert_eq!(value(&config.file("database")).unwrap(), b"new", "{name}");
+            assert_eq!(names(&folder), before, "{name}");
+            assert_eq!(state_of(&folder.join("database")).unwrap(), b"new", "{name}");
         }
-        assert!(run(&config, &config.file("backup"), false).unwrap_err().to_string().contains("--replace"));
-        assert_eq!(names(folder.path()), before);
+        assert!(restore(&folder, &folder.join("backup"), false).unwrap_err().to_string().contains("--replace"));
+        assert_eq!(names(&folder), before);
     }
 
     #[test]
     fn restored_database_is_the_backup_and_the_one_before_is_kept() {
-        let (folder, config) = broker();
+        let (_parent, folder) = broker();
         // What a restore that was interrupted left.
-        fs::write(config.file("database.restoring"), "half").unwrap();
-        run(&config, &config.file("backup"), true).unwrap();
-        assert_eq!(value(&config.file("database")).unwrap(), b"old");
-        assert!(config.file("backup").exists());
-        let kept = names(folder.path()).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
-        assert_eq!(value(&config.file(&kept)).unwrap(), b"new");
-        assert!(!config.file("database.restoring").exists());
+        fs::write(folder.join("database.restoring"), "half").unwrap();
+        restore(&folder, &folder.join("backup"), true).unwrap();
+        assert_eq!(state_of(&folder.join("database")).unwrap(), b"old");
+        assert!(folder.join("backup").exists());
+        let kept = names(&folder).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
+        assert_eq!(state_of(&folder.join(&kept)).unwrap(), b"new");
+        assert!(!folder.join("database.restoring").exists());
     }
 
     #[test]
     fn backup_that_restoring_would_remove_is_refused_and_left_alone() {
-        let (folder, config) = broker();
-        fs::create_dir(config.file("other")).unwrap();
+        let (_parent, folder) = broker();
+        fs::create_dir(folder.join("other")).unwrap();
         for name in ["database.restoring", "database.restoring-wal", "database-journal"] {
-            fs::rename(config.file("backup"), config.file(name)).unwrap();
-            let before = names(folder.path());
-            for path in [config.file(name), folder.path().join("other/..").join(name)] {
-                let error = format!("{:#}", run(&config, &path, true).unwrap_err());
+            fs::rename(folder.join("backup"), folder.join(name)).unwrap();
+            let before = names(&folder);
+            for path in [folder.join(name), folder.join("other/..").join(name)] {
+                let error = format!("{:#}", restore(&folder, &path, true).unwrap_err());
                 assert!(error.contains("hint: rename it") && error.contains(name), "{error}");
-                assert_eq!(names(folder.path()), before, "{name}");
+                assert_eq!(names(&folder), before, "{name}");
             }
-            fs::rename(config.file(name), config.file("backup")).unwrap();
+            fs::rename(folder.join(name), folder.join("backup")).unwrap();
         }
-        assert_eq!(value(&config.file("database")).unwrap(), b"new");
-        assert_eq!(value(&config.file("backup")).unwrap(), b"old");
+        assert_eq!(state_of(&folder.join("database")).unwrap(), b"new");
+        assert_eq!(state_of(&folder.join("backup")).unwrap(), b"old");
     }
 
     #[test]
     fn database_itself_and_the_one_before_are_backups() {
-        let (folder, config) = broker();
-        run(&config, &config.file("database"), true).unwrap();
-        assert_eq!(value(&config.file("database")).unwrap(), b"new");
-        let kept = names(folder.path()).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
-        fs::rename(config.file(&kept), config.file("database.before-7")).unwrap();
-        put(&Sqlite::open(&config.file("database")).unwrap().with_test_key(), b"newer");
-        run(&config, &config.file("database.before-7"), true).unwrap();
-        assert_eq!(value(&config.file("database")).unwrap(), b"new");
-        assert_eq!(value(&config.file("database.before-7")).unwrap(), b"new");
+        let (_parent, folder) = broker();
+        restore(&folder, &folder.join("database"), true).unwrap();
+        assert_eq!(state_of(&folder.join("database")).unwrap(), b"new");
+        let kept = names(&folder).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
+        fs::rename(folder.join(&kept), folder.join("database.before-7")).unwrap();
+        put_state(&folder, b"newer");
+        restore(&folder, &folder.join("database.before-7"), true).unwrap();
+        assert_eq!(state_of(&folder.join("database")).unwrap(), b"new");
+        assert_eq!(state_of(&folder.join("database.before-7")).unwrap(), b"new");
     }
 
     #[test]
     fn lost_database_is_restored_without_its_old_write_ahead_log() {
-        let (_folder, config) = broker();
-        fs::remove_file(config.file("database")).unwrap();
-        fs::write(config.file("database-wal"), "of the lost one").unwrap();
-        run(&config, &config.file("backup"), false).unwrap();
-        assert_eq!(value(&config.file("database")).unwrap(), b"old");
+        let (_parent, folder) = broker();
+        fs::remove_file(folder.join("database")).unwrap();
+        fs::write(folder.join("database-wal"), "of the lost one").unwrap();
+        restore(&folder, &folder.join("backup"), false).unwrap();
+        assert_eq!(state_of(&folder.join("database")).unwrap(), b"old");
     }
 }

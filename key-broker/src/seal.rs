@@ -126,12 +126,23 @@ pub fn secret_file(path: &Path, bytes: &[u8]) -> Result<()> {
         .with_context(|| format!("Failed to write {}", path.display()))
 }
 
-/// A passphrase out of a file that only its owner reads.
-pub fn passphrase_of(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+/// The text of a document that only its owner reads.
+pub fn secret_text_of(path: &Path) -> Result<String> {
+    check_mode(path)?;
+    fs::read_to_string(path).with_context(|| format!("Failed to read {}", path.display()))
+}
+
+fn check_mode(path: &Path) -> Result<()> {
     let data = fs::metadata(path).with_context(|| format!("Failed to read {}", path.display()))?;
     if data.mode() & 0o077 != 0 {
         bail!("{} can be read by others: chmod 600 {}", path.display(), path.display());
     }
+    Ok(())
+}
+
+/// A passphrase out of a file that only its owner reads.
+pub fn passphrase_of(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    check_mode(path)?;
     let mut bytes = Zeroizing::new(fs::read(path).with_context(|| format!("Failed to read {}", path.display()))?);
     while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
         bytes.pop();

@@ -21,7 +21,7 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
     let cluster = std::fs::read(config.file("cluster.json"))
         .with_context(|| format!("Failed to read {}: restore it", config.file("cluster.json").display()))?;
     let engine = Arc::new(Engine::open(&config.file("database"), &cluster, config.settings())?);
-    let files = Files { sealed: config.file("sealed.json"), certificate: config.file("certificate.json") };
+    let files = Files::beside(&config.path);
     let tls = server::tls(config)?;
     let admin = socket::listen(&config.file("admin.sock"))?;
     // Before the runtime: the blocking client has one of its own.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use crate::backup;
 use crate::engine::{AdminCommand, Engine, Keys};
 use crate::seal;
 use crate::server::ACCEPT_RETRY;
@@ -49,11 +50,30 @@ pub struct Files {
     pub sealed: PathBuf,
     /// The broker's certificate.
     pub certificate: PathBuf,
+    /// broker.toml.
+    pub configuration: PathBuf,
+}
+
+impl Files {
+    /// Those beside this broker.toml.
+    pub fn beside(configuration: &Path) -> Self {
+        let file = |name| configuration.with_file_name(name);
+        Self {
+            sealed: file("sealed.json"),
+            certificate: file("certificate.json"),
+            configuration: configuration.to_owned(),
+        }
+    }
 }
 
 /// Opens the engine with a passphrase.
 pub fn unseal(engine: &Engine, files: &Files, passphrase: &[u8]) -> Result<()> {
     engine.unseal(keys(files, passphrase)?)
+}
+
+/// Opens the engine with a passphrase, and accepts the rows of its database as they are; their number.
+pub fn unseal_and_trust(engine: &Engine, files: &Files, passphrase: &[u8]) -> Result<usize> {
+    engine.unseal_and_trust(keys(files, passphrase)?)
 }
 
 fn keys(files: &Files, passphrase: &[u8]) -> Result<Keys> {
@@ -115,11 +135,13 @@ fn converse(mut stream: UnixStream, engine: &Engine, files: &Files) -> Result<()
         }
         Ok(Line::UnsealAndTrust(passphrase)) => {
             let passphrase = Zeroizing::new(passphrase);
-            match keys(files, passphrase.as_bytes()).and_then(|keys| engine.unseal_and_trust(keys)) {
+            match unseal_and_trust(engine, files, passphrase.as_bytes()) {
                 Ok(trusted) => Said::Done(serde_json::json!({"state": "serving", "trusted_rows": trusted})),
                 Err(error) => Said::Problem(format!("{error:#}")),
             }
         }
+        Ok(Line::Admin(AdminCommand::Backup { to })) => backup::write(engine, &files.configuration, &to)
+            .map_or_else(|error| Said::Problem(format!("{error:#}")), Said::Done),
         Ok(Line::Admin(command)) => engine.admin(&command).map_or_else(Said::Problem, Said::Done),
     };
     let mut answer = serde_json::to_vec(&said)?;

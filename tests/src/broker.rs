@@ -86,6 +86,40 @@ impl Broker {
         Ok(broker)
     }
 
+    /// None yet: a directory with the passphrase of these tests, for a restore.
+    pub fn absent() -> Result<Self> {
+        Self::in_a_folder()
+    }
+
+    /// A new broker of the same cluster, made with its root key: it knows no node and no disk.
+    pub fn successor(&self) -> Result<Self> {
+        let [cluster, root] = ["cluster.json", "offline/root.key"].map(|name| self.file(name).display().to_string());
+        Self::made(&["--cluster", &cluster, "--root-key", &root, "--epoch", "2"], "")
+    }
+
+    /// Loses its host: it is killed, and every file is gone.
+    pub fn lose(mut self) -> Result<()> {
+        self.kill();
+        self.folder.close().context("Failed to remove a broker")
+    }
+
+    /// The directory that its own directory and its passphrase are in.
+    pub fn parent(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts it with a command line of a page, in [`Self::parent`], and waits until it is open.
+    pub fn run_line(&mut self, line: &str) -> Result<()> {
+        let mut serve = shell(&self.program, self.folder.path(), &format!("exec {line}"))?;
+        serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(self.errors()?);
+        self.wait_for(serve, "open")
+    }
+
+    /// Runs a command line of a page in [`Self::parent`].
+    pub fn line(&self, line: &str) -> Result<Output> {
+        shell(&self.program, self.folder.path(), line)?.output().context("Failed to start a shell")
+    }
+
     /// Writes its passphrase to a new file.
     pub fn write_passphrase(&self, path: &Path) -> Result<()> {
         let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
@@ -117,11 +151,13 @@ impl Broker {
         Ok(replica)
     }
 
-    fn place(&self) -> PathBuf {
+    /// The directory of its files.
+    pub fn place(&self) -> PathBuf {
         self.folder.path().join("broker")
     }
 
-    fn passphrase(&self) -> PathBuf {
+    /// The file with its passphrase.
+    pub fn passphrase(&self) -> PathBuf {
         self.folder.path().join("passphrase")
     }
 
@@ -197,6 +233,10 @@ impl Broker {
             serve.arg("--passphrase-file").arg(path);
         }
         serve.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(self.errors()?);
+        self.wait_for(serve, state)
+    }
+
+    fn wait_for(&mut self, mut serve: Command, state: &str) -> Result<()> {
         let mut process = serve.spawn().context("Failed to start the key broker")?;
         let mut output = BufReader::new(process.stdout.take().context("the key broker has no output")?);
         let (mut port, mut metrics) = (None, None);
@@ -320,6 +360,12 @@ impl Broker {
         command.output().context("Failed to start the key broker")
     }
 
+    /// Restores a backup with the broker's passphrase; `more` are further options.
+    pub fn restore(&self, backup: &Path, more: &[&str]) -> Result<Output> {
+        let (backup, passphrase) = (backup.display().to_string(), self.passphrase().display().to_string());
+        self.command(&[&["restore", &backup, "--passphrase-file", &passphrase], more].concat())
+    }
+
     /// Runs one of the operator's commands, which must succeed; what it says as JSON.
     pub fn admin(&self, words: &[&str]) -> Result<Value> {
         let output = self.command(&[words, &["--json"]].concat())?;
@@ -386,6 +432,15 @@ impl Broker {
         let shown = self.admin(&["node", "show", node])?;
         Ok(shown["disks"][0][field].clone())
     }
+}
+
+/// A shell that finds this key broker.
+fn shell(program: &Path, directory: &Path, line: &str) -> Result<Command> {
+    let programs = program.parent().context("the program is in no directory")?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", line]).current_dir(directory).env("PATH", format!("{}:{path}", programs.display()));
+    Ok(shell)
 }
 
 fn succeed(command: &mut Command) -> Result<()> {

@@ -3,6 +3,8 @@
 //! Verification is a chain of small checks, cheap ones first, each with one [`Code`]. What has been checked is a type: a `tpm::AttestationKey` has the attributes of one, a `tpm::Quoted` was signed by
 //! it over the expected binding and registers. What is made of registers is a `policy` over predictions of `measurements`.
 
+#[cfg(feature = "verifier")]
+pub mod adoption;
 pub mod binding;
 pub mod cluster;
 mod code;

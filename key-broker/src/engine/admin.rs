@@ -9,6 +9,7 @@ use measurements::document::machine::MachineReference;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::adopt::Adopt;
 use super::audit;
 use super::grant::{Granted, forget_grants};
 use super::hello::sha256;
@@ -73,6 +74,7 @@ pub enum AdminCommand {
         rebind_from: Option<String>,
         generation: Option<u64>,
     },
+    DiskAdopt(Adopt),
     AuditTail {
         count: usize,
     },
@@ -111,7 +113,6 @@ impl Engine {
     pub fn admin(&self, command: &AdminCommand) -> Outcome {
         match command {
             AdminCommand::Status => self.status(),
-            AdminCommand::Backup { to } => self.backup(to),
             AdminCommand::AuditHead { witness } => self.audit_head(witness.as_deref()),
             AdminCommand::AuditKey => self.audit_key(),
             AdminCommand::AuditVerify { heads } => self.audit_verify(heads),
@@ -186,6 +187,7 @@ impl Engine {
                 };
                 self.disk_grant(transaction, open, &grant)?
             }
+            AdminCommand::DiskAdopt(adopt) => self.disk_adopt(transaction, open, adopt)?,
             _ => Err("the command is not one of these".into()),
         };
         let Ok((node, what)) = done else { return Ok(done.map(|_| Value::Null)) };

@@ -7,7 +7,7 @@ use super::{Engine, Open};
 use crate::store::{Error, Table, Transaction};
 
 /// Limit of a generation that an operator sets. Messages carry generations as integers of canonical JSON, which end at 2^53 - 1, and each boot takes the next one.
-const GENERATION_LIMIT: u64 = 1 << 52;
+pub(super) const GENERATION_LIMIT: u64 = 1 << 52;
 
 /// A grant, as it is asked for.
 pub(super) struct Granted<'a> {

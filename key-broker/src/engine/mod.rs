@@ -1,7 +1,9 @@
 //! The decisions of the broker: what a node shows is verified in a fixed order, cheap checks first; what follows is decided and written in one transaction with the audit log. No socket is known here; clock and randomness are given.
 
 mod admin;
+mod adopt;
 mod audit;
+mod backup;
 mod clock;
 mod commit;
 mod compositions;
@@ -49,7 +51,9 @@ use crate::code::{Code, Own};
 use crate::store::{Error, RowKey, Sqlite, Store, Table, Transaction};
 
 pub use admin::AdminCommand;
+pub use adopt::{Adopt, SecretText};
 use audit::{Bundles, Leaf, Signer};
+pub use backup::Rows;
 use clock::Clock;
 use compositions::Compositions;
 use deadlines::Deadlines;
@@ -61,7 +65,7 @@ use ready::StoreCheck;
 pub use ready::Unready;
 use records::{Node, get};
 pub use reply::Reply;
-pub use restored::{Missing, Restored, adopt_bundles};
+pub use restored::{Missing, Restored, adopt_bundles, merge_bundles};
 pub use standing::Figures;
 use verifiers::Verifiers;
 pub use witness::{Submission, Trouble, WitnessFigures};
@@ -124,7 +128,7 @@ pub struct Keys {
 }
 
 /// What an operator may do about rows that were not written with the broker's keys.
-const TRUST_HINT: &str = "if the database, or the backup that it was restored from, is of version 4 or older and was written by this broker alone: key-broker unseal --trust-database";
+const TRUST_HINT: &str = "if the database, or the backup that it was restored from, is of version 4 or older and was written by this broker alone: key-broker unseal --trust-database, or key-broker restore --trust-database for a copy that is restored";
 
 /// Key of the authentication codes of rows.
 fn row_key(keys: &Keys) -> Result<RowKey> {
@@ -357,4 +361,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::audit::{self, Bundles};
+use super::audit::{self, BundleProblem, Bundles};
 use crate::store::Store;
 
 /// What was found beside a restored database.
@@ -40,4 +40,22 @@ pub fn adopt_bundles(store: &dyn Store, database: &Path, aside: &Path) -> anyhow
         directory: bundles.directory().to_owned(),
     });
     Ok(Restored { aside: (moved > 0).then(|| aside.to_owned()), missing })
+}
+
+/// Writes the bundles of a backup, which are verified, beside a restored database. One that is there with other bytes belongs to another log: it is moved to `aside` with all that follow it. The broker must not run.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn merge_bundles(backup: &Path, database: &Path, aside: &Path) -> anyhow::Result<()> {
+    let (backup, bundles) = (Bundles::of(backup), Bundles::of(database));
+    for number in backup.numbers()? {
+        let first = number * audit::WIDTH;
+        let leaves = backup.read(number, (first, first + audit::WIDTH - 1))?;
+        if let Err(problem) = bundles.write(number, &leaves) {
+            let BundleProblem::Conflict { .. } = problem else { return Err(problem.into()) };
+            bundles.set_aside(number, aside)?;
+            bundles.write(number, &leaves)?;
+        }
+    }
+    Ok(())
 }

@@ -41,7 +41,7 @@ fn unwrapped(open: &Open, disk: &Disk, owner: Option<&Bytes32>) -> Option<Share>
 }
 
 /// The share, for the node with this endorsement key.
-fn unwrapped_for(open: &Open, disk: &Disk, owner: &Bytes32) -> Result<Share, Stop> {
+pub(super) fn unwrapped_for(open: &Open, disk: &Disk, owner: &Bytes32) -> Result<Share, Stop> {
     unwrapped(open, disk, Some(owner)).ok_or_else(|| {
         Stop::Unavailable(format!(
             "cannot unwrap the share of disk {}: it is damaged, or is not wrapped for the TPM of node {}; restore a backup",
@@ -52,7 +52,7 @@ fn unwrapped_for(open: &Open, disk: &Disk, owner: &Bytes32) -> Result<Share, Sto
 
 impl Engine {
     /// Wraps the share under the newest epoch's key, for the node with this endorsement key.
-    fn wrap(&self, open: &Open, disk: &mut Disk, share: &Share, owner: &Bytes32) -> Result<(), Stop> {
+    pub(super) fn wrap(&self, open: &Open, disk: &mut Disk, share: &Share, owner: &Bytes32) -> Result<(), Stop> {
         let failed = |id: &str| Stop::Unavailable(format!("cannot wrap the share of disk {id}"));
         let nonce = Nonce::assume_unique_for_key(*self.random::<NONCE_BYTES>()?);
         let nonce_bytes = *nonce.as_ref();

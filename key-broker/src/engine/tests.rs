@@ -13,10 +13,11 @@ use super::{AdminCommand, Engine, Settings, Trouble, Unready};
 use crate::code::{Code, Own};
 use crate::init::{self, Plan};
 use crate::socket::{self, Files};
+use crate::store::Table;
 
 const MACHINE: &[u8] = include_bytes!("../../../measurements/machines/q35-ovmf-2025.02-1cpu-1gib.machine.json");
 
-pub(super) fn init(folder: &Path) -> PathBuf {
+pub(crate) fn init(folder: &Path) -> PathBuf {
     let plan = Plan {
         folder: folder.join("broker"),
         assurance: Assurance::Development,
@@ -29,16 +30,33 @@ pub(super) fn init(folder: &Path) -> PathBuf {
     plan.folder
 }
 
-pub(super) fn open(folder: &Path) -> anyhow::Result<Engine> {
+pub(crate) fn open(folder: &Path) -> anyhow::Result<Engine> {
     open_with(folder, Settings::default())
 }
 
 fn open_with(folder: &Path, settings: Settings) -> anyhow::Result<Engine> {
     let cluster = std::fs::read(folder.join("cluster.json")).unwrap();
     let engine = Engine::open(&folder.join("database"), &cluster, settings)?;
-    let files = Files { sealed: folder.join("sealed.json"), certificate: folder.join("certificate.json") };
+    let files = Files::beside(&folder.join("broker.toml"));
     socket::unseal(&engine, &files, b"a passphrase")?;
     Ok(engine)
+}
+
+/// Writes a value of no meaning into the database of a broker that does not run.
+pub(crate) fn put_state(folder: &Path, value: &[u8]) {
+    let engine = open(folder).unwrap();
+    engine.store.transact(&mut |open| open.put(Table::State, b"x", value)).unwrap();
+}
+
+/// The value that [`put_state`] wrote, in this database of a broker whose keys are beside it.
+pub(crate) fn state_of(database: &Path) -> Option<Vec<u8>> {
+    let files = Files::beside(&database.with_file_name("broker.toml"));
+    let cluster = std::fs::read(database.with_file_name("cluster.json")).unwrap();
+    let engine = Engine::open(database, &cluster, Settings::default()).unwrap();
+    socket::unseal(&engine, &files, b"a passphrase").unwrap();
+    let mut value = None;
+    engine.store.look(&mut |open| open.get(Table::State, b"x").map(|found| value = found)).unwrap();
+    value
 }
 
 fn enrol(engine: &Engine, name: &str) -> Result<(), String> {
@@ -46,7 +64,7 @@ fn enrol(engine: &Engine, name: &str) -> Result<(), String> {
 }
 
 /// A node with this endorsement key.
-pub(super) fn enrol_with(engine: &Engine, name: &str, ek: Bytes32) -> Result<(), String> {
+pub(crate) fn enrol_with(engine: &Engine, name: &str, ek: Bytes32) -> Result<(), String> {
     let (name, machine) = (name.to_owned(), Hex(MACHINE.to_vec()));
     engine.admin(&AdminCommand::NodeEnrol { name, ek, machine, bank: Bank::Sha384, hold: false }).map(drop)
 }

@@ -1,6 +1,5 @@
-//! The broker's own files: its state in figures, backups, and the audit log, which is verified and moves to files.
+//! The broker's own files: its state in figures, and the audit log, which is verified and moves to files.
 
-use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Instant;
 
@@ -63,7 +62,7 @@ impl Engine {
         Ok(json!({"key": format!("{key}\n")}))
     }
 
-    fn audit_public_key(&self) -> Result<[u8; 32], String> {
+    pub(super) fn audit_public_key(&self) -> Result<[u8; 32], String> {
         let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
         let public = ring::signature::KeyPair::public_key(&open.keys.audit);
         public.as_ref().try_into().map_err(|_| "the key of the audit log is none of Ed25519".into())
@@ -95,22 +94,6 @@ impl Engine {
             return Err(conflict);
         }
         Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))
-    }
-
-    /// Copies the database. Older leaves of the audit log are not in it, and the output names what else must be copied.
-    pub(super) fn backup(&self, to: &Path) -> Outcome {
-        self.store.backup(to).map_err(|error| format!("{error}; name a file that is not there yet"))?;
-        let first = audit::first_in_database(&*self.store).map_err(|error| error.to_string())?;
-        Ok(match first.checked_sub(1) {
-            None => json!({"backup": to, "audit log": "complete"}),
-            Some(last) => json!({
-                "backup": to,
-                "audit log": format!(
-                    "leaves 0 to {last} are not in this file: copy the directory {} now",
-                    self.bundles.directory().display()
-                ),
-            }),
-        })
     }
 
     /// Writes the time into the database once a minute while the broker is open, so that a broker which answers but decides nothing does not lose the time that it has used when it is restarted.

@@ -14,6 +14,7 @@ mod forged_rows;
 mod growth;
 mod holds;
 mod identity;
+mod lost;
 mod meanwhile;
 mod measured;
 mod migrated;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         strangers::rows(),
         bodies::rows(),
         operation::rows(),
+        lost::rows(),
         published::rows(),
         clock::rows(),
         crashes::rows(),

@@ -49,7 +49,7 @@ fn change(database: &Connection, table: &str, without: &[&str], change: impl Fn(
 }
 
 /// Version 4 had no authentication codes.
-fn to_4(database: &Connection, _: &Scene) -> Result<()> {
+pub fn to_4(database: &Connection, _: &Scene) -> Result<()> {
     let mut statement = database.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
     let names: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let drop: String = names.iter().map(|name| format!("ALTER TABLE {name} DROP COLUMN code;")).collect();

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -129,17 +130,18 @@ fn metrics(suite: &Suite, _: &str) -> Result<()> {
 fn backup(suite: &Suite, _: &str) -> Result<()> {
     let mut scene = Scene::new(suite)?;
     scene.provision()?;
-    let file = scene.broker.file("backup").display().to_string();
+    let backup = scene.broker.file("backup");
+    let file = backup.display().to_string();
     scene.broker.admin(&["backup", &file])?;
     ensure!(!scene.broker.command(&["backup", &file])?.status.success(), "a backup was overwritten");
-    let running = scene.broker.command(&["restore", &file, "--replace"])?;
+    let running = scene.broker.restore(&backup, &["--replace"])?;
     ensure!(!running.status.success(), "a database was exchanged under a running broker");
     scene.broker.end(Signal::SIGTERM)?;
-    let over = scene.broker.command(&["restore", &file])?;
+    let over = scene.broker.restore(&backup, &[])?;
     ensure!(String::from_utf8_lossy(&over.stderr).contains("--replace"), "a database was overwritten");
-    let nothing = scene.broker.command(&["restore", "/dev/null", "--replace"])?;
+    let nothing = scene.broker.restore(Path::new("/dev/null"), &["--replace"])?;
     ensure!(!nothing.status.success(), "/dev/null is a backup");
-    let missing = scene.broker.command(&["restore", &format!("{file}x"), "--replace"])?;
+    let missing = scene.broker.restore(Path::new(&format!("{file}x")), &["--replace"])?;
     let words = String::from_utf8_lossy(&missing.stderr).into_owned();
     ensure!(!missing.status.success() && words.contains("does not exist"), "a missing backup is restored: {words}");
     let (database, moved) = (scene.broker.file("database"), scene.broker.file("moved"));
@@ -147,7 +149,7 @@ fn backup(suite: &Suite, _: &str) -> Result<()> {
     let words = scene.broker.run().err().context("a broker without a database serves")?.to_string();
     ensure!(words.contains("key-broker restore") && !database.exists(), "{words}");
     fs::rename(&moved, &database)?;
-    ensure!(scene.broker.command(&["restore", &file, "--replace"])?.status.success(), "the backup is not restored");
+    ensure!(scene.broker.restore(&backup, &["--replace"])?.status.success(), "the backup is not restored");
     scene.broker.run()?;
     scene.reboot()?;
     scene.must_still_unlock()
@@ -186,11 +188,11 @@ fn modes(suite: &Suite, _: &str) -> Result<()> {
     let mut scene = Scene::with(suite, broker)?;
     scene.provision()?;
     must_be_private(&scene.broker, "serve", &["database-wal", "database-shm", "admin.sock"])?;
-    let file = scene.broker.file("backup").display().to_string();
-    scene.broker.admin(&["backup", &file])?;
+    let file = scene.broker.file("backup");
+    scene.broker.admin(&["backup", &file.display().to_string()])?;
     must_be_private(&scene.broker, "backup", &["backup"])?;
     scene.broker.end(Signal::SIGTERM)?;
-    ensure!(scene.broker.command(&["restore", &file, "--replace"])?.status.success(), "the backup is not restored");
+    ensure!(scene.broker.restore(&file, &["--replace"])?.status.success(), "the backup is not restored");
     must_be_private(&scene.broker, "restore", &["database"])?;
     scene.broker.run()?;
     must_be_private(&scene.broker, "serve after restore", &["database-wal"])
@@ -202,25 +204,31 @@ fn backup_of_leaves(suite: &Suite, _: &str) -> Result<()> {
     scene.broker.fill_audit(1000)?;
     scene.broker.audit_rows()?;
     let (file, audit) = (scene.broker.file("copy"), scene.broker.file("audit"));
-    let name = file.display().to_string();
-    let backup = scene.broker.admin(&["backup", &name])?;
-    let said = backup["audit log"].as_str().unwrap_or_default();
-    ensure!(said.contains("leaves 0 to 511") && said.contains(&audit.display().to_string()), "{backup}");
-    let restore = |scene: &mut Scene| -> Result<String> {
+    let backup = scene.broker.admin(&["backup", &file.display().to_string()])?;
+    ensure!(backup["audit log"] == "complete", "{backup}");
+    let restore = |scene: &mut Scene, file: &Path| -> Result<String> {
         scene.broker.end(Signal::SIGTERM)?;
-        let restored = scene.broker.command(&["restore", &name, "--replace"])?;
+        let restored = scene.broker.restore(file, &["--replace"])?;
         ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
         scene.broker.run()?;
         Ok(String::from_utf8_lossy(&restored.stdout).into_owned())
     };
-    // Without the directory: the leaves are named, and it can be copied later.
+    // The backup has the directory, too.
     fs::rename(&audit, scene.broker.file("saved"))?;
-    let said = restore(&mut scene)?;
+    let said = restore(&mut scene, &file)?;
+    ensure!(!said.contains("missing") && !said.contains("audit.before-"), "{said}");
+    scene.broker.admin(&["audit", "verify"])?;
+    // A database alone does not: the leaves are named, and the directory can be copied later.
+    let kept = said.lines().find_map(|line| line.strip_prefix("kept ")).context("no database is kept")?.to_owned();
+    fs::remove_dir_all(&audit)?;
+    let said = restore(&mut scene, Path::new(&kept))?;
     ensure!(said.contains("missing leaves 0 to 511") && said.contains(&audit.display().to_string()), "{said}");
     let verified = scene.broker.command(&["audit", "verify"])?;
     let words = String::from_utf8_lossy(&verified.stderr).into_owned();
     ensure!(!verified.status.success() && words.contains("leaves 0 to 511"), "{words}");
     ensure!(words.contains(&format!("to {}", audit.display())), "{words}");
+    let backup = scene.broker.admin(&["backup", &scene.broker.file("incomplete").display().to_string()])?;
+    ensure!(backup["audit log"].as_str().is_some_and(|log| log.contains("lost leaves up to 511")), "{backup}");
     // The broker decides nevertheless.
     scene.provision()?;
     fs::rename(scene.broker.file("saved"), &audit)?;
@@ -228,7 +236,7 @@ fn backup_of_leaves(suite: &Suite, _: &str) -> Result<()> {
     // A log that went on after the backup is set aside: the restored one continues otherwise.
     scene.broker.fill_audit(600)?;
     scene.broker.audit_rows()?;
-    let said = restore(&mut scene)?;
+    let said = restore(&mut scene, &file)?;
     ensure!(said.contains("audit.before-") && !said.contains("missing"), "{said}");
     scene.broker.fill_audit(700)?;
     scene.broker.audit_rows()?;
@@ -327,7 +335,7 @@ fn cut_audit_by_receipt(suite: &Suite, _: &str) -> Result<()> {
     let heads = ["audit", "verify", "--heads", &receipt];
     scene.broker.admin(&heads)?;
     scene.broker.end(Signal::SIGTERM)?;
-    let restored = scene.broker.command(&["restore", &copy.display().to_string(), "--replace"])?;
+    let restored = scene.broker.restore(&copy, &["--replace"])?;
     ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     scene.broker.run()?;
     scene.broker.admin(&["audit", "verify"]).context("the control: alone the log fits")?;

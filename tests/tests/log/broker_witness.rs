@@ -76,11 +76,10 @@ fn signed(broker: &Broker) -> Result<u64> {
 /// A copy of the database while the broker does not run.
 fn with_copy(broker: &mut Broker, work: impl FnOnce(&mut Broker) -> Result<()>) -> Result<()> {
     let copy = broker.file("copy");
-    let copied = copy.display().to_string();
-    broker.admin(&["backup", &copied])?;
+    broker.admin(&["backup", &copy.display().to_string()])?;
     work(broker)?;
     broker.kill();
-    let restored = broker.command(&["restore", "--replace", &copied])?;
+    let restored = broker.restore(&copy, &["--replace"])?;
     ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     broker.run()
 }

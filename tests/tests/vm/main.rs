@@ -9,6 +9,7 @@ mod fake;
 mod foreign;
 mod host_inputs;
 mod hostile;
+mod lost;
 mod nodes;
 mod persistence;
 mod predictions;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         foreign::rows(),
         changes::rows(),
         nodes::rows(),
+        lost::rows(),
         persistence::rows(),
         external_journal::rows(),
         state_disks::rows(),

@@ -262,12 +262,11 @@ fn older_database(suite: &Suite, row: &str) -> Result<()> {
     let node = Node::new(suite, "one", &suite.image, &broker)?;
     node.must_open(suite, row)?;
     let backup = broker.file("backup");
-    let name = backup.display().to_string();
-    broker.admin(&["backup", &name])?;
+    broker.admin(&["backup", &backup.display().to_string()])?;
     node.must_open(suite, row)?;
     node.must_open(suite, row)?;
     broker.kill();
-    let restored = broker.command(&["restore", &name, "--replace"])?;
+    let restored = broker.restore(&backup, &["--replace"])?;
     ensure!(restored.status.success(), "restore: {}", String::from_utf8_lossy(&restored.stderr));
     broker.run()?;
     generation(&broker, "one", 1)?;

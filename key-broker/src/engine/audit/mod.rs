@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use transparency::checkpoint::Checkpoint;
 use transparency::tree::{self, Frontier};
 
-pub use bundles::{Bundles, WIDTH};
+pub use bundles::{Bundles, Problem as BundleProblem, WIDTH};
 pub use leaves::{Problem, first_in_database, of_request, tail};
+#[cfg(test)]
+pub use moving::MIN_IN_DATABASE;
 pub use moving::move_leaves;
 pub use verify::verify;
 

@@ -7,7 +7,7 @@ use crate::fault;
 use crate::store::{Error, Row, Store, Table};
 
 /// The newest leaves, which stay in the database.
-const MIN_IN_DATABASE: u64 = 256;
+pub const MIN_IN_DATABASE: u64 = 256;
 
 /// Moves all leaves that can be moved.
 ///

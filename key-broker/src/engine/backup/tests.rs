@@ -1,0 +1,244 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use attest::bytes::Bytes32;
+use state_disk::layout::Profile;
+use zeroize::Zeroizing;
+
+use super::super::audit::{MIN_IN_DATABASE, WIDTH};
+use super::super::records::{Disk, put};
+use super::super::tests::{enrol_with, init, open};
+use super::super::{AdminCommand, Engine};
+use crate::backup::archive::Writer;
+use crate::backup::members::{CONFIGURATION, DATABASE, IDENTITY};
+use crate::backup::{self};
+use crate::init::{self as init_module, Plan};
+use crate::restore::{self, Choices};
+use crate::store::Table;
+
+const OWNER: Bytes32 = Bytes32([1; 32]);
+
+/// A broker with a node and its disk.
+fn broker(parent: &Path) -> (PathBuf, Engine) {
+    let folder = init(parent);
+    let engine = open(&folder).unwrap();
+    enrol_with(&engine, "one", OWNER).unwrap();
+    let mut disk = Disk::new("one", "state", Profile::default()).unwrap();
+    engine.share(&engine.keys().unwrap(), &mut disk, &OWNER).unwrap();
+    let key = Disk::key("one", "state");
+    engine
+        .store
+        .transact(&mut |open| {
+            open.put(Table::DiskIds, disk.id.as_bytes(), &key)?;
+            put(open, Table::Disks, &key, &disk)
+        })
+        .unwrap();
+    (folder, engine)
+}
+
+fn back_up(engine: &Engine, folder: &Path, to: &Path) -> serde_json::Value {
+    backup::write(engine, &folder.join(CONFIGURATION), to).unwrap()
+}
+
+fn restored(backup: &Path, folder: &Path, passphrase: &str, replace: bool) -> anyhow::Result<()> {
+    let passphrase = passphrase.as_bytes().to_vec();
+    let choices = Choices { replace, trust_database: false };
+    restore::run(&folder.join(CONFIGURATION), backup, choices, &|| Ok(Zeroizing::new(passphrase.clone())))
+}
+
+/// Every file below a directory with its bytes.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push((path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    found.sort();
+    found
+}
+
+fn fill_audit(engine: &Engine, leaves: u64) {
+    for _ in 0..leaves {
+        engine.admin(&AdminCommand::NodeApprove { name: "one".into() }).unwrap();
+    }
+    engine.move_leaves();
+}
+
+#[test]
+fn backup_of_a_lost_broker_is_a_broker_in_an_empty_directory() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    fill_audit(&engine, MIN_IN_DATABASE + 2 * WIDTH);
+    let backup = parent.path().join("backup");
+    let said = back_up(&engine, &folder, &backup);
+    assert_eq!((&said["audit log"], &said["disks"]), (&"complete".into(), &1.into()), "{said}");
+    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&backup).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 2, "nothing else is left beside it");
+    let error = backup::write(&engine, &folder.join(CONFIGURATION), &backup).unwrap_err().to_string();
+    assert!(error.contains("exists"), "{error}");
+    let verify = |engine: &Engine| engine.admin(&AdminCommand::AuditVerify { heads: vec![] }).unwrap();
+    let before = verify(&engine);
+    drop(engine);
+    fs::remove_dir_all(&folder).unwrap();
+    for is_made in [false, true] {
+        let new = parent.path().join(format!("new-{is_made}"));
+        if is_made {
+            fs::create_dir(&new).unwrap();
+        }
+        restored(&backup, &new, "a passphrase", false).unwrap();
+        let engine = open(&new).unwrap();
+        assert_eq!(verify(&engine), before);
+        assert_eq!(engine.check_rows().unwrap().disks, 1);
+        let names: Vec<_> = fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!names.iter().any(|name| name.to_string_lossy().contains("restoring")), "{names:?}");
+    }
+}
+
+#[test]
+fn backup_that_was_cut_or_changed_is_refused_and_the_directory_stays_as_it_was() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let backup = parent.path().join("backup");
+    back_up(&engine, &folder, &backup);
+    drop(engine);
+    let (good, before) = (fs::read(&backup).unwrap(), files(&folder));
+    let bad = parent.path().join("bad");
+    let new = parent.path().join("new");
+    let step = good.len() / 20;
+    let cuts = (0..good.len()).step_by(step).chain([good.len() - 1, good.len() - 1024]).map(|cut| good[..cut].to_vec());
+    let flips = (7..good.len()).step_by(step).chain([good.len() - 1, good.len() - 1100, good.len() - 3000]);
+    let flips = flips.map(|at| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    });
+    let longer = [[&good[..], &[0]].concat(), [&good[..], &[0; 512]].concat()];
+    let words =
+        ["is truncated or damaged", "the backup was changed", "is not a backup", "the manifest", "which no backup has"];
+    for (number, bytes) in cuts.chain(flips).chain(longer).enumerate() {
+        fs::write(&bad, &bytes).unwrap();
+        let error = format!("{:#}", restored(&bad, &new, "a passphrase", false).unwrap_err());
+        assert!(error.starts_with("cannot restore"), "{number}: {error}");
+        assert!(words.iter().any(|words| error.contains(words)), "{number}: {error}");
+        assert!(!new.exists(), "{number}: {error}");
+        restored(&bad, &folder, "a passphrase", true).unwrap_err();
+        assert!(files(&folder) == before, "{number}: {error}");
+    }
+    let error = restored(&backup, &new, "another passphrase", false).unwrap_err();
+    assert!(format!("{error:#}").contains("The passphrase does not open"), "{error:#}");
+    assert!(!new.exists());
+    restored(&backup, &new, "a passphrase", false).unwrap();
+}
+
+/// Names another node in the record of the disk, as no command does.
+fn move_disk(engine: &Engine, to: &str) {
+    // Enrolled already the second time.
+    let _ = enrol_with(engine, "two", Bytes32([2; 32]));
+    engine
+        .store
+        .transact(&mut |open| {
+            let mut disk: Disk = super::get(open, Table::Disks, b"one/state")?.unwrap();
+            disk.node = to.into();
+            put(open, Table::Disks, b"one/state", &disk)
+        })
+        .unwrap();
+}
+
+/// Writes a backup of these files, with a manifest that this broker signs.
+fn pack(to: &Path, database: &Path, identity: &Path, signer: &Engine) {
+    let mut writer = Writer::new(to).unwrap();
+    let paths = IDENTITY.iter().chain([&CONFIGURATION]).map(|name| (*name, identity.join(name)));
+    for (name, path) in [(DATABASE, database.to_owned())].into_iter().chain(paths) {
+        let bytes = fs::read(path).unwrap();
+        writer.add(name, bytes.len() as u64, &mut &bytes[..]).unwrap();
+    }
+    let (bytes, digest) = writer.digest();
+    writer.finish(&signer.sign_manifest(bytes, digest, 0).unwrap()).unwrap();
+}
+
+#[test]
+fn backup_that_is_put_together_from_two_brokers_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    // Another broker of the same cluster, whose epoch keys open none of these shares.
+    let second = parent.path().join("second");
+    let plan = Plan {
+        folder: second.clone(),
+        assurance: attest::cluster::Assurance::Development,
+        listen: "127.0.0.1:0".parse().unwrap(),
+        serial: None,
+        layout: None,
+        existing: Some((folder.join("cluster.json"), folder.join("offline/root.key"), 2)),
+    };
+    init_module::run(&plan, b"a passphrase").unwrap();
+    let other = open(&second).unwrap();
+    let copy = parent.path().join("copy");
+    engine.copy_database(&copy).unwrap();
+    let (new, moved) = (parent.path().join("new"), parent.path().join("moved"));
+    move_disk(&engine, "two");
+    engine.copy_database(&moved).unwrap();
+    move_disk(&engine, "one");
+    let mixed = parent.path().join("mixed");
+    fs::create_dir(&mixed).unwrap();
+    for name in IDENTITY.into_iter().chain([CONFIGURATION]) {
+        let from = if name.starts_with("tls.") { &second } else { &folder };
+        fs::copy(from.join(name), mixed.join(name)).unwrap();
+    }
+    for (name, identity, signer, words) in [
+        ("another connection", &mixed, &engine, "tls.key is not the key that certificate.json names"),
+        ("another signer", &folder, &other, "not signed by the broker of this backup"),
+        ("other epoch keys", &second, &other, "was not written with"),
+        ("another owner", &folder, &engine, "cannot unwrap the share"),
+    ] {
+        let backup = parent.path().join(name);
+        pack(&backup, if name == "another owner" { &moved } else { &copy }, identity, signer);
+        let error = format!("{:#}", restored(&backup, &new, "a passphrase", false).unwrap_err());
+        assert!(error.contains(words), "{name}: {error}");
+        assert!(!new.exists(), "{name}");
+    }
+    let good = parent.path().join("good");
+    pack(&good, &copy, &folder, &engine);
+    let before = files(&second);
+    let error = format!("{:#}", restored(&good, &second, "a passphrase", true).unwrap_err());
+    assert!(error.contains("is another than that of the backup"), "{error}");
+    drop(other);
+    assert_eq!(files(&second).len(), before.len() - 2, "only the WAL of the broker that ended is gone");
+    restored(&good, &new, "a passphrase", false).unwrap();
+    // A database alone is no broker on a new host.
+    let error = format!("{:#}", restored(&copy, &parent.path().join("x"), "a passphrase", false).unwrap_err());
+    assert!(error.contains("sealed.json") && error.contains("hint: "), "{error}");
+    assert!(!parent.path().join("x").exists());
+}
+
+#[test]
+fn audit_log_that_was_changed_in_the_broker_is_refused_by_restore() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    engine
+        .store
+        .transact(&mut |open| {
+            let leaf = open.get(Table::Audit, &0_u64.to_be_bytes())?.unwrap();
+            open.put(Table::Audit, &0_u64.to_be_bytes(), &[&leaf[..], b" "].concat())
+        })
+        .unwrap();
+    let backup = parent.path().join("backup");
+    back_up(&engine, &folder, &backup);
+    let error = format!("{:#}", restored(&backup, &parent.path().join("new"), "a passphrase", false).unwrap_err());
+    assert!(error.contains("the audit log was changed"), "{error}");
+    assert!(!parent.path().join("new").exists());
+}
+
+#[test]
+fn broker_whose_share_cannot_be_unwrapped_writes_no_backup() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    move_disk(&engine, "two");
+    let backup = parent.path().join("backup");
+    let error = format!("{:#}", backup::write(&engine, &folder.join(CONFIGURATION), &backup).unwrap_err());
+    assert!(error.starts_with("cannot write the backup") && error.contains("cannot unwrap the share"), "{error}");
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is left");
+}
