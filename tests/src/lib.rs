@@ -28,6 +28,7 @@ pub mod uki;
 pub mod usage;
 pub mod variables;
 pub mod watch;
+pub mod workshop;
 
 #[cfg(test)]
 mod tests {

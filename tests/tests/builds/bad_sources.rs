@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 
 use super::Row;
-use super::workshop::{Bench, Workshop};
+use cairn_tests::workshop::{Bench, Workshop};
 
 /// An edit of a file in the clone, the arguments, and what the error must say.
 type Case = (
