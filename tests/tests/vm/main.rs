@@ -18,6 +18,7 @@ mod releases;
 mod root;
 mod secrets;
 mod state_disks;
+mod workloads;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         hostile::rows(),
         releases::rows(),
         secrets::rows(),
+        workloads::rows(),
     ]
     .into_iter()
     .flatten()
