@@ -24,12 +24,13 @@ fn systemd_tmpfiles_creates_what_packages_have_under_var_and_keeps_what_is_there
     var::create_at_boot(&mut tree).unwrap();
     let folder = tempfile::tempdir().unwrap();
     tree.write_tar(fs::File::create(folder.path().join("root.tar")).unwrap(), 0).unwrap();
+    // By its name: a path would be that of the build root.
+    let file = var::FILE.rsplit('/').next().unwrap();
     let script = format!(
         "mkdir root; tar -xf root.tar -C root; test -z \"$(ls root/var)\"; \
          mkdir -p -m 700 root/var/lib/own; echo of an earlier boot > root/var/lib/own/kept.txt; \
-         for i in 1 2; do SYSTEMD_LOG_LEVEL=warning systemd-tmpfiles --create --root={WORK}/root /{}; done; \
-         cd root/var; stat -c '%n %a %F' lib/own lib/own/* link; readlink link; cat lib/own/*",
-        var::FILE
+         for i in 1 2; do SYSTEMD_LOG_LEVEL=warning systemd-tmpfiles --create --root={WORK}/root {file}; done; \
+         cd root/var; stat -c '%n %a %F' lib/own lib/own/* link; readlink link; cat lib/own/*"
     );
     let tools = sandbox().unwrap().bind(folder.path(), WORK).work_dir(WORK);
     let shown = output_of(tools.command("sh").args(["-ec", &script])).unwrap();
