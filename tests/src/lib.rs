@@ -10,6 +10,7 @@ pub mod erofs;
 pub mod event_log;
 pub mod formats;
 pub mod harness;
+pub mod how_to;
 pub mod image;
 pub mod luks;
 pub mod lying_broker;
@@ -18,6 +19,7 @@ pub mod mirror;
 pub mod newer;
 pub mod node;
 pub mod npm_verifier;
+pub mod oci;
 pub mod pe;
 pub mod records;
 pub mod registers;
@@ -28,6 +30,7 @@ pub mod uki;
 pub mod usage;
 pub mod variables;
 pub mod watch;
+pub mod workshop;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::Row;
-use super::workshop::Workshop;
+use cairn_tests::workshop::Workshop;
 
 /// An account that no host has.
 pub const OTHER_USER: &str = "54321";
@@ -76,7 +76,7 @@ fn full_output(shop: &Workshop, row: &str) -> Result<()> {
     let build = bench.xtask(&["build-image", "--out", &out]);
     let mut command = on_small_disk(&build, &disk, "true", "ls -A \"$0/image\" | sed 's/^/left: /'")?;
     let output = command.output().context("Failed to start unshare")?;
-    let text = super::workshop::text_of(&output);
+    let text = cairn_tests::workshop::text_of(&output);
     ensure!(output.status.code() == Some(1), "{:?}: {text}", output.status);
     ensure!(text.contains("No space left on device") && text.contains("cairn_"), "{text}");
     let left: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("left: ")).collect();
@@ -96,7 +96,7 @@ fn full_cache(shop: &Workshop, row: &str) -> Result<()> {
     let build = bench.xtask(&["build-image"]);
     let mut command = on_small_disk(&build, &bench.cache, &fill, "ls -A \"$0/cairn/tmp\" | sed 's/^/left: /'")?;
     let output = command.output().context("Failed to start unshare")?;
-    let text = super::workshop::text_of(&output);
+    let text = cairn_tests::workshop::text_of(&output);
     ensure!(output.status.code() == Some(1), "{:?}: {text}", output.status);
     ensure!(
         text.contains("The stage `root` failed") && text.contains("is full") && text.contains("make room"),

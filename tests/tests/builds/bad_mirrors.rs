@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use xtask::lock::Package;
 
 use super::Row;
-use super::workshop::{Bench, Workshop};
+use cairn_tests::workshop::{Bench, Workshop};
 
 const MIRROR: &str = "CAIRN_DEBIAN_MIRROR";
 

@@ -1,11 +1,12 @@
 //! Mistakes in a checkout: each is named, with the next step.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
 
 use super::Row;
-use super::workshop::{Bench, Workshop};
+use cairn_tests::workshop::{Bench, Workshop};
 
 /// An edit of a file in the clone, the arguments, and what the error must say.
 type Case = (
@@ -15,7 +16,23 @@ type Case = (
     &'static [&'static str],
 );
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 9] = [
+    (
+        "unit_of_a_profile_without_a_definition_is_named",
+        Some((
+            "os/profiles/container/profile.toml",
+            "\"containerd.service\"",
+            "\"containerd.service\", \"absent.service\"",
+        )),
+        &["build-image", "--profile", "container"],
+        &["absent.service", "nothing enables it", "no file defines it", "docs/profiles.md"],
+    ),
+    (
+        "service_of_a_profile_without_its_program_is_named",
+        Some(("os/profiles/container/profile.toml", "[\"containerd\", ", "[")),
+        &["build-image", "--profile", "container"],
+        &["containerd.service starts /usr/bin/containerd, which is not in the root", "`programs`"],
+    ),
     (
         "an_unknown_profile_is_named_with_those_that_exist",
         None,
@@ -65,6 +82,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("a_lock_out_of_order_is_refused", out_of_order),
         Row::new("a_way_in_fails_the_build", way_in),
         Row::new("a_module_that_is_not_listed_fails_the_build", module),
+        Row::new("program_under_var_fails_the_build_by_its_name", program_under_var),
         Row::new("a_damaged_stage_in_the_cache_is_made_again", damaged_stage),
     ];
     rows.extend(CASES.map(|(name, edit, arguments, words)| {
@@ -116,6 +134,19 @@ fn module(shop: &Workshop, row: &str) -> Result<()> {
     fs::create_dir_all(&folder).context("Failed to make a folder")?;
     fs::write(folder.join("virtio_console.ko.xz"), "a module").context("Failed to write a module")?;
     let words = ["/usr/lib/modules/updates/virtio_console.ko.xz is not listed", "is denied", "os/image.toml"];
+    bench.must_fail(&mut bench.xtask(&["build-image"]), &words)?;
+    nothing_made(&bench)
+}
+
+/// What is created at boot is in the suites `tools` and `vm`; this one shows that the build obeys.
+fn program_under_var(shop: &Workshop, row: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    let folder = bench.checkout.join("os/root/var/lib/own");
+    fs::create_dir_all(&folder).context("Failed to make a folder")?;
+    let program = folder.join("tool");
+    fs::write(&program, "a program").context("Failed to write a program")?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).context("chmod")?;
+    let words = ["/var/lib/own/tool: a program, and /var is mounted without execution", "hint: ", "profile.toml"];
     bench.must_fail(&mut bench.xtask(&["build-image"]), &words)?;
     nothing_made(&bench)
 }

@@ -8,7 +8,7 @@ use cairn_tests::sources::commit;
 use serde_json::Value;
 
 use super::Row;
-use super::workshop::{Bench, Workshop};
+use cairn_tests::workshop::{Bench, Workshop};
 
 /// Too quick to be cached: these run always.
 const ALWAYS: [&str; 2] = ["disk", "outputs"];

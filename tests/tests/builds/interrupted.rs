@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Row;
-use super::workshop::{Bench, Workshop};
+use cairn_tests::workshop::{Bench, Workshop};
 
 /// All stages that come before the outputs, except the build root.
 const STAGES: [&str; 6] = ["kernel", "packages", "root", "agent", "verity", "initrd"];

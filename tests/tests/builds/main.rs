@@ -7,12 +7,11 @@ mod caching;
 mod interrupted;
 mod rebuilt;
 mod reproducible;
-mod workshop;
 
 use std::process::ExitCode;
 
 use cairn_tests::harness;
-use workshop::Workshop;
+use cairn_tests::workshop::Workshop;
 
 type Row = harness::Row<Workshop>;
 

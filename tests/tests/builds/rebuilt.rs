@@ -13,7 +13,7 @@ use xtask::difference::{OUTPUTS, Outputs};
 use xtask::digest::Sha256Digest;
 
 use super::Row;
-use super::workshop::{Bench, Workshop, text_of};
+use cairn_tests::workshop::{Bench, Workshop, text_of};
 
 pub fn rows() -> Vec<Row> {
     vec![Row::new("a_published_image_is_built_again_and_what_differs_is_named", rebuilt)]

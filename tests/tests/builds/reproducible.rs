@@ -12,7 +12,7 @@ use xtask::sandbox::WORK;
 
 use super::Row;
 use super::bad_hosts::OTHER_USER;
-use super::workshop::{Workshop, text_of};
+use cairn_tests::workshop::{Workshop, text_of};
 
 /// Another time in every tool of the build root. libfaketime would do the same, and hangs rustc.
 const CLOCK: &str = include_str!("clock.c");

@@ -8,4 +8,5 @@ mod launch;
 mod references;
 mod sandbox;
 mod stubs;
+mod var;
 mod writers;

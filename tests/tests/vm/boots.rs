@@ -140,6 +140,9 @@ fn debug(suite: &Suite, row: &str) -> Result<()> {
     );
     let (data, hash) = (shell.run("cat /sys/block/dm-0/dm/name")?, shell.run("cat /sys/block/dm-0/ro")?);
     ensure!((data.as_str(), hash.as_str()) == ("root", "1"), "dm-0 is {data:?}, read-only {hash:?}");
+    // Of the packages' directories under /var, which the root's own cannot be seen through.
+    let made = shell.run("stat -c '%a %u:%g' /var/lib/misc /var/local /var/opt")?;
+    ensure!(made == "755 0:0\n755 0:0\n755 0:0", "directories of packages under /var are {made}");
     let units = shell.run("systemctl --failed --plain --no-legend")?;
     ensure!(units.is_empty(), "units failed: {units}");
     let environment = shell.run("tr '\\0' '\\n' < /proc/1/environ")?;

@@ -19,6 +19,7 @@ mod releases;
 mod root;
 mod secrets;
 mod state_disks;
+mod workloads;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         hostile::rows(),
         releases::rows(),
         secrets::rows(),
+        workloads::rows(),
     ]
     .into_iter()
     .flatten()

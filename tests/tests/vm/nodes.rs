@@ -65,7 +65,7 @@ pub(super) fn generation(broker: &Broker, node: &str, expected: u64) -> Result<(
     Ok(())
 }
 
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0").context("no free port")?.local_addr()?.port())
 }
 

@@ -40,6 +40,7 @@ Exit codes: 0 text seen, or powered off; 3 ended without the text; 4 the guest n
 reset; 6 QEMU or the TPM emulator failed; 124 timeout; 130 interrupted.
 
 Examples: cargo xtask boot --until multi-user --timeout 120
+          cargo xtask boot --forward 8080:80
           cargo xtask boot --with-broker
           cargo xtask boot --with-broker --change-a-byte")]
 pub struct BootArgs {
@@ -63,6 +64,9 @@ pub struct BootArgs {
     /// Give the guest a network card and the host's network
     #[arg(long)]
     pub network: bool,
+    /// Port of the host's loopback that leads to a TCP port of the guest; with a network card as --network
+    #[arg(long, value_name = "HOST:GUEST", value_parser = ports)]
+    pub forward: Vec<(u16, u16)>,
     /// Further disk images, attached after the first; what the guest writes is thrown away
     #[arg(long, value_name = "IMAGE")]
     pub disk: Vec<PathBuf>,
@@ -73,7 +77,7 @@ pub struct BootArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "no_tpm")]
     pub tpm_state: Option<PathBuf>,
     /// Start a key broker too, and let the node attest, make its disk, reboot and unlock it; run again, it unlocks once more
-    #[arg(long, conflicts_with_all = ["until", "timeout", "memory", "cpus", "no_tpm", "network", "disk", "keep_disk", "tpm_state", "no_kvm", "qemu"])]
+    #[arg(long, conflicts_with_all = ["until", "timeout", "memory", "cpus", "no_tpm", "network", "forward", "disk", "keep_disk", "tpm_state", "no_kvm", "qemu"])]
     pub with_broker: bool,
     /// Forget the broker and the node of earlier runs
     #[arg(long, requires = "with_broker")]
@@ -103,7 +107,8 @@ pub fn run(args: &BootArgs, build_root: &Path, images: &Path) -> Result<ExitCode
     if args.with_broker {
         return with_broker::run(args, &image, build_root, &interrupts);
     }
-    let network = if args.network { Network::Host } else { Network::None };
+    let is_networked = args.network || !args.forward.is_empty();
+    let network = if is_networked { Network::Host } else { Network::None };
     let sandbox = Sandbox::new(build_root).network(network);
     let accelerator = if args.no_kvm { Accelerator::Emulation } else { Accelerator::detect(&sandbox) };
     let machine = Machine {
@@ -112,7 +117,8 @@ pub fn run(args: &BootArgs, build_root: &Path, images: &Path) -> Result<ExitCode
         tpm: (!args.no_tpm).then(|| Tpm { state: args.tpm_state.clone(), ..Tpm::default() }),
         disks: [vec![image.clone()], args.disk.clone()].concat(),
         kept_disks: args.keep_disk.iter().map(|disk| kept_disk(disk)).collect::<Result<_>>()?,
-        network: args.network,
+        network: is_networked,
+        forwarded: args.forward.clone(),
         accelerator,
         extra: args.qemu.clone(),
         ..Machine::with_disk(&image)
@@ -131,6 +137,13 @@ pub fn run(args: &BootArgs, build_root: &Path, images: &Path) -> Result<ExitCode
     drop(terminal);
     eprintln!("\n{outcome}, after {:.1} s", elapsed.as_secs_f64());
     Ok(ExitCode::from(outcome.exit_code()))
+}
+
+/// `HOST:GUEST`, both from 1 to 65535.
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    let port = |text: &str| text.parse().ok().filter(|port| *port > 0);
+    let pair = text.split_once(':').and_then(|(host, guest)| Some((port(host)?, port(guest)?)));
+    pair.ok_or_else(|| "expected two ports, for example 8080:80".to_owned())
 }
 
 /// A disk that keeps what is written to it: made sparse if it is missing.
@@ -212,4 +225,17 @@ fn copy_to_standard_output() -> Sink {
         // A closed pipe (`| head`) must not end the machine before its outcome is known.
         let _ = output.write_all(bytes).and_then(|()| output.flush());
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwarded_ports_are_two_numbers() {
+        assert_eq!(ports("8080:80"), Ok((8080, 80)));
+        for text in ["80", "8080:", ":80", "0:80", "80:0", "65536:80", "a:80", "80:80:80"] {
+            assert!(ports(text).is_err(), "{text}");
+        }
+    }
 }

@@ -26,7 +26,7 @@ pub fn make(tree: &mut Tree, lean: &Lean, profile: &ProfileConfig) {
 }
 
 /// Fails where something is left that would run a script or let somebody look around, and where a listed program is not there.
-pub fn check(tree: &Tree, lean: &Lean) -> Result<()> {
+pub fn check(tree: &Tree, lean: &Lean, profile: &ProfileConfig) -> Result<()> {
     let mut findings = String::new();
     let mut add = |path: &str, what: &str| {
         // A string takes all that is written to it.
@@ -45,9 +45,11 @@ pub fn check(tree: &Tree, lean: &Lean) -> Result<()> {
             }
         }
     }
-    for program in &lean.programs {
-        if !FOLDERS.iter().any(|folder| tree.get(&format!("{folder}/{program}")).is_some()) {
-            add(program, "listed in os/tree.toml, and not there");
+    for (list, programs) in [("os/tree.toml", &lean.programs), ("profile.toml", &profile.programs)] {
+        for program in programs {
+            if !FOLDERS.iter().any(|folder| tree.get(&format!("{folder}/{program}")).is_some()) {
+                add(program, &format!("listed in {list}, and not there"));
+            }
         }
     }
     if findings.is_empty() {
@@ -87,21 +89,25 @@ mod tests {
         make(&mut tree, &lean(), &ProfileConfig::default());
         assert_eq!(tree.names("usr/bin").collect::<Vec<_>>(), ["good"]);
         assert_eq!(tree.names("usr/sbin").count() + tree.names("usr/lib").count(), 0);
-        check(&tree, &lean()).unwrap();
+        check(&tree, &lean(), &ProfileConfig::default()).unwrap();
         let mut tree = self::tree();
-        make(&mut tree, &lean(), &ProfileConfig { programs: vec!["own".into()], ..ProfileConfig::default() });
+        let profile = ProfileConfig { programs: vec!["own".into()], ..ProfileConfig::default() };
+        make(&mut tree, &lean(), &profile);
         assert_eq!(tree.names("usr/sbin").collect::<Vec<_>>(), ["own"]);
+        check(&tree, &lean(), &profile).unwrap();
+        tree.remove("usr/sbin/own");
+        assert!(check(&tree, &lean(), &profile).unwrap_err().to_string().contains("own: listed in profile.toml"));
     }
 
     #[test]
     fn shells_and_scripts_and_missing_programs_are_found() {
-        let error = check(&tree(), &lean()).unwrap_err().to_string();
+        let error = check(&tree(), &lean(), &ProfileConfig::default()).unwrap_err().to_string();
         for words in ["/usr/bin/sh: nobody", "/usr/bin/dash: nobody", "/usr/lib/x: a script"] {
             assert!(error.contains(words), "{error}");
         }
         let mut tree = tree();
         make(&mut tree, &lean(), &ProfileConfig::default());
         tree.remove("usr/bin/good");
-        assert!(check(&tree, &lean()).unwrap_err().to_string().contains("good: listed"));
+        assert!(check(&tree, &lean(), &ProfileConfig::default()).unwrap_err().to_string().contains("good: listed"));
     }
 }

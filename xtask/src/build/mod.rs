@@ -24,10 +24,12 @@ pub mod package_tree;
 mod reference;
 pub mod root_modules;
 pub mod root_tree;
+mod services;
 pub mod sources;
 pub mod stage;
 pub mod toolchain;
 pub mod tools;
+pub mod var;
 pub mod ways_in;
 
 use std::path::PathBuf;
@@ -236,7 +238,8 @@ fn make_packages(inputs: &Inputs, stages: &Stages, tools: &Tools) -> Result<(Ker
             tools: &tools.tree,
             suite: &image.packages.suite,
             configurations: &configurations,
-            accounts: &checkout.join("os/root"),
+            checkout: checkout.root(),
+            profile: inputs.profile.as_ref(),
             packages: &sources.set(&root_set)?,
             files: &sources.files,
             source_date: *source_date,

@@ -1,5 +1,5 @@
 //! Stage `packages`: the root set installed by mkosi, as a tar file. Users and groups are there before the first package,
-//! with the ids of os/root/etc, so that no package can choose one.
+//! with the ids of the image's own account files, so that no package can choose one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,11 +10,12 @@ use anyhow::{Context, Result};
 
 use super::mkosi::{Format, Mkosi};
 use super::stage::{Key, Made, Stages};
+use crate::config::profile::{self, Profile};
 use crate::digest::Sha256Digest;
 use crate::lock::Package;
 
 /// The account files that are laid down first.
-const ACCOUNTS: [&str; 2] = ["etc/passwd", "etc/group"];
+pub const ACCOUNTS: [&str; 2] = ["etc/passwd", "etc/group"];
 
 /// Inputs of the stage.
 pub struct Inputs<'a> {
@@ -26,8 +27,10 @@ pub struct Inputs<'a> {
     pub suite: &'a str,
     /// Package lists.
     pub configurations: &'a [&'a Path],
-    /// Folder with `etc/passwd` and `etc/group`.
-    pub accounts: &'a Path,
+    /// The checkout: `etc/passwd` and `etc/group` are in its os/root,
+    pub checkout: &'a Path,
+    /// or in the profile.
+    pub profile: Option<&'a Profile>,
     /// The packages.
     pub packages: &'a [&'a Package],
     /// Their files.
@@ -46,14 +49,14 @@ pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
         key = key.path("mkosi.conf", configuration)?;
     }
     for account in ACCOUNTS {
-        key = key.path(account, &inputs.accounts.join(account))?;
+        key = key.path(account, &profile::account_file(inputs.checkout, inputs.profile, account))?;
     }
     for package in inputs.packages {
         key = key.digest(&package.name, &package.sha256);
     }
     stages.run("packages", key, |output| {
         let skeleton = output.join("skeleton");
-        make_skeleton(&skeleton, inputs.accounts)?;
+        make_skeleton(&skeleton, inputs)?;
         let mkosi = Mkosi {
             tools: inputs.tools,
             suite: inputs.suite,
@@ -68,7 +71,7 @@ pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
 }
 
 /// Whatever the caller's umask is and whoever checked the sources out, folder and files have the same modes.
-fn make_skeleton(skeleton: &Path, accounts: &Path) -> Result<()> {
+fn make_skeleton(skeleton: &Path, inputs: &Inputs) -> Result<()> {
     let set_mode = |path: &Path, mode| {
         let set = fs::set_permissions(path, fs::Permissions::from_mode(mode));
         set.with_context(|| format!("Failed to set the mode of {}", path.display()))
@@ -78,7 +81,8 @@ fn make_skeleton(skeleton: &Path, accounts: &Path) -> Result<()> {
         set_mode(folder, 0o755)?;
     }
     for account in ACCOUNTS {
-        let (from, to) = (accounts.join(account), skeleton.join(account));
+        let from = profile::account_file(inputs.checkout, inputs.profile, account);
+        let to = skeleton.join(account);
         fs::copy(&from, &to).with_context(|| format!("Failed to copy {}", from.display()))?;
         set_mode(&to, 0o644)?;
     }

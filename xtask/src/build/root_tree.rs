@@ -16,13 +16,16 @@ use super::activation::Activation;
 use super::agent;
 use super::kernel::Kernel;
 use super::lean;
+use super::package_tree::ACCOUNTS;
 use super::root_modules;
+use super::services;
 use super::stage::{Key, Made, Stages};
+use super::var;
 use super::ways_in;
 use crate::checkout::Checkout;
 use crate::config::image::ImageConfig;
-use crate::config::profile::{Profile, ProfileConfig};
-use crate::config::tree::TreeConfig;
+use crate::config::profile::{self, Profile, ProfileConfig};
+use crate::config::tree::{self, TreeConfig};
 use crate::sandbox::Sandbox;
 
 /// Name of the output.
@@ -62,7 +65,7 @@ pub struct Inputs<'a> {
 pub fn make(stages: &Stages, inputs: &Inputs) -> Result<Made> {
     let uuid = inputs.seed.uuid("root file system").to_string();
     let root = &inputs.image.root;
-    let mut key = Key::new("root", 2)
+    let mut key = Key::new("root", 3)
         .digest("build-root", &inputs.build_root.key)
         .digest("packages", &inputs.packages.key)
         .digest("modules", &inputs.modules.key)
@@ -89,7 +92,9 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
     let config = TreeConfig::read(&inputs.checkout.join("os/tree.toml"))?;
     let mut tree = Tree::read_tar(&inputs.packages.join("packages.tar"))?;
     check_accounts(&tree, inputs)?;
-    for pattern in &config.drop {
+    let plain = ProfileConfig::default();
+    let profile = inputs.profile.map_or(&plain, |profile| &profile.config);
+    for pattern in config.drop.iter().chain(&profile.drop) {
         tree.remove(pattern);
     }
     for folder in &config.empty {
@@ -113,18 +118,20 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
     tree.insert(&format!("usr/lib/cairn/{}", agent::SERVICE), Entry::file(service, 0o755))?;
     tree.insert("usr/lib/os-release", Entry::file(inputs.os_release, 0o644))?;
     tree.insert("etc/machine-id", Entry::file("uninitialized\n", 0o444))?;
-    for (path, mode) in config.mode_table()? {
+    for (path, mode) in tree::mode_table(&config.modes)?.into_iter().chain(tree::mode_table(&profile.modes)?) {
         tree.set_mode(&path, mode)?;
     }
-    tree.set_owners(&config.owner_table()?)?;
-    let plain = ProfileConfig::default();
-    let profile = inputs.profile.map_or(&plain, |profile| &profile.config);
+    let mut owners = tree::owner_table(&config.owners)?;
+    owners.extend(tree::owner_table(&profile.owners)?);
+    tree.set_owners(&owners)?;
     if !profile.full {
         lean::make(&mut tree, &config.lean, profile);
     }
     ways_in::check(&tree, &config.allow, profile)?;
+    services::check(&tree, &profile.units)?;
+    var::create_at_boot(&mut tree)?;
     if !profile.full {
-        lean::check(&tree, &config.lean)?;
+        lean::check(&tree, &config.lean, profile)?;
     }
     let expected = modules::resolve(&inputs.kernel.modules(), inputs.wanted_modules)?;
     root_modules::check(&tree, &modules_folder, &expected, &inputs.image.root.denied)?;
@@ -132,10 +139,10 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
     Ok(tree)
 }
 
-/// Every account that a package made must be in os/root/etc with the same ids: nothing chooses an id at build time.
+/// Every account that a package made must be in the image's own account files with the same ids: nothing chooses an id at build time.
 fn check_accounts(tree: &Tree, inputs: &Inputs) -> Result<()> {
-    for name in ["etc/passwd", "etc/group"] {
-        let path = inputs.checkout.join("os/root").join(name);
+    for name in ACCOUNTS {
+        let path = profile::account_file(inputs.checkout.root(), inputs.profile, name);
         let ours = fs::read_to_string(&path).with_context(|| format!("Failed to read {}", path.display()))?;
         let ours = ids(&ours);
         let Some(Kind::File { content, .. }) = tree.get(name).map(|entry| &entry.kind) else {

@@ -14,7 +14,7 @@ use crate::config::profile::ProfileConfig;
 use crate::config::tree::Allow;
 
 /// Folders that systemd reads units from.
-const UNIT_FOLDERS: [&str; 4] =
+pub(super) const UNIT_FOLDERS: [&str; 4] =
     ["etc/systemd/system", "usr/lib/systemd/system", "usr/local/lib/systemd/system", "run/systemd/system"];
 /// Folders that systemd runs generators from.
 const GENERATOR_FOLDERS: [&str; 8] = [
@@ -165,7 +165,7 @@ fn units(tree: &Tree, allow: &Allow, profile: &ProfileConfig, add: Add) {
 }
 
 /// `serial-getty@.service` of `serial-getty@ttyS0.service`.
-fn template_of(unit: &str) -> String {
+pub(super) fn template_of(unit: &str) -> String {
     match (unit.find('@'), unit.rfind('.')) {
         (Some(at), Some(dot)) if at < dot => format!("{}{}", &unit[..=at], &unit[dot..]),
         _ => unit.to_owned(),

@@ -60,43 +60,40 @@ impl TreeConfig {
     /// Reads and checks the file.
     pub fn read(path: &Path) -> Result<Self> {
         let config: Self = read_toml(path)?;
-        for name in config
-            .drop
-            .iter()
-            .chain(&config.lean.drop)
-            .chain(&config.empty)
-            .chain(config.modes.keys())
-            .chain(config.owners.keys())
-        {
-            ensure!(
-                !name.starts_with('/') && !name.ends_with('/'),
-                "{}: {name:?}: write it without slashes around",
-                path.display()
-            );
-        }
-        config
-            .mode_table()
-            .map(|_| ())
-            .and(config.owner_table().map(|_| ()))
+        check_names(config.drop.iter().chain(&config.lean.drop).chain(&config.empty), &config.modes, &config.owners)
             .with_context(|| path.display().to_string())?;
         Ok(config)
     }
+}
 
-    /// The modes as numbers.
-    pub fn mode_table(&self) -> Result<BTreeMap<String, u32>> {
-        let parse = |(path, mode): (&String, &String)| {
-            let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
-            Ok((path.clone(), mode.with_context(|| format!("modes: {path}: the mode is not octal"))?))
-        };
-        self.modes.iter().map(parse).collect()
+/// Paths without slashes around, modes and owners that are numbers: for `os/tree.toml` and each `profile.toml`.
+pub fn check_names<'a>(
+    paths: impl Iterator<Item = &'a String>,
+    modes: &'a BTreeMap<String, String>,
+    owners: &'a BTreeMap<String, String>,
+) -> Result<()> {
+    for name in paths.chain(modes.keys()).chain(owners.keys()) {
+        ensure!(!name.starts_with('/') && !name.ends_with('/'), "{name:?}: write it without slashes around");
     }
+    mode_table(modes)?;
+    owner_table(owners)?;
+    Ok(())
+}
 
-    /// The owners as numbers.
-    pub fn owner_table(&self) -> Result<BTreeMap<String, (u32, u32)>> {
-        let parse = |(path, owner): (&String, &String)| {
-            let pair = owner.split_once(':').and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
-            Ok((path.clone(), pair.with_context(|| format!("owners: {path}: {owner:?} is not uid:gid"))?))
-        };
-        self.owners.iter().map(parse).collect()
-    }
+/// `modes` as numbers.
+pub fn mode_table(modes: &BTreeMap<String, String>) -> Result<BTreeMap<String, u32>> {
+    let parse = |(path, mode): (&String, &String)| {
+        let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
+        Ok((path.clone(), mode.with_context(|| format!("modes: {path}: the mode is not octal"))?))
+    };
+    modes.iter().map(parse).collect()
+}
+
+/// `owners` as numbers.
+pub fn owner_table(owners: &BTreeMap<String, String>) -> Result<BTreeMap<String, (u32, u32)>> {
+    let parse = |(path, owner): (&String, &String)| {
+        let pair = owner.split_once(':').and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
+        Ok((path.clone(), pair.with_context(|| format!("owners: {path}: {owner:?} is not uid:gid"))?))
+    };
+    owners.iter().map(parse).collect()
 }

@@ -164,7 +164,7 @@ impl Session {
         self.check("the_end_to_end_tests_have_no_lint", self.cargo(&linted), tally)?;
         let programs = self.programs(tally)?;
         let images = self.checkout.target().join("test-images");
-        // No suite starts the container image: that it builds is its test.
+        // No suite starts this container image, whose own row adds a container: that it builds is its test.
         let wanted = if args.only.is_empty() { &VARIANTS[..] } else { &VARIANTS[..2] };
         for variant in wanted {
             self.image(variant, &images.join(variant), tally);

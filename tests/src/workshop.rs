@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use cairn_tests::environment::{output_of, sandbox, variable, xtask};
-use cairn_tests::image::Image;
-use cairn_tests::sources::{git, snapshot};
 use xtask::lock::Lock;
 use xtask::sandbox::Sandbox;
 use xtask::store::Store;
+
+use crate::environment::{output_of, sandbox, variable, xtask};
+use crate::image::Image;
+use crate::sources::{git, snapshot};
 
 /// What all rows share.
 pub struct Workshop {
@@ -29,6 +30,7 @@ pub struct Workshop {
 }
 
 impl Workshop {
+    /// Copies the checkout and the program under test, and fetches all packages of the lock.
     pub fn open() -> Result<Self> {
         // Not /tmp: that may be memory, and a cold build takes gigabytes.
         let folder = tempfile::Builder::new().prefix("cairn-builds-").tempdir_in("/var/tmp");
@@ -74,9 +76,13 @@ impl Workshop {
 
 /// A clone with a cache.
 pub struct Bench<'a> {
+    /// What it shares with other rows.
     pub workshop: &'a Workshop,
+    /// Where the row may work.
     pub folder: PathBuf,
+    /// The clone.
     pub checkout: PathBuf,
+    /// `XDG_CACHE_HOME` of the row.
     pub cache: PathBuf,
 }
 
@@ -97,6 +103,7 @@ impl Bench<'_> {
         Ok(entries.filter(|entry| of(&entry.file_name().to_string_lossy())).map(|entry| entry.path()).collect())
     }
 
+    /// The lock of the clone.
     pub fn lock(&self) -> Result<Lock> {
         Lock::read(&self.checkout.join("os/packages.lock"))
     }
