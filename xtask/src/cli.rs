@@ -18,7 +18,7 @@ use crate::lock::sets;
 use crate::log_server::{self, LogServerArgs};
 use crate::machine::record::RecordArgs;
 use crate::mutants::MutantsArgs;
-use crate::neighbours::{CAIRN, PUBLISHER, hand_over};
+use crate::neighbours::hand_over;
 use crate::progress::{Progress, Style};
 use crate::rebuild::RebuildArgs;
 use crate::release::ReleaseArgs;
@@ -151,11 +151,11 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{}", path.display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Measure(args) => hand_over(CAIRN, "measure", args.arguments),
-        Command::Explain(args) => hand_over(CAIRN, "explain", args.arguments),
-        Command::Channel(args) => hand_over(PUBLISHER, "channel", args.arguments),
-        Command::Keygen(args) => hand_over(PUBLISHER, "keygen", args.arguments),
-        Command::Publish(args) => hand_over(PUBLISHER, "publish", args.arguments),
+        Command::Measure(args) => hand_over("measure", &args.arguments),
+        Command::Explain(args) => hand_over("explain", &args.arguments),
+        Command::Channel(args) => hand_over("channel", &args.arguments),
+        Command::Keygen(args) => hand_over("keygen", &args.arguments),
+        Command::Publish(args) => hand_over("publish", &args.arguments),
         Command::Release(args) => {
             begin()?;
             crate::release::run(&args, &progress(false)).map(|()| ExitCode::SUCCESS)
@@ -164,7 +164,7 @@ fn run(command: Command) -> Result<ExitCode> {
             begin()?;
             crate::rebuild::run(&args, &progress(args.json))
         }
-        Command::TrustRoot(args) => hand_over(PUBLISHER, "trust-root", args.arguments),
+        Command::TrustRoot(args) => hand_over("trust-root", &args.arguments),
         Command::Boot(args) => {
             host::require(host::TO_BUILD)?;
             let tools = build_root(&progress(false))?;
