@@ -118,8 +118,20 @@ pub fn main() -> ExitCode {
     run(Cli::parse().command).unwrap_or_else(|error| {
         interrupt::wait_if_ending();
         eprintln!("error: {error:#}");
+        if let Some(hint) = hint_of(&error) {
+            eprintln!("hint: {hint}");
+        }
         ExitCode::FAILURE
     })
+}
+
+/// What to do about a full disk, where the error does not name it already.
+fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let is_full = |cause: &std::io::Error| [QuotaExceeded, StorageFull].contains(&cause.kind());
+    let has_hint = format!("{error:#}").contains("\nhint: ");
+    let is_full = error.chain().filter_map(|cause| cause.downcast_ref()).any(is_full);
+    (is_full && !has_hint).then_some("make room on the disk of the file that the error names, and run again")
 }
 
 fn run(command: Command) -> Result<ExitCode> {
@@ -206,4 +218,20 @@ pub fn build_root(progress: &Progress) -> Result<build::tools::Tools> {
 
 fn progress(json: bool) -> Progress {
     Progress::new(if json { Style::Json } else { Style::Human })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn full_disk_has_a_hint_and_other_errors_have_none_of_it() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert!(hint_of(&Err::<(), _>(full()).context("Failed to write x").unwrap_err()).is_some());
+        assert_eq!(hint_of(&anyhow!("x")), None);
+        let named = Err::<(), _>(full()).context("cannot write x\nhint: y").unwrap_err();
+        assert_eq!(hint_of(&named), None, "two hints");
+    }
 }
