@@ -19,6 +19,7 @@ use crate::log_server::{self, LogServerArgs};
 use crate::machine::record::RecordArgs;
 use crate::mutants::MutantsArgs;
 use crate::neighbours::hand_over;
+use crate::package::PackageArgs;
 use crate::progress::{Progress, Style};
 use crate::rebuild::RebuildArgs;
 use crate::release::ReleaseArgs;
@@ -46,6 +47,8 @@ enum Command {
     Boot(BootArgs),
     /// Write a copy of an image that belongs to a cluster
     Configure(ConfigureArgs),
+    /// Build Debian packages of cairn and key-broker
+    Package(PackageArgs),
     /// Run every test; the last line counts them
     Test(TestArgs),
     /// Take each check of the security core out, and require that a test fails
@@ -147,6 +150,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Fetch(args) => {
             begin()?;
             fetch(&progress(args.json)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Package(args) => {
+            begin()?;
+            crate::package::run(&args, &progress(args.json)).map(|()| ExitCode::SUCCESS)
         }
         Command::Configure(args) => crate::configure::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => crate::test::run(&args),
