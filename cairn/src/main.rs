@@ -16,7 +16,7 @@ mod verify_node;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Know what an image measures.
 #[derive(Parser)]
@@ -28,6 +28,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write man pages and shell completions
+    Documents(documents::DocumentsArgs),
     /// Predict the registers of a machine that boots an image
     Measure(measure::MeasureArgs),
     /// Say why a machine did not measure what was predicted
@@ -49,6 +51,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Documents(args) => args.write(&Cli::command()).map(|()| (String::new(), ExitCode::SUCCESS)),
         Command::Measure(args) => measure::run(&args).map(|text| (text, ExitCode::SUCCESS)),
         Command::Explain(args) => explain::run(&args),
         #[cfg(feature = "verify")]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use attest::bytes::{Bytes32, Hex};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use measurements::Bank;
 use state_disk::layout::Profile;
 
@@ -35,6 +35,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write man pages and shell completions
+    Documents(documents::DocumentsArgs),
     /// Make keys, database, cluster.json and broker.toml
     Init(InitArgs),
     /// Serve nodes; sealed until it is opened
@@ -291,9 +293,12 @@ struct RestoreArgs {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    // Whatever a command writes is the owner's alone.
-    harden::files();
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    // Whatever a command writes is the owner's alone, except what everybody may read.
+    if !matches!(cli.command, Command::Documents(_)) {
+        harden::files();
+    }
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -306,6 +311,7 @@ fn run(cli: Cli) -> Result<()> {
     let (config, json) = (cli.config.as_path(), cli.json);
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("Failed to read {}", path.display()));
     let command = match cli.command {
+        Command::Documents(args) => return args.write(&Cli::command()),
         Command::Init(args) => return make(args),
         Command::Serve(args) => return serve::run(&Config::read(config)?, &args),
         Command::Unseal(args) => {

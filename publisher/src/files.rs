@@ -12,6 +12,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("Failed to read {}", path.display()))
 }
 
+#[cfg(feature = "log")]
 /// Reads a file; `None` where there is none.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     if path.exists() { read(path).map(Some) } else { Ok(None) }

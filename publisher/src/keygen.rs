@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use sigstore::crypto::SigningScheme;
-use sigstore::crypto::signing_key::SigStoreKeyPair;
-use zeroize::Zeroizing;
 
 use crate::files;
-use crate::signer::{self, SCHEME};
+use crate::key_file::{self, SCHEME};
+use crate::private_key::{PrivateKey, Scheme, write_pem};
 
 /// Make a release key: ECDSA on P-256
 #[derive(Args, Clone, Debug)]
@@ -27,7 +25,7 @@ pub struct KeygenArgs {
 pub fn run(args: &KeygenArgs) -> Result<String> {
     make(&args.path, args.password_file.as_deref(), SCHEME)?;
     let public = args.path.with_extension("pub");
-    let key = signer::public_key(&files::read(&public)?)?;
+    let key = key_file::public_key(&files::read(&public)?)?;
     let warning = if args.password_file.is_some() { "encrypted" } else { "not encrypted: keep it from everybody" };
     Ok(format!(
         "private key  {} ({warning})\npublic key   {}\nfingerprint  sha256:{}\n",
@@ -38,16 +36,13 @@ pub fn run(args: &KeygenArgs) -> Result<String> {
 }
 
 /// Makes a key at `path` and its public half beside it.
-pub fn make(path: &Path, password_file: Option<&Path>, scheme: SigningScheme) -> Result<()> {
-    let made = scheme.create_signer().context("Failed to make a key")?;
-    let pair: SigStoreKeyPair = made.to_sigstore_keypair().context("Failed to make a key")?;
+pub fn make(path: &Path, password_file: Option<&Path>, scheme: Scheme) -> Result<()> {
+    let key = PrivateKey::generate(scheme).context("Failed to make a key")?;
     let private = match password_file {
-        None => pair.private_key_to_pem(),
-        Some(file) => pair.private_key_to_encrypted_pem(&signer::read_password(file)?),
+        None => key.to_pem(),
+        Some(file) => key.to_encrypted_pem(&key_file::read_password(file)?).context("Failed to write a key")?,
     };
-    // The crate ends lines as Windows does.
-    let private = Zeroizing::new(private.context("Failed to write a key")?.replace('\r', ""));
-    let public = pair.public_key_to_pem().context("Failed to write a key")?.replace('\r', "");
+    let public = write_pem("PUBLIC KEY", &key.public()?.spki());
     files::create(path, private.as_bytes(), true)?;
     files::create(&path.with_extension("pub"), public.as_bytes(), false)
 }

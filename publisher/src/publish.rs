@@ -15,13 +15,15 @@ use transparency::tiles::Tiles;
 use transparency::trust_root::TrustRoot;
 use transparency::verify::{Evidence, signed_at};
 
+use crate::certificate::certificate;
 use crate::files;
+use crate::known::refused;
 use crate::log::{Answer, Log, request};
 use crate::rekor_v1::{self, Logged, RekorV1, RekorV1Args};
 use crate::signer::{Signer, SignerArgs};
 use crate::statements::{Prepared, Terms, prepare, rebuilt as rebuilt_in};
-use crate::timestamps::{TimestampAuthority, certificate};
-use crate::trust::{self, bundle_of_answer, refused};
+use crate::timestamps::TimestampAuthority;
+use crate::trust::{self, bundle_of_answer};
 
 const DAY: u64 = 86_400;
 /// What a dry run shows for a signature that is not there.

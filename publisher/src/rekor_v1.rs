@@ -155,7 +155,7 @@ impl RekorV1 {
         ensure!(found.data == expected.data, "It is the entry of another statement");
         ensure!(found.signature.content == expected.signature.content, "It is the entry of another signature");
         let key = found.signature.public_key.decode().ok();
-        let key = key.and_then(|pem| crate::signer::public_key(pem.as_bytes()).ok());
+        let key = key.and_then(|pem| crate::key_file::public_key(pem.as_bytes()).ok());
         ensure!(key.as_ref() == Some(logged.key), "It is the entry of another key");
         let included = entry.verify_inclusion(&self.key);
         included
@@ -220,7 +220,7 @@ mod tests {
         let envelope = Envelope::parse(&files::read(&recorded("provenance.dsse.json")).unwrap()).unwrap();
         let signed = pre_authentication_encoding(PAYLOAD_TYPE, &envelope.unverified_payload().unwrap());
         let (_, signature) = envelope.signatures().unwrap().remove(0);
-        let key = crate::signer::public_key(&files::read(&recorded("release.pub")).unwrap()).unwrap();
+        let key = crate::key_file::public_key(&files::read(&recorded("release.pub")).unwrap()).unwrap();
         let logged = Logged { signed: &signed, signature: &signature, key: &key };
 
         let bytes = files::read(&recorded("provenance.rekor-v1.json")).unwrap();

@@ -3,25 +3,19 @@
 //! Release keys are of ECDSA on P-256 with SHA-256: every log takes them, every token has them.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use envelope::{Envelope, pre_authentication_encoding};
 use sha2::{Digest, Sha256};
-use sigstore::crypto::SigningScheme;
-use sigstore::crypto::signing_key::{SigStoreKeyPair, SigStoreSigner};
 use transparency::key::Key;
 use transparency::statement::PAYLOAD_TYPE;
-use zeroize::Zeroizing;
 
 use crate::files;
-
-/// The scheme of release keys.
-pub const SCHEME: SigningScheme = SigningScheme::ECDSA_P256_SHA256_ASN1;
-/// By which cosign is given passwords, too.
-const PASSWORD: &str = "COSIGN_PASSWORD";
+use crate::key_file::{SCHEME, public_key, read_key};
+use crate::private_key::{PrivateKey, write_pem};
 
 /// Which key signs.
 #[derive(Args, Clone, Debug)]
@@ -48,7 +42,7 @@ pub struct Signer {
 }
 
 enum How {
-    Key(Box<SigStoreSigner>),
+    Key(Box<PrivateKey>),
     Program(String),
 }
 
@@ -60,11 +54,10 @@ impl Signer {
             return Ok(Self { key, how: How::Program(command.clone()) });
         }
         let path = args.key.as_deref().context("No key is given: --key FILE, or --signer COMMAND")?;
-        let pair = read_key(path, args.password_file.as_deref())?;
+        let private = read_key(path, args.password_file.as_deref())?;
         let failed = || format!("{} is no key of ECDSA on P-256, as release keys are", path.display());
-        let signer = pair.to_sigstore_signer(&SCHEME).with_context(failed)?;
-        let spki = pair.public_key_to_der().with_context(failed)?;
-        Ok(Self { key: Key::from_spki(&spki).with_context(failed)?, how: How::Key(Box::new(signer)) })
+        ensure!(private.scheme() == SCHEME, "{}", failed());
+        Ok(Self { key: private.public().with_context(failed)?, how: How::Key(Box::new(private)) })
     }
 
     /// Signs a statement, and makes sure that the signature is good.
@@ -83,47 +76,9 @@ impl Signer {
     }
 }
 
-/// Opens a private key, encrypted or not.
-pub fn read_key(path: &Path, password_file: Option<&Path>) -> Result<SigStoreKeyPair> {
-    let pem = Zeroizing::new(files::read(path)?);
-    if !pem.windows(9).any(|window| window == b"ENCRYPTED") {
-        return SigStoreKeyPair::from_pem(&pem).with_context(|| format!("{} is no private key", path.display()));
-    }
-    let password = match password_file {
-        Some(file) => read_password(file)?,
-        None => match std::env::var(PASSWORD) {
-            Ok(text) => Zeroizing::new(text.into_bytes()),
-            Err(_) => bail!("{} is encrypted: give --password-file, or set {PASSWORD}", path.display()),
-        },
-    };
-    SigStoreKeyPair::from_encrypted_pem(&pem, &password)
-        .with_context(|| format!("{} cannot be opened: is the password right?", path.display()))
-}
-
-/// The first line of a file.
-pub fn read_password(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let text = Zeroizing::new(files::read(path)?);
-    let password = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    ensure!(!password.is_empty(), "{} has no password in its first line", path.display());
-    Ok(Zeroizing::new(password.to_vec()))
-}
-
-/// A public key in PEM.
-pub fn public_key(pem: &[u8]) -> Result<Key> {
-    use base64::Engine as _;
-    let text = String::from_utf8_lossy(pem);
-    let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();
-    let spki = base64::engine::general_purpose::STANDARD.decode(body).context("it is no public key in PEM")?;
-    Key::from_spki(&spki).context("it is no key of ECDSA on P-256")
-}
-
 /// A public key as PEM, which Rekor v1 keeps.
 pub fn public_pem(key: &Key) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(key.spki());
-    let lines: Vec<&str> =
-        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
-    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+    write_pem("PUBLIC KEY", &key.spki())
 }
 
 fn run(command: &str, digest: &[u8]) -> Result<Vec<u8>> {
@@ -146,6 +101,8 @@ fn run(command: &str, digest: &[u8]) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn args(key: &Path, password: Option<&Path>) -> SignerArgs {

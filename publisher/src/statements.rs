@@ -11,7 +11,7 @@ use transparency::statement::measured_boot::{MeasuredBoot, Reference};
 use transparency::statement::{Predicate, Statement, Subject};
 
 use crate::files;
-use crate::trust::refused;
+use crate::known::refused;
 
 const IMAGE: &str = ".image.json";
 const MACHINE: &str = ".machine.json";

@@ -2,22 +2,15 @@
 //!
 //! Its answer is judged at once, as verifiers will, and kept before anything is logged.
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use anyhow::{Context, Result, anyhow, bail};
 use reqwest::StatusCode;
 use reqwest::blocking::Client;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use transparency::timestamp::{Authority, Request};
+use transparency::timestamp::Request;
 
-use crate::files;
 use crate::http::{self, body_of, shown};
-
-const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-const END: &str = "-----END CERTIFICATE-----";
 
 /// Where timestamps are fetched.
 pub struct TimestampAuthority {
@@ -58,22 +51,4 @@ impl TimestampAuthority {
         answered.map_err(|found| anyhow!("The answer at {address} is of no use, {found}: {}", shown(&body)))?;
         Ok(body)
     }
-}
-
-/// An authority's certificate in a file, DER or PEM; of several in PEM the first, as in chains.
-pub fn certificate(path: &Path) -> Result<Vec<u8>> {
-    let bytes = files::read(path)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let inside = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
-    let bytes = match inside {
-        Some((body, _)) => STANDARD.decode(body.split_whitespace().collect::<String>()).ok(),
-        None => Some(bytes),
-    };
-    let bytes = bytes.with_context(|| format!("{} is no certificate in PEM", path.display()))?;
-    ensure!(
-        Authority::parse(&bytes).is_some(),
-        "{} is no certificate for timestamps alone (X.509, timeStamping, critical): give the authority's own, not that of who issued it",
-        path.display()
-    );
-    Ok(bytes)
 }

@@ -6,7 +6,6 @@ use measurements::bytes::{Bytes32, Hex};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
-use transparency::Refusal;
 use transparency::bundle::Bundle;
 use transparency::key::Key;
 use transparency::statement::Predicate;
@@ -14,9 +13,10 @@ use transparency::statement::channel::Channel;
 use transparency::statement::measured_boot::MeasuredBoot;
 use transparency::statement::provenance::Provenance;
 use transparency::statement::rebuild::Rebuild;
-use transparency::trust_root::{Log, PAYLOAD_TYPE, RootKeys, SigningKey, TrustRoot, TrustRootDocument, Use, Witnesses};
-use transparency::verifier_key::{Role, VerifierKey};
+use transparency::trust_root::{PAYLOAD_TYPE, RootKeys, SigningKey, TrustRoot, TrustRootDocument, Use, Witnesses};
 use transparency::verify::{Evidence, logged};
+
+use crate::known::{known_log, refused};
 
 const DAY: u64 = 86_400;
 
@@ -42,22 +42,6 @@ pub fn of_keys(release: &Key, logs: &[String], authority: Option<Vec<u8>>, now: 
     let bytes = document.write().map_err(refused)?;
     let envelope = Envelope::sign(PAYLOAD_TYPE, &bytes, "", &root);
     TrustRoot::first(&serde_json::to_vec(&envelope)?).map_err(refused)
-}
-
-/// Reads the verifier key of a log.
-pub fn known_log(text: &str) -> Result<Log> {
-    let key = verifier_key(text, Role::Log)?;
-    Ok(Log { key: Hex(Key::ed25519(key.key).spki()), origin: key.name })
-}
-
-/// Reads the verifier key of a witness: its name and its key.
-pub fn known_witness(text: &str) -> Result<(String, [u8; 32])> {
-    let key = verifier_key(text, Role::Witness)?;
-    Ok((key.name, key.key))
-}
-
-fn verifier_key(text: &str, role: Role) -> Result<VerifierKey> {
-    VerifierKey::of(text, role).with_context(|| format!("cannot use the key {text:?}"))
 }
 
 /// The bundle of an entry as the log gave it (TransparencyLogEntry).
@@ -87,23 +71,4 @@ pub fn verify(bundle: &[u8], predicate_type: &str, root: &TrustRoot, now: u64) -
     let evidence = evidence.map_err(refused).context("Verifiers would refuse it")?;
     second_opinion::ask(bundle, root).with_context(|| second_opinion::NEXT)?;
     Ok(evidence)
-}
-
-/// A refusal with what to do.
-pub fn refused(refusal: Refusal) -> anyhow::Error {
-    anyhow!("{refusal} (next: {})", refusal.code.next())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_verifier_key_that_contradicts_itself_is_refused() {
-        let good = "log.cairn.invalid+11d33fc1+AZIa7syODAeiqqp2GpIOpgi5q5VS6TRDov2J1VHr2wyO";
-        assert_eq!(known_log(good).unwrap().origin, "log.cairn.invalid");
-        for (from, to) in [("11d", "11e"), ("log.", "lag."), ("AZI", "BZI"), ("+AZ", "AZ"), ("yO", "")] {
-            assert!(known_log(&good.replacen(from, to, 1)).is_err(), "{to}");
-        }
-    }
 }

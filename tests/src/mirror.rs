@@ -24,6 +24,8 @@ pub enum Manner {
     TooLittle,
     /// Has it no more.
     Absent,
+    /// Sends a web page for every path, as a captive portal does.
+    WebPage,
     /// Answers nothing.
     Stalls,
     /// Sends half, then nothing more.
@@ -79,6 +81,12 @@ fn answer(
     loop {
         let Some(request) = read_request(&mut reader)? else { return Ok(()) };
         log.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
+        if manner == Manner::WebPage {
+            let page = "<html><title>Please log in</title></html>";
+            let length = page.len();
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\r\n{page}")?;
+            continue;
+        }
         let file = files.get(&request.path).filter(|_| manner != Manner::Absent);
         let Some(file) = file else {
             stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
@@ -90,7 +98,7 @@ fn answer(
             Manner::TooMuch => bytes.extend([0; 100]),
             Manner::TooLittle => bytes.truncate(bytes.len() / 2),
             Manner::Stalls => std::thread::sleep(Duration::from_secs(3600)),
-            Manner::Honest | Manner::HangsHalfway | Manner::Absent => {}
+            Manner::Honest | Manner::HangsHalfway | Manner::Absent | Manner::WebPage => {}
         }
         let rest = &bytes[request.from.min(bytes.len())..];
         let status = if request.from > 0 { "206 Partial Content" } else { "200 OK" };

@@ -103,6 +103,11 @@ impl Bench<'_> {
         Ok(entries.filter(|entry| of(&entry.file_name().to_string_lossy())).map(|entry| entry.path()).collect())
     }
 
+    /// Takes all packages and stages out of the cache.
+    pub fn forget_everything(&self) -> Result<()> {
+        fs::remove_dir_all(&self.cache).with_context(|| format!("Failed to remove {}", self.cache.display()))
+    }
+
     /// The lock of the clone.
     pub fn lock(&self) -> Result<Lock> {
         Lock::read(&self.checkout.join("os/packages.lock"))

@@ -18,7 +18,8 @@ use crate::lock::sets;
 use crate::log_server::{self, LogServerArgs};
 use crate::machine::record::RecordArgs;
 use crate::mutants::MutantsArgs;
-use crate::neighbours::{CAIRN, PUBLISHER, hand_over};
+use crate::neighbours::hand_over;
+use crate::package::PackageArgs;
 use crate::progress::{Progress, Style};
 use crate::rebuild::RebuildArgs;
 use crate::release::ReleaseArgs;
@@ -46,6 +47,8 @@ enum Command {
     Boot(BootArgs),
     /// Write a copy of an image that belongs to a cluster
     Configure(ConfigureArgs),
+    /// Build Debian packages of cairn and key-broker
+    Package(PackageArgs),
     /// Run every test; the last line counts them
     Test(TestArgs),
     /// Take each check of the security core out, and require that a test fails
@@ -118,8 +121,20 @@ pub fn main() -> ExitCode {
     run(Cli::parse().command).unwrap_or_else(|error| {
         interrupt::wait_if_ending();
         eprintln!("error: {error:#}");
+        if let Some(hint) = hint_of(&error) {
+            eprintln!("hint: {hint}");
+        }
         ExitCode::FAILURE
     })
+}
+
+/// What to do about a full disk, where the error does not name it already.
+fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let is_full = |cause: &std::io::Error| [QuotaExceeded, StorageFull].contains(&cause.kind());
+    let has_hint = format!("{error:#}").contains("\nhint: ");
+    let is_full = error.chain().filter_map(|cause| cause.downcast_ref()).any(is_full);
+    (is_full && !has_hint).then_some("make room on the disk of the file that the error names, and run again")
 }
 
 fn run(command: Command) -> Result<ExitCode> {
@@ -136,6 +151,10 @@ fn run(command: Command) -> Result<ExitCode> {
             begin()?;
             fetch(&progress(args.json)).map(|()| ExitCode::SUCCESS)
         }
+        Command::Package(args) => {
+            begin()?;
+            crate::package::run(&args, &progress(args.json)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Configure(args) => crate::configure::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => crate::test::run(&args),
         Command::Mutants(args) => crate::test::run_mutants(&args),
@@ -151,11 +170,11 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{}", path.display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Measure(args) => hand_over(CAIRN, "measure", args.arguments),
-        Command::Explain(args) => hand_over(CAIRN, "explain", args.arguments),
-        Command::Channel(args) => hand_over(PUBLISHER, "channel", args.arguments),
-        Command::Keygen(args) => hand_over(PUBLISHER, "keygen", args.arguments),
-        Command::Publish(args) => hand_over(PUBLISHER, "publish", args.arguments),
+        Command::Measure(args) => hand_over("measure", &args.arguments),
+        Command::Explain(args) => hand_over("explain", &args.arguments),
+        Command::Channel(args) => hand_over("channel", &args.arguments),
+        Command::Keygen(args) => hand_over("keygen", &args.arguments),
+        Command::Publish(args) => hand_over("publish", &args.arguments),
         Command::Release(args) => {
             begin()?;
             crate::release::run(&args, &progress(false)).map(|()| ExitCode::SUCCESS)
@@ -164,7 +183,7 @@ fn run(command: Command) -> Result<ExitCode> {
             begin()?;
             crate::rebuild::run(&args, &progress(args.json))
         }
-        Command::TrustRoot(args) => hand_over(PUBLISHER, "trust-root", args.arguments),
+        Command::TrustRoot(args) => hand_over("trust-root", &args.arguments),
         Command::Boot(args) => {
             host::require(host::TO_BUILD)?;
             let tools = build_root(&progress(false))?;
@@ -206,4 +225,20 @@ pub fn build_root(progress: &Progress) -> Result<build::tools::Tools> {
 
 fn progress(json: bool) -> Progress {
     Progress::new(if json { Style::Json } else { Style::Human })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn full_disk_has_a_hint_and_other_errors_have_none_of_it() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert!(hint_of(&Err::<(), _>(full()).context("Failed to write x").unwrap_err()).is_some());
+        assert_eq!(hint_of(&anyhow!("x")), None);
+        let named = Err::<(), _>(full()).context("cannot write x\nhint: y").unwrap_err();
+        assert_eq!(hint_of(&named), None, "two hints");
+    }
 }

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::StreamExt;
 use indicatif::ProgressBar;
-use reqwest::header::RANGE;
+use reqwest::header::{CONTENT_TYPE, RANGE};
 use reqwest::{Client, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
@@ -47,9 +48,18 @@ fn list(names: &[String]) -> String {
 enum Failure {
     /// The server says that the file is not there.
     Absent,
+    /// The disk of the cache is full: no other mirror changes that.
+    Full(anyhow::Error),
     /// Anything else: another attempt or mirror may succeed.
     Other(anyhow::Error),
 }
+
+/// More packages than this, and none of them on a mirror: its address is wrong. Mirrors forget some packages, not all.
+const MAX_FORGOTTEN: usize = 8;
+/// What to do if no mirror answers.
+const OTHER_MIRROR: &str = "check the network of this host, or name mirrors that answer in CAIRN_DEBIAN_MIRROR; what arrived is kept, and the next run goes on from there";
+/// What to do if the disk is full.
+const MAKE_ROOM: &str = "make room, or set XDG_CACHE_HOME to a directory on another disk, and run again";
 
 /// Makes sure that all `packages` are in the cache; gives their files by digest.
 pub fn fetch(
@@ -115,31 +125,44 @@ fn download_all(
         .enable_all()
         .build()
         .context("Failed to start the download runtime")?;
+    // After one package that no mirror sends, no other is begun: each would cost the same wait.
+    let has_failed = AtomicBool::new(false);
     let results: Vec<Result<()>> = runtime.block_on(async {
         let client = client()?;
         let downloads = packages.iter().map(|package| {
-            let (client, bar) = (client.clone(), bar.clone());
+            let (client, bar, has_failed) = (client.clone(), bar.clone(), &has_failed);
             async move {
+                if has_failed.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
                 let bases = mirrors.of(lock.archive(package)?);
-                download(&client, package, bases, &store.package(&package.sha256), &bar).await
+                let outcome = download(&client, package, bases, &store.package(&package.sha256), &bar).await;
+                if outcome.as_ref().is_err_and(|error| !error.is::<Gone>()) {
+                    has_failed.store(true, Ordering::Relaxed);
+                }
+                outcome
             }
         });
         Ok::<_, anyhow::Error>(futures_util::stream::iter(downloads).buffer_unordered(PARALLEL).collect().await)
     })?;
     bar.finish_and_clear();
-    let (mut gone, mut failed) = (Vec::new(), Vec::new());
+    let mut gone = Vec::new();
     for error in results.into_iter().filter_map(Result::err) {
         match error.downcast::<Gone>() {
             Ok(Gone(names)) => gone.extend(names),
-            Err(error) => failed.push(format!("{error:#}")),
+            Err(error) => return Err(error),
         }
     }
-    if !failed.is_empty() {
-        failed.truncate(5);
-        bail!("Downloading failed; what arrived is kept and the next run goes on from there.\n{}", failed.join("\n"));
-    }
     gone.sort();
-    if gone.is_empty() { Ok(()) } else { Err(Gone(gone).into()) }
+    match gone.len() {
+        0 => Ok(()),
+        count if count == packages.len() && count > MAX_FORGOTTEN => {
+            let package = packages.first().context("a package that is gone")?;
+            let asked = mirrors.of(lock.archive(package)?).join(", ");
+            bail!("cannot fetch packages: {asked} has none of {count} packages of the lock\nhint: {OTHER_MIRROR}")
+        }
+        _ => Err(Gone(gone).into()),
+    }
 }
 
 /// rustls may find two providers of cryptography in a program; this one is ours. A second call changes nothing.
@@ -183,8 +206,10 @@ async fn download(client: &Client, package: &Package, bases: &[String], path: &P
             match attempt_download(client, package, &address, path, bar).await {
                 Ok(()) => return Ok(()),
                 Err(Failure::Absent) => {}
+                Err(Failure::Full(error)) => bail!("cannot fetch {address}: {error:#}\nhint: {MAKE_ROOM}"),
                 Err(Failure::Other(error)) => {
-                    last = Some(error.context(format!("Failed to fetch {address}")));
+                    let cause = cause(&error);
+                    last = Some(anyhow::anyhow!("cannot fetch {address}: {cause}\nhint: {OTHER_MIRROR}"));
                     again.push(address);
                 }
             }
@@ -198,6 +223,15 @@ async fn download(client: &Client, package: &Package, bases: &[String], path: &P
     match last {
         Some(error) if !addresses.is_empty() => Err(error),
         _ => Err(Gone(vec![format!("{} {} ({})", package.name, package.version, package.path)]).into()),
+    }
+}
+
+/// What went wrong, without the layers of the client between it and the reader.
+fn cause(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<reqwest::Error>() {
+        Some(error) if error.is_timeout() => "the server does not answer".to_owned(),
+        Some(_) => error.root_cause().to_string(),
+        None => format!("{error:#}"),
     }
 }
 
@@ -250,7 +284,13 @@ async fn transfer(
         StatusCode::NOT_FOUND | StatusCode::GONE => return Err(Failure::Absent),
         status => return Err(other(anyhow::anyhow!("the server answers {status}"))),
     }
-    let mut file = open_partial(partial, have).await.map_err(other)?;
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("text/html") {
+        return Err(other(anyhow::anyhow!(
+            "the server sends a web page instead of a package: a proxy or a login page"
+        )));
+    }
+    let mut file = open_partial(partial, have).await?;
     bar.inc(have);
     let mut stream = response.bytes_stream();
     while let Some(chunk) = stream.next().await {
@@ -260,25 +300,24 @@ async fn transfer(
             let _ = tokio::fs::remove_file(partial).await;
             return Err(other(anyhow::anyhow!("the server sends more than the {} bytes of the lock", package.size)));
         }
-        file.write_all(&chunk).await.map_err(|error| other(full_disk(error, partial)))?;
+        file.write_all(&chunk).await.map_err(|error| not_written(error, partial))?;
         bar.inc(chunk.len() as u64);
     }
-    file.sync_all().await.map_err(|error| other(full_disk(error, partial)))?;
+    file.sync_all().await.map_err(|error| not_written(error, partial))?;
     Ok(have)
 }
 
-async fn open_partial(partial: &Path, have: u64) -> Result<File> {
+async fn open_partial(partial: &Path, have: u64) -> Result<File, Failure> {
     let file = OpenOptions::new().create(true).append(have > 0).write(true).truncate(have == 0).open(partial).await;
-    file.with_context(|| format!("Failed to write {}", partial.display()))
+    file.map_err(|error| not_written(error, partial))
 }
 
-fn full_disk(error: std::io::Error, path: &Path) -> anyhow::Error {
-    let hint = if error.kind() == std::io::ErrorKind::StorageFull {
-        ": the disk is full, make room and run again"
-    } else {
-        ""
-    };
-    anyhow::Error::new(error).context(format!("Failed to write {}{hint}", path.display()))
+fn not_written(error: std::io::Error, path: &Path) -> Failure {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    if [QuotaExceeded, StorageFull].contains(&error.kind()) {
+        return Failure::Full(anyhow::anyhow!("the disk of {} is full", path.display()));
+    }
+    Failure::Other(anyhow::Error::new(error).context(format!("cannot write {}", path.display())))
 }
 
 async fn check(package: &Package, path: &Path) -> Result<()> {

@@ -22,6 +22,7 @@ pub mod machine;
 pub mod mirror;
 pub mod mutants;
 pub mod neighbours;
+pub mod package;
 pub mod progress;
 pub mod published;
 pub mod rebuild;

@@ -2,9 +2,13 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Time between two lines about a step that is still running.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// How to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,12 @@ impl Progress {
         self.emit("note", text);
     }
 
+    /// Runs a step; while it takes long, a line from time to time names it and its time so far.
+    pub fn during<T>(&self, what: &str, act: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        during(HEARTBEAT, || self.note(&format!("{what}: {:.0} s so far", start.elapsed().as_secs_f64())), act)
+    }
+
     /// Something that the reader must not miss.
     pub fn warn(&self, text: &str) {
         self.emit("warning", text);
@@ -75,6 +85,21 @@ impl Progress {
     }
 }
 
+/// Runs `act` on this thread, and `beat` on another one every `interval` until `act` ends.
+fn during<T>(interval: Duration, beat: impl Fn() + Send, act: impl FnOnce() -> T) -> T {
+    let (ends, ended) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                beat();
+            }
+        });
+        let outcome = act();
+        drop(ends);
+        outcome
+    })
+}
+
 /// `12.3 MB`, decimal; `1.4 kB` for what is small.
 pub fn megabytes(bytes: u64) -> String {
     if bytes < 100_000 { format!("{:.1} kB", bytes as f64 / 1e3) } else { format!("{:.1} MB", bytes as f64 / 1e6) }
@@ -83,6 +108,25 @@ pub fn megabytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn step_that_takes_long_is_named_until_it_ends() {
+        let beats = std::sync::atomic::AtomicUsize::new(0);
+        let count = || beats.load(std::sync::atomic::Ordering::SeqCst);
+        let beat = || {
+            beats.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        };
+        assert_eq!(during(Duration::from_secs(60), beat, || 7), 7);
+        assert_eq!(count(), 0, "a quick step is named");
+        during(Duration::from_millis(1), beat, || {
+            while count() < 3 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let at_the_end = count();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(count(), at_the_end, "the step is named after its end");
+    }
 
     #[test]
     fn sizes_are_shown_in_the_unit_that_fits() {

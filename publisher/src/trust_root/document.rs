@@ -8,14 +8,13 @@ use clap::Args;
 use measurements::bytes::{Bytes32, Hex};
 use measurements::canonical::Document;
 use sha2::{Digest, Sha256};
-use transparency::key::Key;
 use transparency::trust_root::{RootKeys, SigningKey, TrustRootDocument, Use, Validity, Witness, Witnesses};
 use transparency::verify::SKEW;
 
 use super::{ed25519, is_private, of_ed25519};
-use crate::timestamps::certificate;
-use crate::trust::{known_log, known_witness};
-use crate::{files, signer};
+use crate::certificate::certificate;
+use crate::known::{known_log, known_witness};
+use crate::{files, key_file};
 
 const DAY: u64 = 86_400;
 
@@ -171,7 +170,7 @@ fn signing_keys(args: &MakeArgs, keys: &mut Vec<SigningKey>) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
     let not_after = now.saturating_add(args.valid_days.saturating_mul(DAY));
     let read = |path: &PathBuf| -> Result<Hex> {
-        let key = signer::public_key(&files::read(path)?).with_context(|| path.display().to_string())?;
+        let key = key_file::public_key(&files::read(path)?).with_context(|| path.display().to_string())?;
         Ok(Hex(key.spki()))
     };
     for (paths, uses) in
@@ -205,6 +204,6 @@ fn root_public(path: &Path, password_file: Option<&Path>) -> Result<[u8; 32]> {
     if !is_private(path) {
         return ed25519(&files::read(path)?).with_context(failed);
     }
-    let spki = signer::read_key(path, password_file)?.public_key_to_der().with_context(failed)?;
-    Key::from_spki(&spki).as_ref().and_then(of_ed25519).with_context(failed)
+    let key = key_file::read_key(path, password_file)?.public().with_context(failed)?;
+    of_ed25519(&key).with_context(failed)
 }

@@ -11,13 +11,13 @@ use envelope::{Envelope, PublicKey, pre_authentication_encoding};
 use measurements::bytes::Bytes32;
 use measurements::canonical;
 use sha2::{Digest, Sha256};
-use sigstore::crypto::SigningScheme;
 use transparency::key::Key;
 use transparency::time::shown;
 use transparency::trust_root::{PAYLOAD_TYPE, TrustRoot, TrustRootDocument};
 
-use crate::trust::refused;
-use crate::{files, keygen, signer};
+use crate::known::refused;
+use crate::private_key::Scheme;
+use crate::{files, key_file, keygen};
 use document::MakeArgs;
 
 /// What becomes of a trust root.
@@ -65,7 +65,7 @@ pub struct SignArgs {
 pub fn run(command: &TrustRootCommand) -> Result<String> {
     match command {
         TrustRootCommand::Keygen(args) => {
-            keygen::make(&args.path, args.password_file.as_deref(), SigningScheme::ED25519)?;
+            keygen::make(&args.path, args.password_file.as_deref(), Scheme::Ed25519)?;
             let public = args.path.with_extension("pub");
             let key = ed25519(&files::read(&public)?).with_context(|| public.display().to_string())?;
             Ok(format!(
@@ -127,16 +127,15 @@ fn is_private(path: &Path) -> bool {
 }
 
 fn signed_by(path: &Path, password_file: Option<&Path>, payload: &[u8]) -> Result<Envelope> {
-    let pair = signer::read_key(path, password_file)?;
-    let signer = pair.to_sigstore_signer(&SigningScheme::ED25519);
-    let signer = signer.with_context(|| format!("{} is no key of Ed25519, as root keys are", path.display()))?;
-    let signature = signer.sign(&pre_authentication_encoding(PAYLOAD_TYPE, payload)).context("Failed to sign")?;
+    let key = key_file::read_key(path, password_file)?;
+    ensure!(key.scheme() == Scheme::Ed25519, "{} is no key of Ed25519, as root keys are", path.display());
+    let signature = key.sign(&pre_authentication_encoding(PAYLOAD_TYPE, payload)).context("Failed to sign")?;
     Ok(Envelope::with_signature(PAYLOAD_TYPE, payload, "", &signature))
 }
 
 /// A root key's public half, PEM.
 fn ed25519(pem: &[u8]) -> Result<[u8; 32]> {
-    of_ed25519(&signer::public_key(pem)?).context("it is no public key of Ed25519 in PEM")
+    of_ed25519(&key_file::public_key(pem)?).context("it is no public key of Ed25519 in PEM")
 }
 
 fn of_ed25519(key: &Key) -> Option<[u8; 32]> {
@@ -243,7 +242,7 @@ mod tests {
         for name in ["one", "two", "three"] {
             run_in(folder, &format!("keygen {name}.key")).unwrap();
         }
-        keygen::make(&folder.join("release.key"), None, signer::SCHEME).unwrap();
+        keygen::make(&folder.join("release.key"), None, key_file::SCHEME).unwrap();
         let common = format!("--release-key release.pub --log-key {LOG}");
         let shown = run_in(folder, &format!("make first.json --root-key one.key two.pub three.pub {common}")).unwrap();
         assert!(shown.contains("signatures   1 of 2 (1 more must sign"), "{shown}");
@@ -267,7 +266,7 @@ mod tests {
         let folder = folder.path();
         run_in(folder, "keygen one.key").unwrap();
         for name in ["release.key", "new.key", "rebuilder.key"] {
-            keygen::make(&folder.join(name), None, signer::SCHEME).unwrap();
+            keygen::make(&folder.join(name), None, key_file::SCHEME).unwrap();
         }
         let common = format!("--release-key release.pub --log-key {LOG}");
         run_in(folder, &format!("make first.json --root-key one.key {common} --valid-days 9")).unwrap();
@@ -314,7 +313,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         run_in(folder, "keygen one.key").unwrap();
-        keygen::make(&folder.join("release.key"), None, signer::SCHEME).unwrap();
+        keygen::make(&folder.join("release.key"), None, key_file::SCHEME).unwrap();
         for (line, words) in [
             (format!("--root-key one.pub --release-key release.pub --log-key {LOG}"), "private"),
             (format!("--root-key one.key --threshold 2 --release-key release.pub --log-key {LOG}"), "too few"),

@@ -1,5 +1,6 @@
 //! Hosts that lack something: a program, a place to write, room.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -50,12 +51,17 @@ fn missing_program(shop: &Workshop, row: &str) -> Result<()> {
 
 /// A command with a small file system of its own on `folder`, in a mount namespace. Shell commands with the same view run `before` and `after` it; there, `$0`
 /// is the folder.
-fn on_small_disk(command: &Command, folder: &Path, before: &str, after: &str) -> Result<Command> {
+pub fn on_small_disk(command: &Command, folder: &Path, before: &str, after: &str) -> Result<Command> {
     fs::create_dir_all(folder).with_context(|| format!("Failed to make {}", folder.display()))?;
     let script =
         format!("mount -t tmpfs -o size=40m none \"$0\" && {before} && {{ \"$@\"; code=$?; {after}; exit $code; }}");
+    Ok(inside(command, &["--mount"], &["sh".as_ref(), "-c".as_ref(), script.as_ref(), folder.as_os_str()]))
+}
+
+/// A command in namespaces of its own, behind further words in front of it.
+pub fn inside(command: &Command, namespaces: &[&str], before: &[&OsStr]) -> Command {
     let mut outer = Command::new("unshare");
-    outer.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).arg(folder);
+    outer.args(["--user", "--map-root-user"]).args(namespaces).args(before);
     outer.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
@@ -66,7 +72,7 @@ fn on_small_disk(command: &Command, folder: &Path, before: &str, after: &str) ->
     if let Some(folder) = command.get_current_dir() {
         outer.current_dir(folder);
     }
-    Ok(outer)
+    outer
 }
 
 fn full_output(shop: &Workshop, row: &str) -> Result<()> {

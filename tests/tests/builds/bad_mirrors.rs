@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cairn_tests::mirror::{FakeMirror, Manner};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtask::lock::Package;
 
 use super::Row;
-use cairn_tests::workshop::{Bench, Workshop};
+use super::bad_hosts::{inside, on_small_disk};
+use cairn_tests::workshop::{Bench, Workshop, text_of};
 
 const MIRROR: &str = "CAIRN_DEBIAN_MIRROR";
 
@@ -25,6 +27,19 @@ pub fn rows() -> Vec<Row> {
                 .must_fail(fetch.env(MIRROR, "http://127.0.0.1:1/debian"), &["127.0.0.1:1", "the next run goes on"])?;
             bench.must_be_clean()
         }),
+        Row::new("mirror_that_refuses_connections_ends_a_build_within_seconds", |shop, row| {
+            from_nothing(shop, row, "http://127.0.0.1:1/debian", "Connection refused")
+        }),
+        Row::new("mirror_that_has_nothing_ends_a_build_within_seconds", |shop, row| {
+            let mirror = FakeMirror::start(BTreeMap::new(), Manner::Absent)?;
+            from_nothing(shop, row, &mirror.address, "has none of")
+        }),
+        Row::new("mirror_that_sends_web_pages_ends_a_build_within_seconds", |shop, row| {
+            let mirror = FakeMirror::start(BTreeMap::new(), Manner::WebPage)?;
+            from_nothing(shop, row, &mirror.address, "web page")
+        }),
+        Row::new("host_without_a_network_ends_a_build_within_seconds", without_network),
+        Row::new("full_disk_ends_a_download_at_once", full_disk),
         Row::new("a_mirror_that_sends_other_bytes_is_not_believed", |shop, row| {
             refused(shop, row, Manner::OtherBytes, "the mirror sent other bytes")
         }),
@@ -46,6 +61,59 @@ pub fn rows() -> Vec<Row> {
         Row::new("an_interrupted_download_is_continued", continued),
         Row::new("a_damaged_package_in_the_cache_is_fetched_again", damaged),
     ]
+}
+
+/// Longest that a command works on a cause that no waiting changes. It takes less than ten seconds on a quiet host.
+const SECONDS: Duration = Duration::from_secs(40);
+
+/// A build with an empty cache ends soon, and prints one error of two lines: the cause, and what to do.
+fn must_end_soon(command: &mut Command, causes: &[&str], hint: &str) -> Result<()> {
+    let started = Instant::now();
+    let output = command.output().context("Failed to start xtask")?;
+    let (took, text) = (started.elapsed(), text_of(&output));
+    ensure!(output.status.code() == Some(1), "{:?}: {text}", output.status);
+    ensure!(took < SECONDS, "it ended after {took:?}: {text}");
+    let error = text.split_once("error: ").map_or("", |(_, error)| error);
+    let lines: Vec<&str> = error.trim_end().lines().collect();
+    let [cause, advice] = lines[..] else { bail!("the error has {} lines: {text}", lines.len()) };
+    ensure!(causes.iter().any(|words| cause.contains(words)), "the error does not name {causes:?}: {cause}");
+    ensure!(advice.starts_with("hint: ") && advice.contains(hint), "the hint is {advice:?}");
+    Ok(())
+}
+
+fn from_nothing(shop: &Workshop, row: &str, mirror: &str, cause: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    bench.forget_everything()?;
+    must_end_soon(bench.xtask(&["build-image"]).env(MIRROR, mirror), &[cause], MIRROR)?;
+    bench.must_be_clean()
+}
+
+/// In a network namespace without interfaces.
+fn without_network(shop: &Workshop, row: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    bench.forget_everything()?;
+    let mut build = bench.xtask(&["build-image"]);
+    let build = build.env(MIRROR, "http://mirror.invalid/debian");
+    let mut command = inside(build, &["--net"], &[]);
+    must_end_soon(&mut command, &["lookup address", "name resolution", "unreachable"], MIRROR)?;
+    bench.must_be_clean()
+}
+
+fn full_disk(shop: &Workshop, row: &str) -> Result<()> {
+    let victim = Victim::prepare(shop, row)?;
+    let Victim { bench, .. } = &victim;
+    bench.forget_everything()?;
+    fs::create_dir_all(&bench.cache).context("Failed to make a cache")?;
+    let mirror = FakeMirror::start(of_all(shop, bench)?, Manner::Honest)?;
+    let mut fetch = bench.xtask(&["fetch"]);
+    let mut command = on_small_disk(fetch.env(MIRROR, &mirror.address), &bench.cache, "true", "true")?;
+    must_end_soon(&mut command, &["is full"], "XDG_CACHE_HOME")
+}
+
+/// Every locked package.
+fn of_all(shop: &Workshop, bench: &Bench) -> Result<BTreeMap<String, PathBuf>> {
+    let packages = bench.lock()?.packages;
+    Ok(packages.into_iter().map(|package| (package.path, shop.store.package(&package.sha256))).collect())
 }
 
 /// A package that the cache of a row lacks.

@@ -5,6 +5,7 @@ mod bad_mirrors;
 mod bad_sources;
 mod caching;
 mod interrupted;
+mod packages;
 mod rebuilt;
 mod reproducible;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         bad_sources::rows(),
         caching::rows(),
         interrupted::rows(),
+        packages::rows(),
         rebuilt::rows(),
         reproducible::rows(),
     ];

@@ -139,7 +139,7 @@ pub fn fetch_sources(checkout: &Checkout) -> Result<()> {
     let answer = run(false)?;
     if !answer.status.success() {
         bail!(
-            "The sources of the agent's crates are not on this host and cannot be fetched: check the network.\n{}",
+            "{}\ncannot fetch the sources of crates: they are not on this host, and cargo does not get them\nhint: connect this host to the network, then run `cargo fetch --locked`",
             String::from_utf8_lossy(&answer.stderr).trim()
         );
     }

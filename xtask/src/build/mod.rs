@@ -249,7 +249,7 @@ fn make_packages(inputs: &Inputs, stages: &Stages, tools: &Tools) -> Result<(Ker
 }
 
 /// The toolchain, which must be the pinned one: another compiler makes other bytes.
-fn pinned_toolchain(checkout: &Checkout, must_be_locked: bool, progress: &Progress) -> Result<Toolchain> {
+pub(crate) fn pinned_toolchain(checkout: &Checkout, must_be_locked: bool, progress: &Progress) -> Result<Toolchain> {
     let toolchain = Toolchain::find(checkout.root())?;
     let pinned = Toolchain::pinned(checkout.root())?;
     if toolchain.release != pinned {

@@ -151,7 +151,7 @@ impl<'a> Stages<'a> {
         let scratch = self.store.scratch()?;
         let output = scratch.path().join("output");
         fs::create_dir(&output).with_context(|| format!("Failed to make {}", output.display()))?;
-        let outcome = make(&output).and_then(|()| seal(&output)).and_then(|()| {
+        let outcome = self.progress.during(name, || make(&output)).and_then(|()| seal(&output)).and_then(|()| {
             fs::rename(&output, &folder).with_context(|| format!("Failed to move {} into place", folder.display()))
         });
         let outcome = outcome.map_err(|error| self.store.explain(error));

@@ -213,7 +213,7 @@ impl Apt {
             let lines: Vec<&str> =
                 complaint.lines().filter(|line| line.starts_with("E:") || line.starts_with("W:")).take(12).collect();
             bail!(
-                "{program} {} failed:\n{}",
+                "{program} {} failed:\n{}\nhint: check the network of this host, or name mirrors that answer in CAIRN_DEBIAN_MIRROR",
                 arguments.iter().take(3).copied().collect::<Vec<_>>().join(" "),
                 lines.join("\n")
             );

@@ -63,7 +63,7 @@ pub fn run(args: &RebuildArgs, progress: &Progress) -> Result<ExitCode> {
     let checkout = Checkout::find()?;
     if !args.sign.is_empty() {
         // Before anything costs time.
-        neighbours::must(PUBLISHER, "check", &args.sign)?;
+        neighbours::must(&PUBLISHER, "check", &args.sign)?;
     }
     let folder = args.folder.clone().unwrap_or_else(|| checkout.target().join("rebuild")).join(&claim.revision);
     fs::create_dir_all(&folder).with_context(|| format!("Failed to make {}", folder.display()))?;
@@ -94,8 +94,9 @@ pub fn run(args: &RebuildArgs, progress: &Progress) -> Result<ExitCode> {
         Verdict::Differs { .. } => Ok(ExitCode::from(DIFFERS)),
         Verdict::Same { .. } if args.sign.is_empty() => Ok(ExitCode::SUCCESS),
         Verdict::Same { .. } => {
-            let arguments = std::iter::once(image.into_os_string()).chain(args.sign.iter().cloned());
-            neighbours::hand_over(PUBLISHER, "rebuilt", arguments)
+            let arguments: Vec<OsString> =
+                std::iter::once(image.into_os_string()).chain(args.sign.iter().cloned()).collect();
+            neighbours::hand_over_to(&PUBLISHER, "rebuilt", &arguments)
         }
     }
 }

@@ -68,7 +68,7 @@ pub fn run(args: &ReleaseArgs, progress: &Progress) -> Result<()> {
     if !is_built {
         published::refuse(&out)?;
     }
-    neighbours::must(PUBLISHER, "check", &args.sign)?;
+    neighbours::must(&PUBLISHER, "check", &args.sign)?;
     progress.note("release 1/5: build");
     if !is_built {
         let build = BuildArgs { profile: None, out: Some(out.clone()), locked: true, json: false };
@@ -87,13 +87,13 @@ pub fn run(args: &ReleaseArgs, progress: &Progress) -> Result<()> {
     if let Some(statement) = &statement {
         words.extend([OsStr::new("--previous"), statement.as_os_str()]);
     }
-    neighbours::must(PUBLISHER, "publish", words.into_iter().chain(args.sign.iter().map(OsString::as_os_str)))?;
+    neighbours::must(&PUBLISHER, "publish", words.into_iter().chain(args.sign.iter().map(OsString::as_os_str)))?;
 
     progress.note("release 4/5: promote");
     let bundle = outputs.file(MEASURED_BOOT);
     let words = ["promote", &args.channel].map(OsStr::new).into_iter();
     let words = words.chain([bundle.as_os_str(), OsStr::new("--folder"), args.channels.as_os_str()]);
-    neighbours::must(PUBLISHER, "channel", words.chain(args.sign.iter().map(OsString::as_os_str)))?;
+    neighbours::must(&PUBLISHER, "channel", words.chain(args.sign.iter().map(OsString::as_os_str)))?;
 
     progress.note("release 5/5: write its page");
     published::must_be_as_stated(&outputs)?;
