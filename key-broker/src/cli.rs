@@ -8,12 +8,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use attest::bytes::{Bytes32, Hex};
 use clap::{Args, Parser, Subcommand};
+use input_file::Statement;
 use measurements::Bank;
 use state_disk::layout::Profile;
 
 use crate::config::Config;
 use crate::engine::AdminCommand;
 use crate::init::{self, Plan};
+use crate::inputs::{Expected, read};
 use crate::passphrase::{PassphraseArgs, passphrase};
 use crate::{harden, restore, serve, socket, table};
 
@@ -263,7 +265,6 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     let (config, json) = (cli.config.as_path(), cli.json);
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("Failed to read {}", path.display()));
     let command = match cli.command {
         Command::Init(args) => return make(args),
         Command::Serve(args) => return serve::run(&Config::read(config)?, &args),
@@ -276,7 +277,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Node(NodeCommand::Enrol { name, ek, machine, bank, hold }) => AdminCommand::NodeEnrol {
             name,
             ek: digest_of(&ek)?,
-            machine: Hex(read(&machine)?),
+            machine: Hex(read(&machine, Expected::MachineReference)?),
             bank: bank_of(&bank)?,
             hold,
         },
@@ -287,18 +288,27 @@ fn run(cli: Cli) -> Result<()> {
         Command::Release(ReleaseCommand::Allow { reference, bundle, rebuild, unsigned_development, allow_debug }) => {
             match (reference, bundle) {
                 (_, Some(bundle)) => AdminCommand::ReleaseAllowLogged {
-                    bundle: Hex(read(&bundle)?),
-                    rebuilds: rebuild.iter().map(|path| Ok(Hex(read(path)?))).collect::<Result<_>>()?,
+                    bundle: Hex(read(&bundle, Expected::Bundle(Statement::MeasuredBoot))?),
+                    rebuilds: rebuild
+                        .iter()
+                        .map(|path| Ok(Hex(read(path, Expected::Bundle(Statement::Rebuild))?)))
+                        .collect::<Result<_>>()?,
                     allow_debug,
                 },
-                (Some(reference), None) => {
-                    AdminCommand::ReleaseAllow { reference: Hex(read(&reference)?), unsigned_development, allow_debug }
-                }
+                (Some(reference), None) => AdminCommand::ReleaseAllow {
+                    reference: Hex(read(&reference, Expected::ImageReference)?),
+                    unsigned_development,
+                    allow_debug,
+                },
                 (None, None) => bail!("Name a release: --bundle FILE, or an image reference"),
             }
         }
-        Command::Trust(TrustCommand::Set { file }) => AdminCommand::TrustSet { envelope: Hex(read(&file)?) },
-        Command::Channel(ChannelCommand::Set { file }) => AdminCommand::ChannelSet { bundle: Hex(read(&file)?) },
+        Command::Trust(TrustCommand::Set { file }) => {
+            AdminCommand::TrustSet { envelope: Hex(read(&file, Expected::TrustRoot)?) }
+        }
+        Command::Channel(ChannelCommand::Set { file }) => {
+            AdminCommand::ChannelSet { bundle: Hex(read(&file, Expected::Bundle(Statement::Channel))?) }
+        }
         Command::Trust(TrustCommand::Show) | Command::Channel(ChannelCommand::Show) => AdminCommand::Published,
         Command::Release(ReleaseCommand::Revoke { id }) => AdminCommand::ReleaseRevoke { id },
         Command::Release(ReleaseCommand::List) => AdminCommand::ReleaseList,
@@ -315,7 +325,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Audit(AuditCommand::Verify { heads }) => AdminCommand::AuditVerify {
             heads: heads
                 .iter()
-                .map(|path| Ok(String::from_utf8_lossy(&read(path)?).into_owned()))
+                .map(|path| Ok(String::from_utf8_lossy(&read(path, Expected::Head)?).into_owned()))
                 .collect::<Result<_>>()?,
         },
         Command::Explain { request } => AdminCommand::Explain { request },

@@ -8,6 +8,7 @@ pub mod engine;
 mod fault;
 mod harden;
 mod init;
+mod inputs;
 mod monitoring;
 mod pace;
 mod passphrase;

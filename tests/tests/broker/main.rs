@@ -10,6 +10,7 @@ mod crashes;
 mod evidence;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
+mod files;
 mod growth;
 mod holds;
 mod identity;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         strangers::rows(),
         bodies::rows(),
         operation::rows(),
+        files::rows(),
         published::rows(),
         clock::rows(),
         crashes::rows(),
