@@ -17,7 +17,7 @@ use crate::engine::AdminCommand;
 use crate::init::{self, Plan};
 use crate::inputs::{Expected, read};
 use crate::passphrase::{PassphraseArgs, passphrase};
-use crate::{harden, restore, serve, socket, table};
+use crate::{event_log, harden, restore, serve, socket, table};
 
 /// Release the keys of disks to nodes that have shown what they run
 #[derive(Parser)]
@@ -61,8 +61,11 @@ enum Command {
     Audit(AuditCommand),
     /// Why a request was answered as it was
     Explain {
-        /// What the node's console names
+        /// Request that the node's console names
         request: String,
+        /// Where to write the event log that the node sent; the references are written beside it, and no file is replaced
+        #[arg(long, value_name = "FILE")]
+        event_log: Option<PathBuf>,
     },
     /// Write a copy of the database while the broker runs; copy the directory `audit` after it
     Backup {
@@ -328,11 +331,24 @@ fn run(cli: Cli) -> Result<()> {
                 .map(|path| Ok(String::from_utf8_lossy(&read(path, Expected::Head)?).into_owned()))
                 .collect::<Result<_>>()?,
         },
-        Command::Explain { request } => AdminCommand::Explain { request },
+        Command::Explain { request, event_log } => {
+            return explain(&Config::read(config)?, request, event_log.as_deref(), json);
+        }
         Command::Backup { file } => AdminCommand::Backup { to: std::path::absolute(file)? },
         Command::Status => AdminCommand::Status,
     };
     say(&socket::ask(&Config::read(config)?.file("admin.sock"), command)?, json)
+}
+
+fn explain(config: &Config, request: String, event_log: Option<&Path>, json: bool) -> Result<()> {
+    let socket = config.file("admin.sock");
+    let mut value = socket::ask(&socket, AdminCommand::Explain { request: request.clone() })?;
+    if let Some(file) = event_log {
+        let answer = socket::ask(&socket, AdminCommand::EventLog { request })?;
+        value["event_log"] = file.display().to_string().into();
+        value["hint"] = event_log::write(&answer, file, &config.file("cluster.json"))?.into();
+    }
+    say(&value, json)
 }
 
 /// Prints one field of the answer without its name.

@@ -5,6 +5,7 @@ pub mod code;
 mod config;
 mod connections;
 pub mod engine;
+mod event_log;
 mod fault;
 mod harden;
 mod init;

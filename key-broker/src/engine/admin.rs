@@ -44,6 +44,7 @@ pub enum AdminCommand {
     AuditKey,
     AuditVerify { heads: Vec<String> },
     Explain { request: String },
+    EventLog { request: String },
     Backup { to: PathBuf },
     Status,
 }
@@ -81,6 +82,7 @@ impl Engine {
                 Ok(json!(leaves))
             }
             AdminCommand::Explain { request } => explain(&*self.store, &self.bundles, request),
+            AdminCommand::EventLog { request } => self.event_log(request),
             command => {
                 let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
                 let mut outcome = None;
