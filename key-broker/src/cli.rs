@@ -359,7 +359,7 @@ fn say_field(config: &Path, command: AdminCommand, field: &str, json: bool) -> R
 }
 
 fn say(value: &serde_json::Value, json: bool) -> Result<()> {
-    let text = if json { format!("{value}\n") } else { table::shown(value) };
+    let text = if json { format!("{value}\n") } else { table::shown(value, table::terminal_columns()) };
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 

@@ -24,7 +24,7 @@ impl Engine {
                     sizes.insert(table.name().into(), transaction.count(table)?.into());
                 }
                 sizes.insert(Table::Audit.name().into(), audit::size(transaction)?.into());
-                sizes.insert("audit leaves in the database".into(), transaction.count(Table::Audit)?.into());
+                sizes.insert("audit_leaves_in_database".into(), transaction.count(Table::Audit)?.into());
                 Ok(())
             })
             .map_err(|error| error.to_string())?;
@@ -32,9 +32,9 @@ impl Engine {
         Ok(json!({
             "state": state,
             "cluster": hex::encode(&self.cluster.id.0),
-            "least assurance": self.cluster.assurance,
+            "least_assurance": self.cluster.assurance,
             "sizes": sizes,
-            "audit directory": self.moving().unwrap_or_else(|| "ok".into()),
+            "audit_directory": self.moving().unwrap_or_else(|| "ok".into()),
             "decisions": self.counts(),
             "witnesses": self.witnesses_shown().map_err(|error| error.to_string())?,
         }))
@@ -92,7 +92,7 @@ impl Engine {
         if let Some(conflict) = self.conflict() {
             return Err(conflict);
         }
-        Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))
+        Ok(json!({"leaves": size, "origin": self.origin, "compared_with_heads": kept.len(), "verified": true}))
     }
 
     /// Copies the database. Older leaves of the audit log are not in it, and the output names what else must be copied.
@@ -100,10 +100,10 @@ impl Engine {
         self.store.backup(to).map_err(|error| format!("{error}; name a file that is not there yet"))?;
         let first = audit::first_in_database(&*self.store).map_err(|error| error.to_string())?;
         Ok(match first.checked_sub(1) {
-            None => json!({"backup": to, "audit log": "complete"}),
+            None => json!({"backup": to, "audit_log": "complete"}),
             Some(last) => json!({
                 "backup": to,
-                "audit log": format!(
+                "audit_log": format!(
                     "leaves 0 to {last} are not in this file: copy the directory {} now",
                     self.bundles.directory().display()
                 ),

@@ -204,7 +204,7 @@ fn backup_of_leaves(suite: &Suite, _: &str) -> Result<()> {
     let (file, audit) = (scene.broker.file("copy"), scene.broker.file("audit"));
     let name = file.display().to_string();
     let backup = scene.broker.admin(&["backup", &name])?;
-    let said = backup["audit log"].as_str().unwrap_or_default();
+    let said = backup["audit_log"].as_str().unwrap_or_default();
     ensure!(said.contains("leaves 0 to 511") && said.contains(&audit.display().to_string()), "{backup}");
     let restore = |scene: &mut Scene| -> Result<String> {
         scene.broker.end(Signal::SIGTERM)?;
@@ -253,7 +253,7 @@ fn two_brokers_move(suite: &Suite, _: &str) -> Result<()> {
         let verified = broker.admin(&["audit", "verify"])?;
         ensure!(verified["leaves"].as_u64().is_some_and(|leaves| leaves >= 1600), "{verified}");
         let status = broker.admin(&["status"])?;
-        ensure!(status["audit directory"] == "ok", "{status}");
+        ensure!(status["audit_directory"] == "ok", "{status}");
     }
     Ok(())
 }
