@@ -53,7 +53,7 @@ pub struct MonitorArgs {
     /// Hours without a new entry after which the log is frozen
     #[arg(long, value_name = "HOURS", default_value_t = 168)]
     patience: u64,
-    /// One JSON object instead of text
+    /// JSON instead of text
     #[arg(long)]
     json: bool,
 }
@@ -172,7 +172,7 @@ fn told(seen: &Look, args: &MonitorArgs) -> String {
     if args.json {
         let alarms = followed.alarms.iter().map(|OpenAlarm { alarm, number, raised }| {
             let (code, found, next) = described(alarm);
-            json!({"number": number, "raised": shown_time(*raised), "code": code, "found": found, "next_step": next})
+            json!({"number": number, "raised": shown_time(*raised), "code": code, "found": found, "next": next})
         });
         let value = json!({
             "origin": followed.origin,

@@ -80,7 +80,7 @@ pub struct VerifyArgs {
     /// Print the commands of openssl and cosign that check the same
     #[arg(long)]
     show: bool,
-    /// One JSON object instead of text
+    /// JSON instead of text
     #[arg(long)]
     json: bool,
 }
