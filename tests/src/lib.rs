@@ -19,6 +19,7 @@ pub mod newer;
 pub mod node;
 pub mod npm_verifier;
 pub mod pe;
+pub mod printed;
 pub mod records;
 pub mod registers;
 pub mod settled;
