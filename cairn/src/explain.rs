@@ -42,7 +42,7 @@ pub struct ExplainArgs {
     /// Image references and machine references that the machine may be of instead
     #[arg(long, value_name = "FILE", num_args = 1..)]
     also: Vec<PathBuf>,
-    /// One JSON object instead of text
+    /// JSON instead of text
     #[arg(long)]
     json: bool,
 }

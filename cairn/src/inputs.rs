@@ -59,6 +59,7 @@ impl MachineArgs {
         }
         let machine = match &self.firmware {
             Some(path) => {
+                let read = |path: &Path| input_file::read(path, MAX_FIRMWARE_BYTES);
                 let store = self.variables.as_deref().map(read).transpose()?;
                 Machine::with_firmware(&read(path)?, store.as_deref()).with_context(|| unusable(path))?
             }
@@ -121,7 +122,7 @@ impl ImageFile {
 
 /// A raw disk, a UKI, or an image reference.
 pub fn read_image(path: &Path) -> Result<ImageFile> {
-    let bytes = read(path)?;
+    let bytes = input_file::read_disk(path, MAX_IMAGE_BYTES)?;
     if bytes.starts_with(b"{") {
         let reference = ImageReference::parse(&bytes).with_context(|| unusable(path))?;
         let measured = reference.measured().with_context(|| unusable(path))?;
@@ -138,7 +139,14 @@ pub fn unusable(path: &Path) -> String {
     format!("{} cannot be used", path.display())
 }
 
-/// Reads a file.
+/// Maximum size of documents, logs and keys; of canonical documents the reader has the same limit.
+const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
+/// Maximum size of firmware images and variable stores: the largest flash of OVMF is 16 MiB.
+const MAX_FIRMWARE_BYTES: u64 = 64 << 20;
+/// Maximum size of a disk or UKI, all of which is read into memory.
+const MAX_IMAGE_BYTES: u64 = 4 << 30;
+
+/// Reads a document, a log or a key.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("Failed to read {}", path.display()))
+    Ok(input_file::read(path, MAX_DOCUMENT_BYTES)?)
 }

@@ -33,6 +33,9 @@ pub struct MeasureArgs {
     /// How to say it
     #[arg(long, default_value = "table")]
     format: Format,
+    /// JSON instead of text: the same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
     /// Bank of the table
     #[arg(long, default_value = "sha256")]
     bank: BankName,
@@ -73,7 +76,8 @@ pub fn run(args: &MeasureArgs) -> Result<String> {
     let unusable = || format!("Nothing can be predicted from {}", args.image.display());
     let composition = compose(image.on(&machine)?, &machine, &configuration).with_context(unusable)?;
     let point = args.at.point();
-    Ok(match args.format {
+    let format = if args.json { Format::Json } else { args.format };
+    Ok(match format {
         Format::Table => table(&composition, bank(args.bank), point),
         Format::Json => document(&composition, point),
         Format::EventLog => event_log(&composition, point),

@@ -1,20 +1,20 @@
-//! `cairn monitor`: follows a log, and says when it forks, stands still, or has an entry under one of our keys that nobody has published. One look each time; a timer makes a watch of it.
+//! `cairn monitor`: follows a log, and says when it forks, stands still, or has an entry under one of our keys that nobody has published. One look each time; a timer makes a watch of it. An alarm is shown by each look until it is acknowledged.
 
-use std::collections::BTreeSet;
-use std::fs;
+mod published;
+
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use measurements::canonical;
 use reqwest::blocking::Client;
-use transparency::bundle::Bundle;
-use transparency::monitor::{Alarm, Before, Followed, Look, look, signed};
-use transparency::statement::predicate_type;
+use serde_json::json;
+use transparency::monitor::{Alarm, Before, Followed, Look, OpenAlarm, look};
 use transparency::tiles::{Files, LARGEST, Problem};
+use transparency::time::shown as shown_time;
 
 use crate::inputs::read;
 use crate::outputs::replace;
@@ -30,7 +30,9 @@ const HOUR: u64 = 3600;
 Every entry since the last look is read, the tree is computed anew and compared with the head that the log signs. What is kept in --state is what
 the next look begins with; keep it where the log's operator cannot write.
 
-Exit codes: 0 nothing to see; 3 an alarm (FORK, UNPUBLISHED, FROZEN); 1 nothing can be said: the log does not answer, or its head is not believed.
+An alarm stays, and is shown by each look, until `--acknowledge` names its number. A condition that still holds raises it again under a new number.
+
+Exit codes: 0 no alarm is open; 3 an alarm is open (FORK, UNPUBLISHED, FROZEN); 1 nothing can be said: the log does not answer, or its head is not believed.
 
 Example: cairn monitor https://log.example/api/v2 --trust-root trust-root.json --state log.state --published releases/")]
 pub struct MonitorArgs {
@@ -42,13 +44,16 @@ pub struct MonitorArgs {
     /// What is kept from look to look; made by the first
     #[arg(long, value_name = "FILE")]
     state: PathBuf,
-    /// Folders with everything that was published: statements and bundles (`*.json`)
+    /// Directories with everything that was published: statements and bundles (`*.json`), in subdirectories too
     #[arg(long, value_name = "DIR", num_args = 1..)]
     published: Vec<PathBuf>,
+    /// Numbers of alarms that need no further action; they are removed before the log is read
+    #[arg(long, value_name = "NUMBER", num_args = 1..)]
+    acknowledge: Vec<u64>,
     /// Hours without a new entry after which the log is frozen
     #[arg(long, value_name = "HOURS", default_value_t = 168)]
     patience: u64,
-    /// One JSON object instead of text
+    /// JSON instead of text
     #[arg(long)]
     json: bool,
 }
@@ -57,41 +62,38 @@ pub struct MonitorArgs {
 pub fn run(args: &MonitorArgs) -> Result<(String, ExitCode)> {
     let root = trust_root(&args.trust_root)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
-    let followed: Option<Followed> = if args.state.exists() {
+    let mut followed: Option<Followed> = if args.state.exists() {
         let kept = canonical::read(&read(&args.state)?);
         Some(kept.with_context(|| format!("{}: name another file to begin anew", args.state.display()))?)
     } else {
         None
     };
-    let mut published = BTreeSet::new();
-    for folder in &args.published {
-        published.extend(digests_in(folder)?);
-    }
+    acknowledge(args, followed.as_mut())?;
+    let published = published::digests_in(&args.published)?;
     let log = Source::open(&args.log)?;
     let note = String::from_utf8(log.file("checkpoint")?).context("The log's head is no text")?;
     let patience = args.patience.saturating_mul(HOUR);
     let seen = look(Before { root: &root, followed, published: &published, now, patience }, &note, &log)?;
-    if let Some(followed) = &seen.followed {
-        replace(&args.state, &canonical::write(followed)?)?;
-    }
-    let code = if seen.alarms.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(ALARM) };
-    Ok((told(&seen, args.json), code))
+    replace(&args.state, &canonical::write(&seen.followed)?)?;
+    let is_quiet = seen.followed.alarms.iter().next().is_none();
+    let code = if is_quiet { ExitCode::SUCCESS } else { ExitCode::from(ALARM) };
+    Ok((told(&seen, args), code))
 }
 
-/// What was signed for every statement in a folder, in bundles or alone; other files are passed over.
-fn digests_in(folder: &Path) -> Result<BTreeSet<[u8; 32]>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("Failed to list {}", folder.display()))?;
-    let mut digests = BTreeSet::new();
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path.extension().is_none_or(|extension| extension != "json") || !path.is_file() {
-            continue;
-        }
-        let bytes = read(&path)?;
-        let bundled = Bundle::parse(&bytes).ok().and_then(|bundle| bundle.envelope.unverified_payload().ok());
-        let alone = || predicate_type(&bytes).is_ok().then(|| bytes.clone());
-        digests.extend(bundled.or_else(alone).map(|statement| signed(&statement)));
+/// Removes alarms from the state at once: also where the log does not answer.
+fn acknowledge(args: &MonitorArgs, followed: Option<&mut Followed>) -> Result<()> {
+    let Some(first) = args.acknowledge.first() else { return Ok(()) };
+    let removed = followed.map_or(Err(*first), |followed| {
+        followed.alarms.acknowledge(&args.acknowledge)?;
+        Ok(&*followed)
+    });
+    match removed {
+        Ok(followed) => replace(&args.state, &canonical::write(followed)?),
+        Err(number) => bail!(
+            "cannot acknowledge alarm {number}: {} has no open alarm of this number\nhint: run cairn monitor without --acknowledge, and read the numbers",
+            args.state.display()
+        ),
     }
-    Ok(digests)
 }
 
 /// Where a log is read.
@@ -138,45 +140,59 @@ impl Files for Source {
     }
 }
 
-fn alarm(alarm: &Alarm) -> (&'static str, String, &'static str) {
+/// Code, what was found, and what to do.
+fn described(alarm: &Alarm) -> (&'static str, String, &'static str) {
+    const UNPUBLISHED: &str = "find the signed statement; if none of your publishers signed it, an attacker has the key: take it out of the trust root";
     match alarm {
-        Alarm::Fork(what) => (
+        Alarm::Fork { found, .. } => (
             "FORK",
-            what.clone(),
-            "keep the state and the log's files: together they prove it; tell everybody who believes this log",
+            found.clone(),
+            "keep the state and the log's files: together they prove the fork; tell everybody who accepts this log",
         ),
         Alarm::Unpublished { index, digest } => (
             "UNPUBLISHED",
-            format!("entry {index} is signed by one of our keys: sha256:{}", hex::encode(digest)),
-            "find the statement that was signed; if nobody of yours signed it, the key is in other hands: take it out of the trust root",
+            format!("entry {index} is signed by one of our keys: sha256:{}", hex::encode(digest.0)),
+            UNPUBLISHED,
         ),
-        Alarm::Frozen(seconds) => (
+        Alarm::Unlisted { index, count } => (
+            "UNPUBLISHED",
+            format!("{count} further entries are signed by one of our keys, the first is entry {index}"),
+            UNPUBLISHED,
+        ),
+        Alarm::Frozen { seconds } => (
             "FROZEN",
-            format!("the log has not grown for {} hours", seconds / HOUR),
-            "ask its operator, and read the log by another way: somebody may show you an old one",
+            format!("the log had not grown for {} hours", seconds / HOUR),
+            "ask its operator, and read the log by another way: an attacker may show you an old one",
         ),
     }
 }
 
-fn told(seen: &Look, json: bool) -> String {
-    let alarms: Vec<_> = seen.alarms.iter().map(alarm).collect();
-    let known = seen.followed.as_ref();
-    if json {
-        let alarms: Vec<_> = alarms
-            .iter()
-            .map(|(code, found, next)| serde_json::json!({"code": code, "found": found, "next": next}))
-            .collect();
-        let (origin, size) = (known.map(|known| &known.origin), known.map(|known| known.size));
-        let ours = known.map(|known| known.ours);
-        let value =
-            serde_json::json!({"origin": origin, "size": size, "read": seen.read, "ours": ours, "alarms": alarms});
+fn told(seen: &Look, args: &MonitorArgs) -> String {
+    let Look { followed, read } = seen;
+    if args.json {
+        let alarms = followed.alarms.iter().map(|OpenAlarm { alarm, number, raised }| {
+            let (code, found, next) = described(alarm);
+            json!({"number": number, "raised": shown_time(*raised), "code": code, "found": found, "next": next})
+        });
+        let value = json!({
+            "origin": followed.origin,
+            "size": followed.size,
+            "read": read,
+            "ours": followed.ours,
+            "alarms": alarms.collect::<Vec<_>>(),
+        });
         return format!("{value}\n");
     }
-    let mut text = known.map_or_else(String::new, |known| {
-        format!("{}\nentries  {}, {} of them read now\nours     {}\n", known.origin, known.size, seen.read, known.ours)
-    });
-    for (code, found, next) in alarms {
-        text += &format!("{code}\nfound    {found}\nnext     {next}\n");
+    let mut text = format!(
+        "{}\nentries  {}, {read} of them read now\nours     {}\n",
+        followed.origin, followed.size, followed.ours
+    );
+    for OpenAlarm { alarm, number, raised } in followed.alarms.iter() {
+        let (code, found, next) = described(alarm);
+        let raised = shown_time(*raised);
+        text += &format!(
+            "{code}\nalarm    {number}, raised {raised}\nfound    {found}\nnext     {next}\nanswered --acknowledge {number}\n"
+        );
     }
     text
 }

@@ -11,6 +11,9 @@ use transparency::checkpoint::{Checkpoint, Note};
 
 use crate::outputs;
 
+/// Maximum size of a file with a head of a log and the lines of witnesses.
+const MAX_RECEIPT_BYTES: u64 = 64 << 10;
+
 /// Why an answer has no receipt that can be kept.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Problem {
@@ -93,10 +96,14 @@ impl<'a> Receipt<'a> {
     }
 
     fn must_follow(&self, file: &Path) -> Result<()> {
-        let kept = match fs::read_to_string(file) {
-            Ok(kept) => kept,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => bail!("its content cannot be read: {error}\nhint: name another file with --receipt"),
+        const OTHER: &str = "hint: name another file with --receipt";
+        if fs::symlink_metadata(file).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(());
+        }
+        let kept = match input_file::read(file, MAX_RECEIPT_BYTES).map(String::from_utf8) {
+            Ok(Ok(kept)) => kept,
+            Ok(Err(_)) => bail!("its content is not UTF-8\n{OTHER}"),
+            Err(error) => bail!("{error}\n{OTHER}"),
         };
         if kept.is_empty() {
             return Ok(());

@@ -19,6 +19,8 @@ use state_disk::layout::{HEADER, RECOVERY, RECOVERY_LENGTH};
 use state_disk::{header, id, keys, recovery, statement, unfinished};
 use zeroize::Zeroizing;
 
+use crate::inputs::read;
+
 /// Arguments of `recover`.
 #[derive(Args)]
 #[command(
@@ -45,10 +47,13 @@ pub struct RecoverArgs {
     adoption_file: Option<PathBuf>,
 }
 
+/// Maximum size of a file with a key: its digits, and blanks around them.
+const MAX_KEY_BYTES: u64 = 4096;
+
 /// Writes the passphrase and the checked header, or the document for a broker; prints how to use them.
 pub fn run(args: &RecoverArgs) -> Result<String> {
     let (disk, key) = (args.disk.display(), args.key.display());
-    let cluster = std::fs::read(&args.cluster).with_context(|| format!("Failed to read {}", args.cluster.display()))?;
+    let cluster = read(&args.cluster)?;
     let cluster =
         Cluster::read(&cluster).map_err(|refusal| anyhow!("{}: {}", args.cluster.display(), refusal.found))?;
     let recovery_key = read_key(&args.key)?;
@@ -151,10 +156,9 @@ fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// 64 hexadecimal digits.
 fn read_key(path: &Path) -> Result<PrivateKey> {
-    let text = std::fs::read_to_string(path).map(Zeroizing::new);
-    let text = text.with_context(|| format!("Failed to read {}", path.display()))?;
+    let text = Zeroizing::new(input_file::read(path, MAX_KEY_BYTES)?);
     let mut seed = Zeroizing::new([0; 32]);
-    let read = hex::decode_to_slice(text.trim(), &mut seed[..]);
+    let read = hex::decode_to_slice(text.trim_ascii(), &mut seed[..]);
     ensure!(read.is_ok(), "{} is no recovery key: it has 64 hexadecimal digits", path.display());
     Ok(PrivateKey::from_seed(&seed))
 }
@@ -297,7 +301,7 @@ mod tests {
             ("unfinished", "1", "never finished"),
             ("signed zeros", "1", "the header"),
             ("good", "2", "not a recovery key of"),
-            ("good", "good", "Failed to read"),
+            ("good", "good", "it is a LUKS2 disk"),
             ("missing", "1", "Failed to read"),
         ] {
             let error = format!("{:#}", recover(disk, key, "x").unwrap_err());

@@ -59,7 +59,7 @@ pub struct VerifyNodeArgs {
     /// Output file for the receipt of a verified node, for `key-broker audit verify --heads`; a file with a later head or with other content is not replaced
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
-    /// One JSON object instead of text
+    /// JSON instead of text
     #[arg(long)]
     json: bool,
 }

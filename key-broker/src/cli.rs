@@ -8,16 +8,18 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use attest::bytes::{Bytes32, Hex};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use input_file::Statement;
 use measurements::Bank;
 use state_disk::layout::Profile;
 
 use crate::config::Config;
 use crate::engine::{AdminCommand, Adopt, SecretText};
 use crate::init::{self, Plan};
+use crate::inputs::{Expected, read};
 use crate::passphrase::{PassphraseArgs, passphrase};
 use crate::restore::Choices;
 use crate::seal::secret_text_of;
-use crate::{harden, restore, serve, socket, table};
+use crate::{event_log, harden, restore, serve, socket, table};
 
 /// Release the keys of disks to nodes that have shown what they run
 #[derive(Parser)]
@@ -63,8 +65,11 @@ enum Command {
     Audit(AuditCommand),
     /// Why a request was answered as it was
     Explain {
-        /// What the node's console names
+        /// Request that the node's console names
         request: String,
+        /// Where to write the event log that the node sent; the references are written beside it, and no file is replaced
+        #[arg(long, value_name = "FILE")]
+        event_log: Option<PathBuf>,
     },
     /// Write a backup with everything that a new host needs
     Backup {
@@ -309,7 +314,6 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     let (config, json) = (cli.config.as_path(), cli.json);
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("Failed to read {}", path.display()));
     let command = match cli.command {
         Command::Documents(args) => return args.write(&Cli::command()),
         Command::Init(args) => return make(args),
@@ -331,7 +335,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Node(NodeCommand::Enrol { name, ek, machine, bank, hold }) => AdminCommand::NodeEnrol {
             name,
             ek: digest_of(&ek)?,
-            machine: Hex(read(&machine)?),
+            machine: Hex(read(&machine, Expected::MachineReference)?),
             bank: bank_of(&bank)?,
             hold,
         },
@@ -342,18 +346,27 @@ fn run(cli: Cli) -> Result<()> {
         Command::Release(ReleaseCommand::Allow { reference, bundle, rebuild, unsigned_development, allow_debug }) => {
             match (reference, bundle) {
                 (_, Some(bundle)) => AdminCommand::ReleaseAllowLogged {
-                    bundle: Hex(read(&bundle)?),
-                    rebuilds: rebuild.iter().map(|path| Ok(Hex(read(path)?))).collect::<Result<_>>()?,
+                    bundle: Hex(read(&bundle, Expected::Bundle(Statement::MeasuredBoot))?),
+                    rebuilds: rebuild
+                        .iter()
+                        .map(|path| Ok(Hex(read(path, Expected::Bundle(Statement::Rebuild))?)))
+                        .collect::<Result<_>>()?,
                     allow_debug,
                 },
-                (Some(reference), None) => {
-                    AdminCommand::ReleaseAllow { reference: Hex(read(&reference)?), unsigned_development, allow_debug }
-                }
+                (Some(reference), None) => AdminCommand::ReleaseAllow {
+                    reference: Hex(read(&reference, Expected::ImageReference)?),
+                    unsigned_development,
+                    allow_debug,
+                },
                 (None, None) => bail!("Name a release: --bundle FILE, or an image reference"),
             }
         }
-        Command::Trust(TrustCommand::Set { file }) => AdminCommand::TrustSet { envelope: Hex(read(&file)?) },
-        Command::Channel(ChannelCommand::Set { file }) => AdminCommand::ChannelSet { bundle: Hex(read(&file)?) },
+        Command::Trust(TrustCommand::Set { file }) => {
+            AdminCommand::TrustSet { envelope: Hex(read(&file, Expected::TrustRoot)?) }
+        }
+        Command::Channel(ChannelCommand::Set { file }) => {
+            AdminCommand::ChannelSet { bundle: Hex(read(&file, Expected::Bundle(Statement::Channel))?) }
+        }
         Command::Trust(TrustCommand::Show) | Command::Channel(ChannelCommand::Show) => AdminCommand::Published,
         Command::Release(ReleaseCommand::Revoke { id }) => AdminCommand::ReleaseRevoke { id },
         Command::Release(ReleaseCommand::List) => AdminCommand::ReleaseList,
@@ -377,14 +390,27 @@ fn run(cli: Cli) -> Result<()> {
         Command::Audit(AuditCommand::Verify { heads }) => AdminCommand::AuditVerify {
             heads: heads
                 .iter()
-                .map(|path| Ok(String::from_utf8_lossy(&read(path)?).into_owned()))
+                .map(|path| Ok(String::from_utf8_lossy(&read(path, Expected::Head)?).into_owned()))
                 .collect::<Result<_>>()?,
         },
-        Command::Explain { request } => AdminCommand::Explain { request },
+        Command::Explain { request, event_log } => {
+            return explain(&Config::read(config)?, request, event_log.as_deref(), json);
+        }
         Command::Backup { file } => AdminCommand::Backup { to: std::path::absolute(file)? },
         Command::Status => AdminCommand::Status,
     };
     say(&socket::ask(&Config::read(config)?.file("admin.sock"), command)?, json)
+}
+
+fn explain(config: &Config, request: String, event_log: Option<&Path>, json: bool) -> Result<()> {
+    let socket = config.file("admin.sock");
+    let mut value = socket::ask(&socket, AdminCommand::Explain { request: request.clone() })?;
+    if let Some(file) = event_log {
+        let answer = socket::ask(&socket, AdminCommand::EventLog { request })?;
+        value["event_log"] = file.display().to_string().into();
+        value["hint"] = event_log::write(&answer, file, &config.file("cluster.json"))?.into();
+    }
+    say(&value, json)
 }
 
 /// Prints one field of the answer without its name.
@@ -395,7 +421,7 @@ fn say_field(config: &Path, command: AdminCommand, field: &str, json: bool) -> R
 }
 
 fn say(value: &serde_json::Value, json: bool) -> Result<()> {
-    let text = if json { format!("{value}\n") } else { table::shown(value) };
+    let text = if json { format!("{value}\n") } else { table::shown(value, table::terminal_columns()) };
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 

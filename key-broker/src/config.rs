@@ -2,7 +2,6 @@
 
 mod ranges;
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use transparency::verifier_key::{Role, VerifierKey};
 
 use crate::engine::Settings;
+use crate::inputs;
 
 /// The file.
 #[derive(Clone, Debug, Deserialize)]
@@ -169,7 +169,7 @@ impl Config {
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self> {
         let advice = || format!("Failed to read {}: make a broker with `key-broker init`", path.display());
-        let text = fs::read_to_string(path).with_context(advice)?;
+        let text = inputs::configuration_text(path).with_context(advice)?;
         let place = || path.display().to_string();
         ranges::check(&toml::from_str(&text).with_context(place)?).with_context(place)?;
         let mut config: Self = toml::from_str(&text).with_context(place)?;
@@ -228,6 +228,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

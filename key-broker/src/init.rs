@@ -18,6 +18,7 @@ use state_disk::layout::Profile;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
+use crate::inputs;
 use crate::seal::{self, Contents, secret_file};
 use crate::store::Sqlite;
 
@@ -58,10 +59,9 @@ fn make(plan: &Plan, folder: &Path, passphrase: &[u8]) -> Result<()> {
     let bytes = |bytes: &mut [u8]| random.fill(bytes).map_err(|_| anyhow!("no random bytes"));
     let (root, cluster_bytes, cluster, epoch) = match &plan.existing {
         Some((cluster, root, epoch)) => {
-            let file = fs::read(cluster).with_context(|| format!("Failed to read {}", cluster.display()))?;
+            let file = inputs::configuration(cluster)?;
             let parsed = Cluster::read(&file).map_err(|refusal| anyhow!("{}: {}", cluster.display(), refusal.found))?;
-            let pem =
-                Zeroizing::new(fs::read_to_string(root).with_context(|| format!("Failed to read {}", root.display()))?);
+            let pem = Zeroizing::new(inputs::configuration_text(root)?);
             let root =
                 key_of(&pem).with_context(|| format!("{} is no key of Ed25519 as init wrote it", root.display()))?;
             ensure!(*epoch >= parsed.epoch, "cluster.json asks for an epoch of at least {}", parsed.epoch);

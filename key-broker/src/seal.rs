@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::engine::Keys;
+use crate::inputs;
 
 const SCHEMA: &str = "cairn.sealed-keys/1";
 /// 64 MiB, three passes: half a second.
@@ -102,7 +103,7 @@ pub fn write(path: &Path, contents: &Contents, passphrase: &[u8]) -> Result<()> 
 /// Opens the box.
 pub fn open(path: &Path, passphrase: &[u8]) -> Result<Contents> {
     let damaged = || format!("{} is damaged: restore it", path.display());
-    let bytes = fs::read(path).with_context(|| format!("Failed to read {}", path.display()))?;
+    let bytes = inputs::configuration(path)?;
     let sealed: Sealed = serde_json::from_slice(&bytes).with_context(damaged)?;
     ensure!(sealed.schema == SCHEMA, "{} is of another version: {}", path.display(), sealed.schema);
     // Somebody else's numbers must not take all memory.
@@ -143,7 +144,7 @@ fn check_mode(path: &Path) -> Result<()> {
 /// A passphrase out of a file that only its owner reads.
 pub fn passphrase_of(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     check_mode(path)?;
-    let mut bytes = Zeroizing::new(fs::read(path).with_context(|| format!("Failed to read {}", path.display()))?);
+    let mut bytes = Zeroizing::new(inputs::configuration(path)?);
     while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
         bytes.pop();
     }

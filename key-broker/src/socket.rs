@@ -165,6 +165,12 @@ fn exchange(socket: &Path, line: &Line) -> Result<Value> {
     let mut stream = UnixStream::connect(socket).with_context(advice)?;
     let mut bytes = Zeroizing::new(serde_json::to_vec(line)?);
     bytes.push(b'\n');
+    if bytes.len() as u64 > LARGEST {
+        bail!(
+            "cannot send the command: its files have {} bytes as hexadecimal digits, maximum {LARGEST}\nhint: name fewer files at once",
+            bytes.len()
+        );
+    }
     stream.write_all(&bytes).with_context(advice)?;
     let mut answer = String::new();
     BufReader::new(&stream).read_line(&mut answer).with_context(advice)?;

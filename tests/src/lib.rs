@@ -21,6 +21,7 @@ pub mod node;
 pub mod npm_verifier;
 pub mod oci;
 pub mod pe;
+pub mod printed;
 pub mod records;
 pub mod registers;
 pub mod settled;

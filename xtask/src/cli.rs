@@ -95,7 +95,7 @@ pub struct LockArgs {
     /// Move these packages, or all if none is named, to the newest versions of their suites
     #[arg(long, num_args = 0.., value_name = "PACKAGE")]
     pub update: Option<Vec<String>>,
-    /// JSON lines instead of text
+    /// JSON instead of text, one object a line
     #[arg(long)]
     pub json: bool,
 }
@@ -103,7 +103,7 @@ pub struct LockArgs {
 /// Arguments of `fetch`.
 #[derive(Args)]
 pub struct FetchArgs {
-    /// JSON lines instead of text
+    /// JSON instead of text, one object a line
     #[arg(long)]
     pub json: bool,
 }

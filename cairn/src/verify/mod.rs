@@ -8,7 +8,6 @@ mod judge;
 mod show;
 mod told;
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -81,7 +80,7 @@ pub struct VerifyArgs {
     /// Print the commands of openssl and cosign that check the same
     #[arg(long)]
     show: bool,
-    /// One JSON object instead of text
+    /// JSON instead of text
     #[arg(long)]
     json: bool,
 }
@@ -227,8 +226,7 @@ pub fn trust_root(paths: &[PathBuf]) -> Result<TrustRoot> {
 /// Images are larger than memory should be.
 fn sha256_of(path: &Path) -> Result<[u8; 32]> {
     let failed = || format!("Failed to read {}", path.display());
-    let (mut file, mut hash, mut buffer) =
-        (File::open(path).with_context(failed)?, Hash::new(&SHA256), vec![0; 1 << 20]);
+    let (mut file, mut hash, mut buffer) = (input_file::open(path)?, Hash::new(&SHA256), vec![0; 1 << 20]);
     loop {
         match file.read(&mut buffer).with_context(failed)? {
             0 => break,

@@ -1,6 +1,8 @@
 //! Following a log from head to head: every entry is read, the tree is computed anew from what was kept, and compared with the head that the log signs now. A log that forgot, changed or hid an entry cannot make that head.
 //!
-//! An entry under one of our keys that nobody has published is the alarm that a log is kept for: the key is in other hands.
+//! An entry under one of our keys that nobody has published is the alarm that a log is kept for: the key is in other hands. An alarm stays in the monitor's state until an operator acknowledges it.
+
+mod alarms;
 
 use std::collections::BTreeSet;
 
@@ -20,10 +22,15 @@ use crate::trust_root::TrustRoot;
 use crate::verify::witnesses;
 use crate::{Code, Refusal};
 
+pub use alarms::{Alarm, OpenAlarm, OpenAlarms};
+
 /// What a monitor keeps between its runs (`cairn.monitor/1`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Followed {
+    /// Alarms that no operator has acknowledged. Not there where no alarm was ever raised.
+    #[serde(default, skip_serializing_if = "OpenAlarms::is_unused")]
+    pub alarms: OpenAlarms,
     /// When the log was last seen to grow, seconds since 1970.
     pub grown: u64,
     /// The head, as the log signed it: with a later one that contradicts it, the proof of a fork.
@@ -40,37 +47,36 @@ pub struct Followed {
     pub size: u64,
 }
 
+impl Followed {
+    /// The state of a monitor that has accepted no head of this log.
+    fn of_nothing(origin: &str, now: u64) -> Self {
+        Self {
+            alarms: OpenAlarms::default(),
+            grown: now,
+            head: String::new(),
+            origin: origin.to_owned(),
+            ours: 0,
+            roots: vec![],
+            schema: Self::SCHEMA.into(),
+            size: 0,
+        }
+    }
+}
+
 impl Document for Followed {
     const NAME: &'static str = "monitor's state";
     const SCHEMA: &'static str = "cairn.monitor/1";
-    const LARGEST: usize = 64 << 10;
-}
-
-/// What a person must look at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Alarm {
-    /// The log's heads contradict each other, or its entries.
-    Fork(String),
-    /// An entry under one of our keys, whose statement is in no place that is known.
-    Unpublished {
-        /// Its number.
-        index: u64,
-        /// SHA-256 of what was signed.
-        digest: [u8; 32],
-    },
-    /// The log has not grown for so many seconds.
-    Frozen(u64),
+    // The heads of forks are 16 KiB each at most.
+    const LARGEST: usize = 512 << 10;
 }
 
 /// What one look at a log gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// To be kept; what was known before where the log forked.
-    pub followed: Option<Followed>,
+    /// The state to be kept, with all open alarms; where the log forked, head and entries are those of before.
+    pub followed: Followed,
     /// Entries that were read now.
     pub read: u64,
-    /// Alarms.
-    pub alarms: Vec<Alarm>,
 }
 
 /// What a monitor knows before it looks.
@@ -128,11 +134,16 @@ pub fn look(before: Before, note: &str, files: &impl Files) -> Result<Look, Erro
     if kept.is_some_and(|kept| kept.origin != head.origin) {
         return Err(Error::State);
     }
-    let forked = |what: String| Ok(Look { followed: followed.clone(), read: 0, alarms: vec![Alarm::Fork(what)] });
+    let mut alarms = kept.map(|kept| kept.alarms.clone()).unwrap_or_default();
+    let forked = |found: String| {
+        let mut followed = followed.clone().unwrap_or_else(|| Followed::of_nothing(&head.origin, now));
+        followed.alarms.raise(Alarm::Fork { found, head: note.to_owned() }, now);
+        Ok(Look { followed, read: 0 })
+    };
     if head.size < from {
         return forked(format!("it has {} entries, and had {from}", head.size));
     }
-    let (mut alarms, mut ours) = (Vec::new(), kept.map_or(0, |kept| kept.ours));
+    let mut ours = kept.map_or(0, |kept| kept.ours);
     let tiles = Tiles::new(files, head.size);
     while tree.size() < head.size {
         let entries = tiles.entries(tree.size(), head.size)?;
@@ -143,7 +154,7 @@ pub fn look(before: Before, note: &str, files: &impl Files) -> Result<Look, Erro
             if let Some(digest) = digest_of_ours(&entry, root) {
                 ours += 1;
                 if !published.contains(&digest) {
-                    alarms.push(Alarm::Unpublished { index: tree.size(), digest });
+                    alarms.raise(Alarm::Unpublished { index: tree.size(), digest: Bytes32(digest) }, now);
                 }
             }
             tree.append(leaf(&entry));
@@ -154,9 +165,10 @@ pub fn look(before: Before, note: &str, files: &impl Files) -> Result<Look, Erro
     }
     let grown = if head.size > from { now } else { kept.map_or(now, |kept| kept.grown) };
     if now.saturating_sub(grown) > patience {
-        alarms.push(Alarm::Frozen(now - grown));
+        alarms.raise(Alarm::Frozen { seconds: now - grown }, now);
     }
     let followed = Followed {
+        alarms,
         grown,
         head: note.to_owned(),
         origin: head.origin,
@@ -165,7 +177,7 @@ pub fn look(before: Before, note: &str, files: &impl Files) -> Result<Look, Erro
         schema: Followed::SCHEMA.into(),
         size: head.size,
     };
-    Ok(Look { followed: Some(followed), read: head.size - from, alarms })
+    Ok(Look { followed, read: head.size - from })
 }
 
 /// SHA-256 of what was signed, if the entry is under a key of the trust root. Entries of others may be anything.

@@ -61,7 +61,7 @@ fn written(engine: &Engine, configuration: &Path, to: &Path) -> Result<Value> {
             engine.bundles().directory().display()
         ),
     };
-    Ok(json!({"backup": to, "nodes": rows.nodes, "disks": rows.disks, "audit log": leaves}))
+    Ok(json!({"backup": to, "nodes": rows.nodes, "disks": rows.disks, "audit_log": leaves}))
 }
 
 /// Path of a member of the audit log in this directory.

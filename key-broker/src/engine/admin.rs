@@ -88,6 +88,9 @@ pub enum AdminCommand {
     Explain {
         request: String,
     },
+    EventLog {
+        request: String,
+    },
     Backup {
         to: PathBuf,
     },
@@ -126,6 +129,7 @@ impl Engine {
                 Ok(json!(leaves))
             }
             AdminCommand::Explain { request } => explain(&*self.store, &self.bundles, request),
+            AdminCommand::EventLog { request } => self.event_log(request),
             command => {
                 let open = self.keys().ok_or("the broker is sealed: key-broker unseal")?;
                 let mut outcome = None;

@@ -90,7 +90,7 @@ impl Engine {
                 self.count(Own::Released.into());
                 Reply { status: 200, body: reply, retry_after: None }.into()
             }
-            Err(stop) => self.stopped(Some(&name), &stop),
+            Err(stop) => self.with_event_log(&name, &evidence.event_log, self.stopped(Some(&name), &stop)),
         }
     }
 

@@ -10,6 +10,7 @@ mod compositions;
 mod deadlines;
 mod decision;
 mod disks;
+mod event_logs;
 mod evidence;
 mod grant;
 mod hello;
@@ -58,6 +59,7 @@ use clock::Clock;
 use compositions::Compositions;
 use deadlines::Deadlines;
 pub use decision::Answer;
+use event_logs::EventLogs;
 use limits::Limits;
 pub use limits::network;
 use outcome::Stop;
@@ -164,6 +166,8 @@ pub struct Engine {
     store: Box<dyn Store>,
     /// Older leaves of the audit log.
     bundles: Bundles,
+    /// Logs of refused and held nodes.
+    event_logs: EventLogs,
     /// Why leaves could not be moved to bundles the last time.
     moving: Mutex<Option<String>>,
     /// What hinders a witness, by its verifier key.
@@ -211,6 +215,7 @@ impl Engine {
         Ok(Self {
             store: Box::new(store),
             bundles: Bundles::of(database),
+            event_logs: EventLogs::of(database),
             moving: Mutex::default(),
             troubles: Mutex::default(),
             configuration: Configuration::cluster(cluster_json),

@@ -113,13 +113,13 @@ impl Published {
             json!({
                 "name": state.name,
                 "version": state.version,
-                "least epoch": state.least_epoch,
+                "least_epoch": state.least_epoch,
                 "expires": shown_time(state.expires),
                 "expired": stale,
                 "releases": state.releases,
             })
         });
-        Ok(json!({"trust root": root, "channel": channel.ok()}))
+        Ok(json!({"trust_root": root, "channel": channel.ok()}))
     }
 }
 

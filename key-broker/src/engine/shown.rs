@@ -6,12 +6,22 @@ use super::Engine;
 use super::admin::Outcome;
 use super::audit::{self, Bundles};
 use super::records::{self, Disk, Node, get};
-use crate::code::Code;
+use crate::code::{Code, Own};
 use crate::store::{Error, Store, Table, Transaction};
 
 pub(super) fn nodes(transaction: &dyn Transaction) -> Result<Value, Error> {
     let nodes = records::all::<Node>(transaction, Table::Nodes)?;
     Ok(nodes.iter().map(|(_, node)| shown(node)).collect())
+}
+
+/// What ends the hold of this code: `key-broker node approve`, or a decision about the disk.
+fn waiting_for(code: &str) -> &'static str {
+    let is_of = |own: Own| Code::from(own).name() == code;
+    if [Own::NodeHeld, Own::AkChanged, Own::TpmCleared, Own::CommitMissing].into_iter().any(is_of) {
+        "approval"
+    } else {
+        "disk_grant"
+    }
 }
 
 fn shown(node: &Node) -> Value {
@@ -23,7 +33,9 @@ fn shown(node: &Node) -> Value {
     json!({
         "node": node.name,
         "state": state,
+        "waiting_for": node.waiting.as_ref().filter(|_| !node.retired).map(|waiting| waiting_for(&waiting.code)),
         "waiting": node.waiting.as_ref().map(|waiting| &waiting.code),
+        "waiting_request": node.waiting.as_ref().map(|waiting| &waiting.request),
         "machine": node.machine_name,
         "bank": node.bank,
         "ek": hex::encode(node.ek.0),

@@ -25,7 +25,7 @@ impl Engine {
                 if !self.is_sealed() {
                     sizes.insert(Table::Audit.name().into(), audit::size(transaction)?.into());
                 }
-                sizes.insert("audit leaves in the database".into(), transaction.count(Table::Audit)?.into());
+                sizes.insert("audit_leaves_in_database".into(), transaction.count(Table::Audit)?.into());
                 Ok(())
             })
             .map_err(|error| error.to_string())?;
@@ -33,9 +33,9 @@ impl Engine {
         Ok(json!({
             "state": if self.is_sealed() { "sealed" } else { "serving" },
             "cluster": hex::encode(&self.cluster.id.0),
-            "least assurance": self.cluster.assurance,
+            "least_assurance": self.cluster.assurance,
             "sizes": sizes,
-            "audit directory": self.moving().unwrap_or_else(|| "ok".into()),
+            "audit_directory": self.moving().unwrap_or_else(|| "ok".into()),
             "decisions": self.counts(),
             "witnesses": witnesses.map_err(|error| error.to_string())?,
         }))
@@ -93,7 +93,7 @@ impl Engine {
         if let Some(conflict) = self.conflict() {
             return Err(conflict);
         }
-        Ok(json!({"leaves": size, "origin": self.origin, "compared with heads": kept.len(), "verified": true}))
+        Ok(json!({"leaves": size, "origin": self.origin, "compared_with_heads": kept.len(), "verified": true}))
     }
 
     /// Writes the time into the database once a minute while the broker is open, so that a broker which answers but decides nothing does not lose the time that it has used when it is restarted.

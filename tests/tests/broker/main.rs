@@ -10,6 +10,7 @@ mod crashes;
 mod evidence;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
+mod files;
 mod forged_rows;
 mod growth;
 mod holds;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         strangers::rows(),
         bodies::rows(),
         operation::rows(),
+        files::rows(),
         lost::rows(),
         published::rows(),
         clock::rows(),

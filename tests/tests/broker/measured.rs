@@ -1,12 +1,17 @@
 //! What was measured is changed, as a host or an operator would change it: the quote is genuine, and the log goes with it or lies.
 
-use anyhow::{Result, ensure};
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
 use attest::bytes::Hex;
 use attest::message::Purpose;
 use cairn_tests::attacks::code;
 use cairn_tests::attester::Boot;
 use cairn_tests::broker::Broker;
+use cairn_tests::environment::program;
 use cairn_tests::event_log;
+use cairn_tests::node::Node as Machine;
 use cairn_tests::suite::Suite;
 use measurements::event::kind;
 use measurements::parse::tcg_log::Log;
@@ -25,6 +30,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("one_more_application_is_noticed", one_more_application),
         Row::new("an_addition_to_the_command_line_is_noticed", command_line),
         Row::new("another_uki_is_noticed", another_uki),
+        Row::new("event_log_of_a_refused_node_is_explained_by_the_printed_command", explained),
         Row::new("another_secure_boot_is_noticed", secure_boot),
         Row::new("a_closed_boot_gets_nothing", closed),
         Row::new("registers_of_two_releases_are_of_none", two_releases),
@@ -132,6 +138,72 @@ fn another_uki(suite: &Suite, _: &str) -> Result<()> {
         boot.firmware[section] = event(11, kind::IPL, b"an initrd with one byte changed");
         Ok(())
     })
+}
+
+/// As an operator works on the first refusal: the broker writes the log, and its hint is run as it is printed.
+fn explained(suite: &Suite, _: &str) -> Result<()> {
+    const MISMATCH: i32 = 3;
+    let mut scene = Scene::new(suite)?;
+    let folder = tempfile::tempdir()?;
+    let explain = |scene: &Scene, request: &str, name: &str| -> Result<(bool, String)> {
+        let file = folder.path().join(name).display().to_string();
+        let output = scene.broker.command(&["explain", request, "--event-log", &file])?;
+        Ok((output.status.success(), said(&output)))
+    };
+    let hinted = |text: &str| -> Result<std::process::Output> {
+        let hint = text.lines().find_map(|line| line.strip_prefix("hint ")).context("no hint")?.trim().to_owned();
+        let (name, rest) = hint.split_once(' ').context("no command")?;
+        ensure!(name == "cairn", "{hint}");
+        let command = format!("{} {rest}", program("cairn")?.display());
+        Command::new("sh").args(["-c", &command]).output().context("Failed to start sh")
+    };
+
+    let mut boot = scene.boot.clone();
+    let application = position(&boot.firmware, 4, kind::APPLICATION)?;
+    boot.firmware[application] = event(4, kind::APPLICATION, b"a UKI with one byte changed");
+    scene.node.reboot(&boot)?;
+    let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    scene.broker.must_refuse(&response, code(22))?;
+    let refused: attest::message::Refused = scene.broker.decision(&response)?;
+    let (is_written, text) = explain(&scene, &refused.request, "refused.log")?;
+    ensure!(is_written && text.starts_with("time "), "{text}");
+    let output = hinted(&text)?;
+    let found = said(&output);
+    ensure!(output.status.code() == Some(MISMATCH) && found.contains("PCR 4"), "{text}: {found}");
+    let log = fs::read(folder.path().join("refused.log"))?;
+    ensure!(log == event_log::write(&scene.node.log), "it is not the log that the node sent");
+    let (is_written, text) = explain(&scene, &refused.request, "refused.log")?;
+    ensure!(!is_written && text.contains("the file exists\nhint: "), "{text}");
+
+    // A held node's log is as predicted; that of a stranger is not kept.
+    let machine = Machine::machine_reference()?.display().to_string();
+    let mut held = scene.stranger()?;
+    let (_, response) = ask(&scene.broker, &mut held, Purpose::Provision)?;
+    let stranger: attest::message::Refused = scene.broker.decision(&response)?;
+    let (is_written, text) = explain(&scene, &stranger.request, "stranger.log")?;
+    ensure!(!is_written && text.contains("logs of others are not kept\nhint: "), "{text}");
+    let key = held.tpm.endorsement_key_digest();
+    scene.broker.admin(&["node", "enrol", "held", "--ek", &key, "--machine", &machine, "--hold"])?;
+    let (_, response) = ask(&scene.broker, &mut held, Purpose::Provision)?;
+    let hold: attest::message::Hold = scene.broker.decision(&response)?;
+    let (is_written, text) = explain(&scene, &hold.request, "held.log")?;
+    let output = hinted(&text)?;
+    ensure!(is_written && output.status.success(), "{text}: {}", said(&output));
+
+    // However often it is refused, a node has four logs.
+    for _ in 0..6 {
+        scene.node.reboot(&boot)?;
+        ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    }
+    let kept = fs::read_dir(scene.broker.file("event-logs/node-one"))?.count();
+    ensure!(kept == 4, "{kept} logs are kept");
+    let (is_written, text) = explain(&scene, &refused.request, "late.log")?;
+    ensure!(!is_written && text.contains("it is not kept"), "{text}");
+    Ok(())
+}
+
+fn said(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 fn secure_boot(suite: &Suite, _: &str) -> Result<()> {

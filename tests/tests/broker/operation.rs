@@ -205,7 +205,7 @@ fn backup_of_leaves(suite: &Suite, _: &str) -> Result<()> {
     scene.broker.audit_rows()?;
     let (file, audit) = (scene.broker.file("copy"), scene.broker.file("audit"));
     let backup = scene.broker.admin(&["backup", &file.display().to_string()])?;
-    ensure!(backup["audit log"] == "complete", "{backup}");
+    ensure!(backup["audit_log"] == "complete", "{backup}");
     let restore = |scene: &mut Scene, file: &Path| -> Result<String> {
         scene.broker.end(Signal::SIGTERM)?;
         let restored = scene.broker.restore(file, &["--replace"])?;
@@ -228,7 +228,7 @@ fn backup_of_leaves(suite: &Suite, _: &str) -> Result<()> {
     ensure!(!verified.status.success() && words.contains("leaves 0 to 511"), "{words}");
     ensure!(words.contains(&format!("to {}", audit.display())), "{words}");
     let backup = scene.broker.admin(&["backup", &scene.broker.file("incomplete").display().to_string()])?;
-    ensure!(backup["audit log"].as_str().is_some_and(|log| log.contains("lost leaves up to 511")), "{backup}");
+    ensure!(backup["audit_log"].as_str().is_some_and(|log| log.contains("lost leaves up to 511")), "{backup}");
     // The broker decides nevertheless.
     scene.provision()?;
     fs::rename(scene.broker.file("saved"), &audit)?;
@@ -261,7 +261,7 @@ fn two_brokers_move(suite: &Suite, _: &str) -> Result<()> {
         let verified = broker.admin(&["audit", "verify"])?;
         ensure!(verified["leaves"].as_u64().is_some_and(|leaves| leaves >= 1600), "{verified}");
         let status = broker.admin(&["status"])?;
-        ensure!(status["audit directory"] == "ok", "{status}");
+        ensure!(status["audit_directory"] == "ok", "{status}");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use cairn_tests::environment::output_of;
 use xtask::sandbox::WORK;
 
 use super::Row;
-use super::workshop::Workshop;
+use cairn_tests::workshop::Workshop;
 
 /// Names of the packages, and their programs.
 const PACKAGES: [(&str, &str); 2] = [("cairn", "cairn"), ("cairn-key-broker", "key-broker")];

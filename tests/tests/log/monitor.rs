@@ -15,11 +15,18 @@ pub fn rows() -> Vec<Row> {
 }
 
 fn monitor(site: &Site, log: &str, state: &Path, published: &[&Path]) -> Result<Output> {
+    monitor_with(site, log, state, published, &[])
+}
+
+fn monitor_with(site: &Site, log: &str, state: &Path, published: &[&Path], acknowledged: &[u64]) -> Result<Output> {
     let mut command = Command::new(program("cairn")?);
     command.arg("monitor").arg(log).arg("--trust-root").arg(site.folder.join("trust-root.json"));
     command.arg("--state").arg(state).arg("--json");
     if !published.is_empty() {
         command.arg("--published").args(published);
+    }
+    if !acknowledged.is_empty() {
+        command.arg("--acknowledge").args(acknowledged.iter().map(u64::to_string));
     }
     command.output().context("Failed to start cairn")
 }
@@ -45,7 +52,31 @@ fn follows(scene: &Scene, row: &str) -> Result<()> {
     ensure!(code == ALARM && value["read"] == 2, "{code}: {value}");
     ensure!(value["alarms"].as_array().is_some_and(|alarms| alarms.len() == 2), "{value}");
     ensure!(value["alarms"][0]["code"] == "UNPUBLISHED", "{value}");
-    // Shown everything, the same two entries are fine.
+    // Each look shows both again, by their numbers, until they are acknowledged: also a look that reads nothing new.
+    for _ in 0..2 {
+        let (code, value) = seen(&monitor(&site, &read, &state, &[&release.folder, &secret.folder])?)?;
+        let numbers: Vec<_> =
+            value["alarms"].as_array().context("no alarms")?.iter().map(|alarm| &alarm["number"]).collect();
+        ensure!(code == ALARM && value["read"] == 0 && numbers == [1, 2], "{code}: {value}");
+    }
+    let wrong = monitor_with(&site, &read, &state, &[&release.folder], &[1, 9])?;
+    ensure!(wrong.status.code() == Some(1) && said(&wrong).contains("cannot acknowledge alarm 9"), "{}", said(&wrong));
+    let (code, value) = seen(&monitor_with(&site, &read, &state, &[&release.folder], &[2])?)?;
+    ensure!(code == ALARM && value["alarms"].as_array().is_some_and(|alarms| alarms.len() == 1), "{code}: {value}");
+    let answered = monitor_with(&site, &crate::scene::dead_address()?, &state, &[&release.folder], &[1])?;
+    ensure!(answered.status.code() == Some(1), "a dead log is fine: {}", said(&answered));
+    let (code, value) = seen(&monitor(&site, &read, &state, &[&release.folder])?)?;
+    ensure!(code == 0 && value["alarms"].as_array().is_some_and(Vec::is_empty), "{code}: {value}");
+    // Shown everything, in one directory of directories, the same two entries are fine.
+    let releases = site.folder.join("published");
+    fs::create_dir_all(releases.join("stable")).context("Failed to make a directory")?;
+    for (folder, name) in [(&release.folder, "first"), (&secret.folder, "stable/second")] {
+        let copied = Command::new("cp").arg("-r").arg(folder).arg(releases.join(name)).status();
+        ensure!(copied.context("Failed to copy a release")?.success(), "a release cannot be copied");
+    }
+    fs::write(&state, &older).context("Failed to put a state back")?;
+    let (code, value) = seen(&monitor(&site, &read, &state, &[&releases])?)?;
+    ensure!(code == 0 && value["alarms"].as_array().is_some_and(Vec::is_empty), "{code}: {value}");
     fs::write(&state, &older).context("Failed to put a state back")?;
     let (code, value) = seen(&monitor(&site, &read, &state, &[&release.folder, &secret.folder])?)?;
     ensure!(code == 0 && value["alarms"].as_array().is_some_and(Vec::is_empty), "{code}: {value}");
@@ -68,7 +99,15 @@ fn follows(scene: &Scene, row: &str) -> Result<()> {
     let log = copy.display().to_string();
     let (code, value) = seen(&monitor(&site, &log, &state, &[&release.folder, &secret.folder])?)?;
     ensure!(code == ALARM && value["alarms"][0]["code"] == "FORK", "{code}: {value}");
-    ensure!(fs::read(&state)? == older, "what was known before the fork is lost");
+    let kept = |bytes: &[u8]| -> Result<serde_json::Value> {
+        let mut value: serde_json::Value = serde_json::from_slice(bytes)?;
+        value.as_object_mut().context("the state is no object")?.remove("alarms");
+        Ok(value)
+    };
+    ensure!(kept(&fs::read(&state)?)? == kept(&older)?, "what was known before the fork is lost");
+    // The log shows its own files again; that it forked stays an alarm.
+    let (code, value) = seen(&monitor(&site, &read, &state, &[&releases])?)?;
+    ensure!(code == ALARM && value["alarms"][0]["code"] == "FORK" && value["size"] == 4, "{code}: {value}");
     let silent = monitor(&site, &crate::scene::dead_address()?, &state, &[])?;
     ensure!(silent.status.code() == Some(1), "a dead log is fine: {}", said(&silent));
     Ok(())

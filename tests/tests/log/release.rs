@@ -143,6 +143,16 @@ fn released(scene: &Scene, row: &str) -> Result<()> {
     ensure!(verified.status.success(), "{}", said(&verified));
     let html = fs::read_to_string(name("release.html")).context("there is no page for people")?;
     ensure!(html.contains("cairn 0.1.0 (production)") && html.contains("entry 1 of "), "{html}");
+    ensure!(html.contains("released 20") && html.contains(page["signer"].as_str().context("no signer")?), "{html}");
+    // Every link is a file beside the page, and its own instructions work there.
+    let links: Vec<&str> =
+        html.split("href=\"").skip(1).filter_map(|rest| rest.split_once('"')).map(|(l, _)| l).collect();
+    ensure!(links.len() > 10 && links.iter().all(|link| folder.join(link).is_file()), "{links:?}");
+    for command in page["verify"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let Some(words) = command.strip_prefix("cairn ") else { continue };
+        let output = Command::new(program("cairn")?).args(words.split(' ')).current_dir(&folder).output()?;
+        ensure!(output.status.success(), "{command}: {}", said(&output));
+    }
 
     next(&mut desk, &folder, &bundle)
 }
@@ -178,6 +188,9 @@ fn next(desk: &mut Desk, first: &Path, bundle: &str) -> Result<()> {
     };
     ensure!(changes["previous"] == "0.1.0" && named("packages").is_empty(), "{changes}");
     ensure!(named("files").contains(&"etc/hosts") && named("files").len() < 10, "{:?}", named("files"));
+    let shown = changes["differences"].as_array().into_iter().flatten().find(|one| one["name"] == "etc/hosts");
+    let shown = shown.and_then(|one| one["text"].as_str()).context("no text difference of etc/hosts")?;
+    ensure!(shown.starts_with("@@ ") && shown.contains("\n+"), "{shown}");
     ensure!(named("registers").contains(&"tpm:pcr4@initrd"), "{:?}", named("registers"));
 
     // It follows the first one, whose statement the channel still calls good.

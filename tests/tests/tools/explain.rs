@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cairn_tests::attester::Boot;
 use cairn_tests::environment::{variable, xtask};
+use cairn_tests::event_log;
 use cairn_tests::formats::Schema;
 use cairn_tests::image::Image;
 use cairn_tests::machine::{KnownMachine, checkout};
+use cairn_tests::printed::must_be_printed;
 use measurements::Bank;
 use measurements::boot::Point;
 use measurements::compose::{Composition, Configuration, Launch, compose};
@@ -58,6 +61,26 @@ fn composition(reference: &Path, machine: &str) -> Composition {
     let reference = ImageReference::parse(&std::fs::read(reference).unwrap()).unwrap();
     let machine = KnownMachine::get(machine).unwrap().reference.machine().unwrap();
     compose(&reference.measured().unwrap(), &machine, &Configuration::Stateless).unwrap()
+}
+
+#[test]
+fn the_readme_shows_what_explain_prints() {
+    let files = Files::new();
+    let boot = Boot::of(&composition(&files.reference, "q35-ovmf-2025.02-1cpu-1gib"));
+    let log = event_log::write(&event_log::of(&boot.firmware, &[Bank::Sha256, Bank::Sha384]));
+    let log = files.write("log", &log);
+    let machines: Vec<String> = xtask::machine::config::names(checkout().unwrap().root())
+        .unwrap()
+        .iter()
+        .map(|name| machine_file(name).display().to_string())
+        .collect();
+    let also: Vec<&str> = std::iter::once("--also").chain(machines.iter().map(String::as_str)).collect();
+    let (code, printed) = files.explain(MACHINE, "--event-log", &log, &also);
+    assert_eq!(code, 3, "{printed}");
+    let command = format!(
+        "cargo xtask explain --reference cairn_0.1.0.reference.json --machine {MACHINE}.machine.json --event-log log --also *.machine.json"
+    );
+    must_be_printed("README.md", &command, &printed).unwrap();
 }
 
 /// As `tpm2_pcrread` prints registers.

@@ -7,6 +7,7 @@ use cairn_tests::environment::{output_of, sandbox, variable, xtask};
 use cairn_tests::formats::Schema;
 use cairn_tests::image::Image;
 use cairn_tests::machine::{KnownMachine, checkout};
+use cairn_tests::printed::{must_be_printed, output_in};
 use measurements::boot::{Image as Measurable, Point};
 use measurements::compose::{Configuration, compose};
 use measurements::document::image::ImageReference;
@@ -31,6 +32,35 @@ fn machine_file(name: &str) -> String {
 fn measure(words: &[&str]) -> String {
     let mut command = Command::new(xtask().unwrap());
     output_of(command.arg("measure").args(words).current_dir(checkout().unwrap().root())).unwrap()
+}
+
+#[test]
+fn the_readme_shows_what_measure_prints() {
+    let printed =
+        measure(&[&image().file("reference.json").display().to_string(), "--machine", &machine_file(MACHINE)]);
+    let command = format!(
+        "cargo xtask measure target/image/cairn_0.1.0.reference.json --machine measurements/machines/{MACHINE}.machine.json"
+    );
+    must_be_printed("README.md", &command, &printed).unwrap();
+}
+
+/// Sizes move with the packages that are locked: a tenth is another number for a reader.
+#[test]
+fn the_readme_shows_the_sizes_of_the_outputs() {
+    let (image, mut sizes) = (image(), 0);
+    for line in output_in("README.md", "cargo xtask build-image").unwrap() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, shown, "MB", _digest] = words[..] else { continue };
+        let Some(suffix) = name.strip_prefix("cairn_0.1.0.") else { continue };
+        let size = std::fs::metadata(image.file(suffix)).unwrap().len() as f64 / 1e6;
+        let shown: f64 = shown.parse().unwrap();
+        assert!((shown - size).abs() < size / 10.0, "README.md shows {shown} MB for {suffix}, which has {size:.1} MB");
+        sizes += 1;
+    }
+    assert!(sizes > 3, "README.md shows {sizes} sizes");
+    let initrd = std::fs::metadata(image.file("initrd")).unwrap().len() as f64 / 1e6;
+    let readme = std::fs::read_to_string(checkout().unwrap().join("README.md")).unwrap();
+    assert!(readme.contains(&format!(": {initrd:.1} MB compressed.")), "the initrd has {initrd:.1} MB");
 }
 
 #[test]

@@ -112,6 +112,7 @@ fn boot_command(suite: &Suite, _: &str) -> Result<()> {
     ] {
         let (found, text) = boot(arguments)?;
         ensure!(found == Some(code) && text.contains(words), "{arguments:?} ended with {found:?}, not {code}: {text}");
+        ensure!(!text.contains('\x1b'), "control sequences of the firmware reach a pipe: {text:?}");
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ mod outcome;
 mod terminal;
 mod with_broker;
 
-use std::io::Write;
+use std::borrow::Cow;
+use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::sandbox::{Network, Sandbox};
-use crate::vm::console::Found;
+use crate::vm::console::{Filter, Found};
 use crate::vm::{Accelerator, Ending, Machine, Sink, Tpm, Vm};
 
 use interrupts::Interrupts;
@@ -220,16 +221,52 @@ fn watch_vm(
 }
 
 fn copy_to_standard_output() -> Sink {
-    Box::new(|_, bytes| {
-        let mut output = std::io::stdout();
+    let output = std::io::stdout();
+    let is_terminal = output.is_terminal();
+    copy_to(output, is_terminal)
+}
+
+/// Copies the console as it is to a terminal, and as plain text to anything else: a file or a pipe obeys no cursor movements of the firmware.
+fn copy_to(mut output: impl Write + Send + 'static, is_terminal: bool) -> Sink {
+    let mut filter = Filter::default();
+    Box::new(move |_, bytes| {
+        let text = if is_terminal { Cow::Borrowed(bytes) } else { Cow::Owned(filter.plain(bytes).into_bytes()) };
         // A closed pipe (`| head`) must not end the machine before its outcome is known.
-        let _ = output.write_all(bytes).and_then(|()| output.flush());
+        let _ = output.write_all(&text).and_then(|()| output.flush());
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn control_sequences_of_the_console_reach_a_terminal_and_no_pipe() {
+        // As OVMF clears the screen, cut between two reads.
+        let parts: [&[u8]; 2] = [b"\x1b[2J\x1b[01;01", b"H\x1b[=3hBdsDxe: starting Boot0001\r\nOK\r\n"];
+        for (is_terminal, expected) in [(true, parts.concat()), (false, b"BdsDxe: starting Boot0001\nOK\n".to_vec())] {
+            let output = Output::default();
+            let mut sink = copy_to(output.clone(), is_terminal);
+            parts.iter().for_each(|part| sink(Duration::ZERO, part));
+            assert_eq!(*output.0.lock().unwrap(), expected);
+        }
+    }
 
     #[test]
     fn forwarded_ports_are_two_numbers() {

@@ -71,7 +71,7 @@ pub struct BuildArgs {
     /// Build from os/packages.lock and the pinned toolchain or not at all
     #[arg(long)]
     pub locked: bool,
-    /// JSON lines instead of text
+    /// JSON instead of text, one object a line
     #[arg(long)]
     pub json: bool,
 }

@@ -47,7 +47,7 @@ pub struct RebuildArgs {
     /// Where sources, cache and image go [default: target/rebuild]
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
-    /// One JSON object instead of text
+    /// JSON instead of text
     #[arg(long)]
     pub json: bool,
     /// Options of `cargo xtask publish` (key, log, trust root): a rebuild statement is signed and logged if all is the same

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::differences::{self, Difference};
 use super::page::values_of;
 use crate::difference::{Outputs, files};
 use crate::sandbox::Sandbox;
@@ -24,6 +25,8 @@ pub struct Change {
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Changes {
+    /// Text differences of changed files of the root, within limits.
+    pub differences: Vec<Difference>,
     /// Files of the root: mode, owners, time, and digest or target.
     pub files: Vec<Change>,
     /// Packages: their versions.
@@ -42,8 +45,10 @@ pub fn between(sandbox: &Sandbox, old: &Outputs, new: &Outputs) -> Result<Change
         let values = values_of(outputs)?.into_iter();
         Ok(values.filter_map(|(name, digests)| Some((name, digests.get("sha256")?.clone()))).collect())
     };
+    let files = differing(&files(sandbox, old, "root.erofs")?, &files(sandbox, new, "root.erofs")?);
     Ok(Changes {
-        files: differing(&files(sandbox, old, "root.erofs")?, &files(sandbox, new, "root.erofs")?),
+        differences: differences::of(sandbox, old, new, &files)?,
+        files,
         packages: differing(&packages(old)?, &packages(new)?),
         previous: old.document()?.version,
         registers: differing(&registers(old)?, &registers(new)?),

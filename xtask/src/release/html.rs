@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::changes::{Change, Changes};
+use super::differences::Difference;
 use super::page::Page;
 use crate::progress::megabytes;
 
@@ -17,7 +18,8 @@ pub fn of(page: &Page) -> String {
     let title = escaped(&format!("{} {} ({})", page.id, page.version, page.variant));
     let mut text = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n<p>good in the channel <b>{}</b>, security epoch {}</p>\n",
+         <title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n<p>released {}, good in the channel <b>{}</b>, security epoch {}</p>\n",
+        escaped(&page.released),
         escaped(&page.channel),
         page.epoch
     );
@@ -25,8 +27,13 @@ pub fn of(page: &Page) -> String {
     table(
         &mut text,
         &["", ""],
-        [("sources", &page.revision), ("os/packages.lock", &page.lock), ("root hash", &page.root_hash)]
-            .map(|(name, value)| vec![escaped(name), code(value)]),
+        [
+            ("sources", &page.revision),
+            ("os/packages.lock", &page.lock),
+            ("root hash", &page.root_hash),
+            ("signer (SHA-256 of its public key)", &page.signer),
+        ]
+        .map(|(name, value)| vec![escaped(name), code(value)]),
     );
     section(&mut text, "What changed");
     match &page.changes {
@@ -35,7 +42,7 @@ pub fn of(page: &Page) -> String {
     }
     section(&mut text, "Files");
     let rows = page.outputs.iter();
-    let rows = rows.map(|(name, output)| vec![code(name), megabytes(output.size), code(&hex::encode(output.sha256.0))]);
+    let rows = rows.map(|(name, output)| vec![link(name), megabytes(output.size), code(&hex::encode(output.sha256.0))]);
     table(&mut text, &["file", "size", "SHA-256"], rows);
     section(&mut text, "What every machine measures of it");
     let rows = page.values.iter().flat_map(|(name, digests)| {
@@ -55,13 +62,19 @@ pub fn of(page: &Page) -> String {
     section(&mut text, "Where it is logged");
     let rows = page.statements.iter().map(|logged| {
         vec![
-            code(&logged.bundle),
+            link(&logged.bundle),
             format!("entry {} of {}", logged.index, escaped(&logged.origin)),
             code(&logged.statement),
         ]
     });
     table(&mut text, &["bundle", "log", "SHA-256 of the statement"], rows);
     section(&mut text, "How to verify it");
+    let links: Vec<String> = page.companions.iter().map(|name| link(name)).collect();
+    let _ = writeln!(
+        text,
+        "<p>Beside this page: {}. The publisher may have renewed the channel since: ask for its newest state. Compare the trust root with one that you got by another way.</p>",
+        links.join(", ")
+    );
     let commands: Vec<String> = page.verify.iter().map(|command| escaped(command)).collect();
     let _ = writeln!(text, "<pre>{}</pre>\n</html>", commands.join("\n\n"));
     text
@@ -85,6 +98,25 @@ fn changed(text: &mut String, changes: &Changes) {
         let row = |change: &Change| vec![code(&change.name), side(&change.from), side(&change.to)];
         table(text, &["", "before", "now"], list.iter().map(row));
     }
+    differences(text, &changes.differences);
+}
+
+/// Differences as text, each below the name of its file.
+fn differences(text: &mut String, all: &[Difference]) {
+    for Difference { name, text: difference, truncated } in all {
+        let end = if *truncated { "\n(cut here)" } else { "" };
+        let _ = writeln!(text, "<h4>{}</h4>\n<pre>{}{end}</pre>", code(name), escaped(difference));
+    }
+}
+
+/// A file beside the page.
+fn link(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-~".contains(&byte);
+    let address: String = name
+        .bytes()
+        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect();
+    format!("<a href=\"{address}\">{}</a>", code(name))
 }
 
 fn section(text: &mut String, title: &str) {
@@ -134,12 +166,24 @@ mod tests {
         assert_eq!(escaped("<script>\"&'"), "&lt;script&gt;&quot;&amp;&#39;");
         let mut text = String::new();
         let change = Change { from: None, name: "a<b>".into(), to: Some("\"1\"".into()) };
-        let changes =
-            Changes { files: vec![], packages: vec![change], previous: "0<1".into(), registers: vec![], sizes: vec![] };
+        let difference = Difference { name: "e<f>".into(), text: "+<b>new".into(), truncated: true };
+        let changes = Changes {
+            differences: vec![difference],
+            files: vec![],
+            packages: vec![change],
+            previous: "0<1".into(),
+            registers: vec![],
+            sizes: vec![],
+        };
         changed(&mut text, &changes);
-        for (shown, hidden) in
-            [("Since 0&lt;1", "0<1"), ("<code>a&lt;b&gt;</code>", "a<b>"), ("packages: 1", "packages: 0")]
-        {
+        text += &link("a\"b#.raw");
+        for (shown, hidden) in [
+            ("Since 0&lt;1", "0<1"),
+            ("<code>a&lt;b&gt;</code>", "a<b>"),
+            ("packages: 1", "packages: 0"),
+            ("<h4><code>e&lt;f&gt;</code></h4>\n<pre>+&lt;b&gt;new\n(cut here)</pre>", "<b>new"),
+            ("<a href=\"a%22b%23.raw\"><code>a&quot;b#.raw</code></a>", "a\"b#"),
+        ] {
             assert!(text.contains(shown) && !text.contains(hidden), "{text}");
         }
     }

@@ -1,6 +1,8 @@
 //! `cargo xtask release`: build, try, publish, promote, and write the release's page, in one go. Every step looks first whether it was done for these very bytes, so a command that was interrupted is given again.
 
 mod changes;
+mod companions;
+mod differences;
 mod html;
 mod page;
 mod trial;
@@ -98,7 +100,8 @@ pub fn run(args: &ReleaseArgs, progress: &Progress) -> Result<()> {
     progress.note("release 5/5: write its page");
     published::must_be_as_stated(&outputs)?;
     let changes = previous.map(|previous| changes::between(&sandbox, &previous, &outputs)).transpose()?;
-    let page = Page::of(&outputs, &args.channel, trial, changes)?;
+    let companions = companions::copy(&out, &args.channels, &args.channel, &args.sign)?;
+    let page = Page::of(&outputs, &args.channel, trial, changes, companions)?;
     let (json, html) = (outputs.file("release.json"), outputs.file("release.html"));
     write(&json, &build::document::canonical(&page)?)?;
     write(&html, html::of(&page).as_bytes())?;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::changes::Changes;
+use super::companions::{TRUST_ROOT, channel_file};
 use super::trial::Trial;
 use super::{MEASURED_BOOT, PROVENANCE};
 use crate::difference::Outputs;
@@ -25,6 +26,8 @@ pub struct Page {
     pub changes: Option<Changes>,
     /// The channel that calls it good.
     pub channel: String,
+    /// File names of the channel's state and the trust root, which the commands name.
+    pub companions: Vec<String>,
     /// Security epoch.
     pub epoch: u64,
     /// Image id.
@@ -33,12 +36,16 @@ pub struct Page {
     pub lock: String,
     /// Every output by its file name.
     pub outputs: BTreeMap<String, OutputDocument>,
+    /// Time from which its statement holds (RFC 3339, UTC).
+    pub released: String,
     /// Commit of the sources.
     pub revision: String,
     /// Root hash.
     pub root_hash: String,
     /// [`SCHEMA`].
     pub schema: String,
+    /// SHA-256 of the SubjectPublicKeyInfo of the key that signed the statements.
+    pub signer: String,
     /// What was signed and logged.
     pub statements: Vec<Logged>,
     /// How it booted.
@@ -68,20 +75,29 @@ pub struct Logged {
 
 impl Page {
     /// The page of a published release.
-    pub fn of(outputs: &Outputs, channel: &str, trial: Trial, changes: Option<Changes>) -> Result<Self> {
+    pub fn of(
+        outputs: &Outputs,
+        channel: &str,
+        trial: Trial,
+        changes: Option<Changes>,
+        companions: Vec<String>,
+    ) -> Result<Self> {
         let image = outputs.document()?;
         let statements = [MEASURED_BOOT, PROVENANCE].into_iter().map(|suffix| logged(outputs, suffix));
         let statements = statements.collect::<Result<Vec<_>>>()?;
         Ok(Self {
             changes,
             channel: channel.to_owned(),
+            companions,
             epoch: image.epoch,
             id: image.id,
             lock: hex::encode(image.lock.0),
             outputs: image.outputs,
+            released: released(outputs)?,
             revision: image.revision,
             root_hash: image.root_hash,
             schema: SCHEMA.into(),
+            signer: signer(outputs)?,
             statements,
             trial,
             values: values_of(outputs)?,
@@ -94,13 +110,11 @@ impl Page {
 
 fn commands(name: &str, channel: &str) -> Vec<String> {
     let bundle = format!("{name}.{MEASURED_BOOT}");
+    let verify = format!("cairn verify {name}.raw --bundle {bundle} --trust-root {TRUST_ROOT}");
     vec![
-        format!(
-            "cairn verify {name}.raw --bundle {bundle} --trust-root trust-root.json --channel {channel}.sigstore.json"
-        ),
-        format!(
-            "cosign verify-blob-attestation --key release.pub --trusted-root trusted_root.json --bundle {bundle} --type https://cairn.example/attestation/measured-boot/v1 {name}.raw"
-        ),
+        format!("{verify} --channel {}", channel_file(channel)),
+        // Prints the commands of cosign and openssl, and makes the files that they read.
+        format!("{verify} --show"),
         format!("cargo xtask rebuild {bundle}"),
     ]
 }
@@ -108,6 +122,22 @@ fn commands(name: &str, channel: &str) -> Vec<String> {
 fn json(outputs: &Outputs, suffix: &str) -> Result<Value> {
     let path = outputs.file(suffix);
     serde_json::from_slice(&outputs.read(suffix)?).with_context(|| format!("{} is not understood", path.display()))
+}
+
+/// Time from which the measured-boot statement holds.
+fn released(outputs: &Outputs) -> Result<String> {
+    let statement = json(outputs, "measured-boot.json")?;
+    let time = statement["predicate"]["notBefore"].as_i64().and_then(|time| jiff::Timestamp::from_second(time).ok());
+    let missing = || format!("{} has no time from which it holds", outputs.file("measured-boot.json").display());
+    Ok(time.with_context(missing)?.to_string())
+}
+
+/// The key as the bundle names it: base64 of a digest.
+fn signer(outputs: &Outputs) -> Result<String> {
+    let bundle = json(outputs, MEASURED_BOOT)?;
+    let hint = bundle["verificationMaterial"]["publicKey"]["hint"].as_str().and_then(|hint| STANDARD.decode(hint).ok());
+    let missing = || format!("{} names no key", outputs.file(MEASURED_BOOT).display());
+    Ok(hex::encode(hint.with_context(missing)?))
 }
 
 /// What the bundle says; it was verified when it was published.

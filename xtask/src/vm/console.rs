@@ -151,7 +151,7 @@ impl State {
 
 /// Drops control sequences and carriage returns; what is not ASCII becomes a question mark (a character may be cut between two reads).
 #[derive(Default)]
-struct Filter {
+pub struct Filter {
     state: FilterState,
 }
 
@@ -166,7 +166,8 @@ enum FilterState {
 }
 
 impl Filter {
-    fn plain(&mut self, bytes: &[u8]) -> String {
+    /// The text in these bytes, which follow those of the last call.
+    pub fn plain(&mut self, bytes: &[u8]) -> String {
         bytes.iter().filter_map(|byte| self.step(*byte)).collect()
     }
 

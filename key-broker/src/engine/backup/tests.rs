@@ -62,7 +62,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 fn fill_audit(engine: &Engine, leaves: u64) {
     for _ in 0..leaves {
-        engine.admin(&AdminCommand::NodeApprove { name: "one".into() }).unwrap();
+        engine.admin(&AdminCommand::NodeApprove { name: "one".into(), code: None }).unwrap();
     }
     engine.move_leaves();
 }
@@ -74,7 +74,7 @@ fn backup_of_a_lost_broker_is_a_broker_in_an_empty_directory() {
     fill_audit(&engine, MIN_IN_DATABASE + 2 * WIDTH);
     let backup = parent.path().join("backup");
     let said = back_up(&engine, &folder, &backup);
-    assert_eq!((&said["audit log"], &said["disks"]), (&"complete".into(), &1.into()), "{said}");
+    assert_eq!((&said["audit_log"], &said["disks"]), (&"complete".into(), &1.into()), "{said}");
     let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&backup).unwrap());
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 2, "nothing else is left beside it");
