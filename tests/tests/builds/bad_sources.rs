@@ -83,6 +83,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("a_way_in_fails_the_build", way_in),
         Row::new("a_module_that_is_not_listed_fails_the_build", module),
         Row::new("program_under_var_fails_the_build_by_its_name", program_under_var),
+        Row::new("an_activation_that_is_not_listed_fails_the_build", activation),
         Row::new("a_damaged_stage_in_the_cache_is_made_again", damaged_stage),
     ];
     rows.extend(CASES.map(|(name, edit, arguments, words)| {
@@ -147,6 +148,30 @@ fn program_under_var(shop: &Workshop, row: &str) -> Result<()> {
     fs::write(&program, "a program").context("Failed to write a program")?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).context("chmod")?;
     let words = ["/var/lib/own/tool: a program, and /var is mounted without execution", "hint: ", "profile.toml"];
+    bench.must_fail(&mut bench.xtask(&["build-image"]), &words)?;
+    nothing_made(&bench)
+}
+
+/// Each place and kind has its unit test; this one shows that the build obeys.
+fn activation(shop: &Workshop, row: &str) -> Result<()> {
+    let bench = shop.bench(row)?;
+    for (path, text) in [
+        ("usr/lib/udev/rules.d/99-evil.rules", "KERNEL==\"vda\" IMPORT{file}=\"/evil\"\n"),
+        ("etc/systemd/system/basic.target.d/evil.conf", "[Unit]\nOnFailure=initrd-cleanup.service\n"),
+        ("usr/lib/x86_64-linux-gnu/ossl-modules/evil.so", "a module"),
+    ] {
+        let path = bench.checkout.join("os/root").join(path);
+        fs::create_dir_all(path.parent().context("a path with a folder")?).context("Failed to make a folder")?;
+        fs::write(path, text).context("Failed to write a file")?;
+    }
+    let words = [
+        "udev: \"IMPORT{file} /evil\" is not listed",
+        "udev_rules: \"usr/lib/udev/rules.d/99-evil.rules\" is not listed",
+        "units: \"initrd-cleanup.service\" is not listed (OnFailure= of /etc/systemd/system/basic.target.d/evil.conf)",
+        "units_of_etc: \"etc/systemd/system/basic.target.d/evil.conf\" is not listed",
+        "plug_ins: \"usr/lib/x86_64-linux-gnu/ossl-modules/evil.so\" is not listed",
+        "os/activation.toml",
+    ];
     bench.must_fail(&mut bench.xtask(&["build-image"]), &words)?;
     nothing_made(&bench)
 }

@@ -24,11 +24,13 @@ const ADDITION: &str = "cairn.test=addition";
 const UKI: &str = "EFI/BOOT/BOOTX64.EFI";
 /// Words that systemd would take from the variable `SystemdOptions`. The first ones end a boot in the rescue system.
 const RESCUE: &str = "systemd.unit=rescue.target systemd.setenv=LD_PRELOAD=/dev/vda systemd.machine_id=11111111111111111111111111111111 systemd.hostname=pwned";
-/// Those that change names only.
-const NAMES: &str = "systemd.machine_id=11111111111111111111111111111111 systemd.hostname=pwned";
+/// Those that leave the boot as it is: names, and a library of the root that every service would load.
+const NAMES: &str = "systemd.machine_id=11111111111111111111111111111111 systemd.hostname=pwned systemd.setenv=LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libm.so.6";
 const HOSTNAME: &str = "pwned";
 const MACHINE_ID: &str = "11111111111111111111111111111111";
 const SHOW_NAMES: &str = "cat /proc/sys/kernel/hostname /etc/machine-id";
+/// How many of two services have the library of the variable in their environment.
+const COUNT_PRELOADS: &str = "for u in systemd-udevd dbus; do tr '\\0' '\\n' < /proc/$(systemctl show -p MainPID --value $u)/environ; done | grep -c '^LD_PRELOAD=/usr/lib' || true";
 const SYSTEM_CREDENTIALS: &str = "systemd.import_credentials=no";
 
 pub fn rows() -> Vec<Row> {
@@ -165,6 +167,11 @@ fn efi_names_control(suite: &Suite, row: &str) -> Result<()> {
     let mut shell = Shell::log_in(&mut watched.vm)?;
     let found = shell.run(SHOW_NAMES)?;
     ensure!(found == format!("{HOSTNAME}\n{MACHINE_ID}"), "systemd took nothing from the variables: {found}");
+    let preloads = shell.run(COUNT_PRELOADS)?;
+    ensure!(preloads == "2", "{preloads} of two services have the library that the variable names");
+    shell
+        .run("grep -q /libm.so.6 /proc/$(systemctl show -p MainPID --value dbus)/maps")
+        .context("no service has loaded the library that the variable names")?;
     Ok(())
 }
 
@@ -280,6 +287,8 @@ fn look_around(suite: &Suite, row: &str) -> Result<()> {
     ensure!(extra_initrd.is_empty(), "the stub's archive was passed on: {extra_initrd}");
     let names = shell.run(SHOW_NAMES)?;
     ensure!(!names.contains(HOSTNAME) && !names.contains(MACHINE_ID), "a variable of the firmware gave names: {names}");
+    let preloads = shell.run(COUNT_PRELOADS)?;
+    ensure!(preloads == "0", "{preloads} services have a library that a variable of the firmware names");
     let mounts = "grep -c ^/dev/vd /proc/mounts || true";
     let swaps = "tail -n +2 /proc/swaps";
     ensure!(shell.run(mounts)? == "0", "a disk was mounted: {}", shell.run("cat /proc/mounts")?);

@@ -99,6 +99,7 @@ fn keeps_files(suite: &Suite, row: &str) -> Result<()> {
         "awk '/^Uid:/ { print $2 }' /proc/$(systemctl show -p MainPID --value cairn-attestation.service)/status",
     )?;
     ensure!(id.parse().is_ok_and(|id: u32| (61184..=65519).contains(&id)), "the service runs as user {id}");
+    service_reaches_no_state_disk(&mut shell)?;
     let keys = second.vm.tpm_command_count(CREATE_PRIMARY)?;
     ensure!(keys >= 2, "the TPM has created {keys} keys: the service's are not seen");
     // A dripping connection is kept while the questions are asked, and takes one of the two places of its address.
@@ -113,6 +114,39 @@ fn keeps_files(suite: &Suite, row: &str) -> Result<()> {
     drop(second);
     opens_without_its_broker(suite, &broker, &node)?;
     broker.admin(&["audit", "verify"]).map(drop)
+}
+
+/// The attestation service has no capability, one group, and neither files nor blocks of the state disk; root of the system has both.
+fn service_reaches_no_state_disk(shell: &mut Shell) -> Result<()> {
+    let pid = shell.run("systemctl show -p MainPID --value cairn-attestation.service")?;
+    let status = shell.run(&format!("grep -E '^(Cap[A-Z]|Groups|NoNewPrivs|Seccomp:)' /proc/{pid}/status"))?;
+    let status: Vec<String> =
+        status.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        let empty = format!("{field}: 0000000000000000");
+        ensure!(status.contains(&empty), "the service has capabilities: {status:?}");
+    }
+    let tss = shell.run("getent group tss | cut -d: -f3")?;
+    for line in ["NoNewPrivs: 1", "Seccomp: 2"] {
+        ensure!(status.iter().any(|found| found == line), "not {line}: {status:?}");
+    }
+    let groups = status.iter().find_map(|line| line.strip_prefix("Groups: ")).unwrap_or_default();
+    let own = shell.run(&format!("awk '/^Gid:/ {{ print $2 }}' /proc/{pid}/status"))?;
+    let are_few = groups.split(' ').all(|group| group == tss || group == own);
+    ensure!(are_few, "the service is in the groups {groups}; tss is {tss}, its own {own}");
+
+    let state = shell.run("grep ' /var ' /proc/mounts | cut -d' ' -f1")?;
+    let read = format!("cat /var/lib/kept; ls /var/lib; head -c 1 {state}; head -c 1 /dev/vda; head -c 1 /dev/vdb");
+    let as_service = format!(
+        "nsenter --target {pid} --mount setpriv --reuid $(stat -c %u /proc/{pid}) --regid {own} --groups {tss} --bounding-set=-all --inh-caps=-all"
+    );
+    let can = |user: &str, what: &str| format!("{user} sh -c '{what}' > /dev/null 2>&1");
+    ensure!(shell.run(&format!("{as_service} id -u"))? != "0", "the service's place cannot be entered");
+    for what in read.split("; ") {
+        shell.run(&can("", what)).with_context(|| format!("root cannot do it either: {what}"))?;
+        shell.run(&format!("! {}", can(&as_service, what))).with_context(|| format!("the service can: {what}"))?;
+    }
+    shell.run(&format!("! test -e /proc/{pid}/root/var/lib")).map(drop).context("the service sees /var")
 }
 
 /// How long the service of the running system keeps a connection on which the client sends so many bytes, one in 200 ms, and then nothing.

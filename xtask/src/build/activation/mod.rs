@@ -1,29 +1,31 @@
 //! What the finished root can do on its own: services that are started on request, rules of udev, drop-ins, temporary files, hooks. `os/activation.toml` lists all of it, and the build fails where tree and list differ, in either direction.
 
+mod text;
+mod udev;
+mod units;
+
+#[cfg(test)]
+mod places;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use cairn_image::tree::{Entry, Kind, Tree};
 use serde::Deserialize;
 
 use crate::config::read_toml;
 
-/// Assignments of udev rules that start a program (udev(7)).
-const UDEV_PROGRAMS: [&str; 4] = ["RUN", "RUN{program}", "PROGRAM", "IMPORT{program}"];
-/// Assignments that start something that is built into udev, or load a module.
-const UDEV_BUILTINS: [&str; 2] = ["RUN{builtin}", "IMPORT{builtin}"];
-
 /// One kind of activation.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Kinds {
+struct Kinds {
     /// Folders in which everything counts, with all below them. `*` is anything within one name.
     folders: Vec<String>,
     /// Only names that end so; all if none is named.
     #[serde(default)]
     endings: Vec<String>,
-    /// Everything that may be there, as paths.
+    /// Everything that may be there, as paths; a link as `path -> target`.
     files: BTreeSet<String>,
 }
 
@@ -31,8 +33,10 @@ pub struct Kinds {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Activation {
-    /// What rules of udev start.
-    udev_programs: BTreeSet<String>,
+    /// What rules of udev start, load, import, or write to the kernel.
+    udev: BTreeSet<String>,
+    /// Units that can start.
+    units: BTreeSet<String>,
     /// Kinds by their names.
     kinds: BTreeMap<String, Kinds>,
 }
@@ -43,23 +47,9 @@ impl Activation {
         read_toml(path)
     }
 
-    /// Fails with everything that differs. `more` are paths and programs that a profile adds.
+    /// Fails with everything that differs. `more` are entries that a profile adds: each must be there, too.
     pub fn check(&self, tree: &Tree, more: &BTreeSet<String>) -> Result<()> {
-        let mut differences = Vec::new();
-        let mut compare = |kind: &str, found: &BTreeSet<String>, listed: &BTreeSet<String>| {
-            let added = found.difference(listed).filter(|path| !more.contains(*path));
-            differences.extend(added.map(|path| format!("{kind}: {path:?} is not listed")));
-            differences
-                .extend(listed.difference(found).map(|path| format!("{kind}: {path:?} is listed and not there")));
-        };
-        for (name, kind) in &self.kinds {
-            compare(name, &kind.found(tree), &kind.files);
-        }
-        compare("udev_programs", &udev_programs(tree)?, &self.udev_programs);
-        let forbidden = modprobe_commands(tree)?.into_iter();
-        differences.extend(
-            forbidden.map(|line| format!("modprobe_commands: {line:?} is not listed and cannot be: remove it")),
-        );
+        let differences = self.differences(tree, more)?;
         if differences.is_empty() {
             return Ok(());
         }
@@ -69,16 +59,51 @@ impl Activation {
             differences.join("\n  ")
         )
     }
+
+    fn differences(&self, tree: &Tree, more: &BTreeSet<String>) -> Result<Vec<String>> {
+        let mut differences = Vec::new();
+        let mut unused = more.clone();
+        let mut compare = |kind: &str, found: &BTreeMap<String, String>, listed: &BTreeSet<String>| {
+            for (entry, reason) in found.iter().filter(|(entry, _)| !listed.contains(*entry)) {
+                unused.remove(entry);
+                if !more.contains(entry) {
+                    let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+                    differences.push(format!("{kind}: {entry:?} is not listed{reason}"));
+                }
+            }
+            let absent = listed.iter().filter(|entry| !found.contains_key(*entry));
+            differences.extend(absent.map(|entry| format!("{kind}: {entry:?} is listed and not there")));
+        };
+        let without_reason = |found: BTreeSet<String>| found.into_iter().map(|entry| (entry, String::new())).collect();
+        for (name, kind) in &self.kinds {
+            compare(name, &without_reason(kind.found(tree)), &kind.files);
+        }
+        compare("udev", &without_reason(udev::found(tree)?), &self.udev);
+        compare("units", &units::found(tree)?, &self.units);
+        differences.extend(unused.iter().map(|entry| format!("profile.toml: {entry:?} is listed and not there")));
+        let forbidden = modprobe_commands(tree)?.into_iter();
+        differences.extend(
+            forbidden.map(|line| format!("modprobe_commands: {line:?} is not listed and cannot be: remove it")),
+        );
+        Ok(differences)
+    }
 }
 
 impl Kinds {
     fn found(&self, tree: &Tree) -> BTreeSet<String> {
-        let is_in = |path: &str| self.folders.iter().any(|folder| is_below(folder, path));
         let ends = |path: &str| self.endings.is_empty() || self.endings.iter().any(|ending| path.ends_with(ending));
-        tree.iter()
-            .filter(|(path, entry)| !entry.is_directory() && is_in(path) && ends(path))
-            .map(|(path, _)| path.to_owned())
-            .collect()
+        let is_in = |path: &str| self.folders.iter().any(|folder| is_below(folder, path)) && ends(path);
+        tree.iter().filter(|(path, _)| is_in(path)).filter_map(|(path, entry)| name_of(path, entry)).collect()
+    }
+}
+
+/// What an entry is called in the list. A link to `/dev/null` masks something: it activates nothing, and `masked` of `os/tree.toml` says where it must be.
+fn name_of(path: &str, entry: &Entry) -> Option<String> {
+    match &entry.kind {
+        Kind::Directory => None,
+        Kind::File { .. } => Some(path.to_owned()),
+        Kind::Symlink(target) if target == "/dev/null" => None,
+        Kind::Symlink(target) => Some(format!("{path} -> {target}")),
     }
 }
 
@@ -104,57 +129,23 @@ fn is_below(folder: &str, path: &str) -> bool {
     }
 }
 
-/// First words of everything that rules start.
-fn udev_programs(tree: &Tree) -> Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    for (path, entry) in tree.iter().filter(|(path, _)| path.ends_with(".rules") && path.contains("udev/rules.d/")) {
-        for rule in lines(path, entry)? {
-            found.extend(started(&rule));
-        }
-    }
-    Ok(found)
-}
-
 /// Lines of modprobe.d(5) that run a command where a module would be loaded or removed.
 fn modprobe_commands(tree: &Tree) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for (path, entry) in tree.iter().filter(|(path, _)| path.contains("modprobe.d/")) {
         let is_command = |line: &String| matches!(line.split_whitespace().next(), Some("install" | "remove"));
-        found.extend(lines(path, entry)?.into_iter().filter(is_command).map(|line| format!("/{path}: {line}")));
+        let lines = text::joined_lines(&text::read(path, entry)?);
+        found.extend(lines.into_iter().filter(is_command).map(|line| format!("/{path}: {line}")));
     }
     Ok(found)
 }
 
-/// The lines of a file without comments; a backslash joins a line and the next. Other entries have none.
-fn lines(path: &str, entry: &Entry) -> Result<Vec<String>> {
-    let Kind::File { content, .. } = &entry.kind else { return Ok(vec![]) };
-    let bytes = content.read().with_context(|| format!("Failed to read /{path}"))?;
-    let text = String::from_utf8(bytes).with_context(|| format!("/{path} is not UTF-8"))?;
-    let text = text.replace("\\\n", " ");
-    Ok(text.lines().map(str::trim).filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
-}
-
-/// `RUN+="/bin/x y"` starts `/bin/x`; `RUN{builtin}+="kmod load z"` starts `builtin kmod`.
-fn started(rule: &str) -> impl Iterator<Item = String> + '_ {
-    rule.split(',').filter_map(|assignment| {
-        let (key, value) = assignment.split_once('=')?;
-        let key = key.trim().trim_end_matches(['+', '-', ':', '=', '!']).trim();
-        let word = value.trim_start_matches('=').trim().trim_matches('"').split_whitespace().next()?.to_owned();
-        if UDEV_PROGRAMS.contains(&key) {
-            Some(word)
-        } else if UDEV_BUILTINS.contains(&key) {
-            Some(format!("builtin {word}"))
-        } else {
-            None
-        }
-    })
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn tree(files: &[(&str, &str)]) -> Tree {
+    /// Files by path and text; `-> x` is a link to `x`.
+    pub fn tree(files: &[(&str, &str)]) -> Tree {
         let mut tree = Tree::new();
         for (path, text) in files {
             let mut at = String::new();
@@ -162,14 +153,16 @@ mod tests {
                 at = if at.is_empty() { part.to_owned() } else { format!("{at}/{part}") };
                 tree.insert(&at, Entry::directory(0o755)).unwrap();
             }
-            tree.insert(path, Entry::file(*text, 0o644)).unwrap();
+            let entry = text.strip_prefix("-> ").map_or_else(|| Entry::file(*text, 0o644), Entry::symlink);
+            tree.insert(path, entry).unwrap();
         }
         tree
     }
 
     fn activation() -> Activation {
         let text = r#"
-            udev_programs = ["/usr/bin/good", "builtin kmod"]
+            udev = ["/usr/bin/good", "builtin kmod"]
+            units = []
             [kinds.dbus]
             folders = ["usr/share/dbus-1/system-services"]
             files = ["usr/share/dbus-1/system-services/good.service"]
@@ -215,10 +208,14 @@ mod tests {
             ("etc/modprobe.d/1.conf", "install x /bin/evil", "modprobe_commands: \"/etc/modprobe.d/1.conf: install x"),
             ("usr/lib/modprobe.d/50.conf", "alias a b\n \tremove\tx /bin/evil", "modprobe_commands"),
             ("usr/lib/modprobe.d/50.conf", "install\\\n  x /bin/evil", "modprobe_commands"),
-            ("etc/udev/rules.d/1.rules", "SUBSYSTEM==\"block\", RUN+=\"/dev/vda\"", "udev_programs: \"/dev/vda\""),
-            ("etc/udev/rules.d/1.rules", "IMPORT{program}=\"evil x\"", "udev_programs: \"evil\""),
-            ("etc/udev/rules.d/1.rules", "A==\"b\", \\\n  PROGRAM==\"evil x\"", "udev_programs: \"evil\""),
-            ("etc/udev/rules.d/1.rules", "IMPORT{builtin}=\"evil x\"", "udev_programs: \"builtin evil\""),
+            ("etc/udev/rules.d/1.rules", "SUBSYSTEM==\"block\", RUN+=\"/dev/vda\"", "udev: \"/dev/vda\""),
+            ("etc/udev/rules.d/1.rules", "IMPORT{program}=\"evil x\"", "udev: \"evil\""),
+            ("etc/udev/rules.d/1.rules", "A==\"b\", \\\n  PROGRAM==\"evil x\"", "udev: \"evil\""),
+            ("etc/udev/rules.d/1.rules", "IMPORT{builtin}=\"evil x\"", "udev: \"builtin evil\""),
+            ("etc/udev/rules.d/1.rules", "# comment \\\nRUN+=\"/bin/evil\"", "udev: \"/bin/evil\""),
+            ("etc/udev/rules.d/1.rules", "RU\\\n  N+=\"/bin/evil\"", "udev: \"/bin/evil\""),
+            ("etc/systemd/network/1.network", "-> /run/1.network", "1.network -> /run/1.network\" is not listed"),
+            ("usr/lib/systemd/system/default.target", "x", "units: \"default.target\" is not listed (by its name)"),
         ] {
             let changed = tree(&[&GOOD[..], &[(path, text)]].concat());
             let error = format!("{:#}", activation().check(&changed, &nothing).unwrap_err());
@@ -228,6 +225,12 @@ mod tests {
         assert!(error.contains("is listed and not there"), "{error}");
         // A profile adds its own.
         let own = tree(&[&GOOD[..], &[("usr/share/dbus-1/system-services/own.service", "x")]].concat());
-        activation().check(&own, &BTreeSet::from(["usr/share/dbus-1/system-services/own.service".into()])).unwrap();
+        let more = BTreeSet::from(["usr/share/dbus-1/system-services/own.service".into()]);
+        activation().check(&own, &more).unwrap();
+        let error = activation().check(&tree(&GOOD), &more).unwrap_err().to_string();
+        assert!(error.contains("profile.toml: ") && error.contains("is listed and not there"), "{error}");
+        // A mask activates nothing.
+        let masked = tree(&[&GOOD[..], &[("etc/systemd/network/1.network", "-> /dev/null")]].concat());
+        activation().check(&masked, &nothing).unwrap();
     }
 }
