@@ -51,6 +51,9 @@ pub struct TestArgs {
     /// Add the tests that take longer than a CI run allows
     #[arg(long, conflicts_with = "quick")]
     full: bool,
+    /// Fail if a test of this suite is skipped; may be repeated
+    #[arg(long, value_enum, value_name = "SUITE")]
+    complete: Vec<Suite>,
     /// Run one suite only; may be repeated
     #[arg(long, value_enum, value_name = "SUITE", conflicts_with = "quick")]
     only: Vec<Suite>,
@@ -114,7 +117,7 @@ pub fn run_mutants(args: &MutantsArgs) -> Result<ExitCode> {
 pub fn run(args: &TestArgs) -> Result<ExitCode> {
     host::require(host::TO_TEST)?;
     let session = Session::begin(args.filter.clone())?;
-    let mut tally = Tally::default();
+    let mut tally = Tally::requiring(args.complete.iter().map(|suite| suite.name()).collect());
     if args.has(Suite::Unit) {
         session.unit_tests(&mut tally)?;
     }
@@ -144,7 +147,7 @@ impl Session {
     }
 
     fn unit_tests(&self, tally: &mut Tally) -> Result<()> {
-        self.suite("unit and golden tests", self.cargo(&["test", "--no-fail-fast"]), tally)
+        self.suite(&Suite::Unit.name(), self.cargo(&["test", "--no-fail-fast"]), tally)
     }
 
     fn with_build_root(&self, tools: &Tools, args: &TestArgs, tally: &mut Tally) -> Result<()> {
