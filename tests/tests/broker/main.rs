@@ -14,6 +14,7 @@ mod forged_rows;
 mod growth;
 mod holds;
 mod identity;
+mod impostors;
 mod meanwhile;
 mod measured;
 mod migrated;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         sessions::rows(),
         repeats::rows(),
         strangers::rows(),
+        impostors::rows(),
         bodies::rows(),
         operation::rows(),
         published::rows(),
