@@ -23,6 +23,8 @@ const RESULT: CommitResult = CommitResult::Formatted { header: Bytes32([1; 32]),
 /// A machine whose quotes nobody verifies, and that does not sleep.
 #[derive(Default)]
 struct Recorder {
+    /// First random byte: it selects the address that is asked first.
+    start: u8,
     lines: Vec<String>,
     pauses: usize,
 }
@@ -52,8 +54,7 @@ impl Machine for Recorder {
 
     fn random(&mut self) -> Result<[u8; 32], Infallible> {
         let mut bytes = cairn_tests::attester::random().unwrap();
-        // The first one chooses where to begin.
-        bytes[0] = 0;
+        bytes[0] = self.start;
         Ok(bytes)
     }
 
@@ -76,15 +77,24 @@ impl Machine for Recorder {
     }
 }
 
-/// A whole conversation, and the machine afterwards.
+/// A whole conversation that begins at the first address, and the machine afterwards.
 fn boot(
+    identity: &Identity,
+    addresses: &[SocketAddr],
+    patience: Duration,
+) -> (Result<Acknowledged, Error<Infallible>>, Recorder) {
+    boot_machine(Recorder::default(), identity, addresses, patience)
+}
+
+fn boot_machine(
+    machine: Recorder,
     identity: &Identity,
     addresses: &[SocketAddr],
     patience: Duration,
 ) -> (Result<Acknowledged, Error<Infallible>>, Recorder) {
     let settings = Settings { cluster: &identity.cluster, bundle: None, min_version: 1, patience };
     let hpke = PrivateKey::from_seed(&Zeroizing::new([4; 32]));
-    let mut attester = Attester::new(Recorder::default(), settings, addresses, hpke).ok().unwrap();
+    let mut attester = Attester::new(machine, settings, addresses, hpke).ok().unwrap();
     let acknowledged = attester.release(SLOT, &DiskState::Blank, &[Purpose::Provision]).and_then(|released| {
         assert_eq!(*released.share, [3; 32]);
         let commit = attester.report(&released, &RESULT, 1, &BTreeMap::new())?;
@@ -101,6 +111,22 @@ fn honest_broker_is_asked_once_and_without_a_wait() {
     assert_eq!(acknowledged.ok().unwrap().ack.generation, 1);
     assert_eq!((machine.lines, machine.pauses), (vec![], 0));
     assert_eq!(broker.requests(), ["/krp/1/hello", "/krp/1/evidence", "/krp/1/commit"]);
+}
+
+/// Nodes that boot at the same time spread over the brokers.
+#[test]
+fn attester_begins_at_the_address_that_its_first_random_byte_selects() {
+    let identity = Identity::new().unwrap();
+    for (start, selected) in [(0, 0), (1, 1), (2, 2), (3, 0), (254, 2), (255, 0)] {
+        let brokers = [(); 3].map(|()| LyingBroker::start(&identity, &[], Then::Honest).unwrap());
+        let addresses = brokers.each_ref().map(LyingBroker::address);
+        let machine = Recorder { start, ..Recorder::default() };
+        let (acknowledged, machine) = boot_machine(machine, &identity, &addresses, PATIENCE);
+        assert!(acknowledged.is_ok(), "{start}: {:?}", acknowledged.err());
+        assert_eq!(machine.pauses, 0, "{start}");
+        let asked = brokers.each_ref().map(|broker| !broker.requests().is_empty());
+        assert_eq!(asked, [0, 1, 2].map(|broker| broker == selected), "{start}");
+    }
 }
 
 #[test]

@@ -276,3 +276,54 @@ impl Opened {
         if self.kind == Kind::Made { erase_mark(&self.disk, &self.file) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use attest::bytes::Bytes32;
+    use state_disk::layout::{HEADER, METADATA};
+
+    use super::*;
+
+    /// Both copies of a header as cryptsetup wrote them, of each profile.
+    const RECORDED: [(Profile, &[u8]); 2] = [
+        (Profile::Xts, include_bytes!("../../../crates/state-disk/tests/recorded/luks2-header.bin")),
+        (Profile::XtsHmac, include_bytes!("../../../crates/state-disk/tests/recorded/luks2-header-xts-hmac.bin")),
+    ];
+    const DISK: &str = "0b5f6c6e-0000-4000-8000-000000000001";
+
+    fn grant(id: &str, areas: &[&[u8]]) -> DiskGrant {
+        let headers = areas.iter().map(|area| Bytes32(header::digest(area))).collect();
+        DiskGrant { generation: 1, headers, id: id.into(), overwrite: false, recovery: None, slot: "state".into() }
+    }
+
+    #[test]
+    fn header_is_accepted_only_with_a_digest_of_the_grant_and_its_profile() {
+        for (profile, copies) in RECORDED {
+            let mut area = copies.to_vec();
+            area.resize(HEADER, 0);
+            let accepted = |area: &[u8], grant: &DiskGrant, profile| {
+                known_header(area, grant, profile).map_err(|failure| failure.code())
+            };
+            let digest = header::digest(&area);
+            assert_eq!(accepted(&area, &grant(DISK, &[&area]), profile), Ok(digest));
+            assert_eq!(accepted(&area, &grant(DISK, &[b"another header", &area]), profile), Ok(digest));
+
+            // Every byte of the area counts, also behind the copies.
+            assert_eq!(accepted(&area, &grant(DISK, &[]), profile), Err(Code::HeaderDigest));
+            for at in [0, METADATA, HEADER - 1] {
+                let mut changed = area.clone();
+                changed[at] ^= 1;
+                assert_eq!(accepted(&changed, &grant(DISK, &[&area]), profile), Err(Code::HeaderDigest), "{at}");
+            }
+            // A digest that the broker knows is not enough: a commit may have reported any.
+            let mut changed = area.clone();
+            changed[METADATA] ^= 1;
+            assert_eq!(accepted(&changed, &grant(DISK, &[&changed]), profile), Err(Code::HeaderInvalid));
+            let other = grant("0b5f6c6e-0000-4000-8000-000000000002", &[&area]);
+            assert_eq!(accepted(&area, &other, profile), Err(Code::HeaderInvalid), "the header of another disk");
+            for other in Profile::ALL.into_iter().filter(|other| *other != profile) {
+                assert_eq!(accepted(&area, &grant(DISK, &[&area]), other), Err(Code::HeaderInvalid));
+            }
+        }
+    }
+}

@@ -14,6 +14,8 @@ pub enum Lie {
     // A thief of the TLS key, and any fault of the peer.
     /// This status, with no body, instead of a certificate: that of a broker without its store.
     NoCertificate(u16),
+    /// The certificate is right, with 64 KiB of spaces behind it: more than an attester reads.
+    LongCertificate,
     /// The challenge answers another hello.
     AnotherHello,
     /// 403 to the hello, without a signature.
@@ -76,9 +78,10 @@ pub enum Lie {
 
 impl Lie {
     /// After these the node waits, and asks again.
-    pub const WAITS: [Self; 22] = [
+    pub const WAITS: [Self; 23] = [
         Self::CopiedCertificate,
         Self::NoCertificate(503),
+        Self::LongCertificate,
         Self::ForeignRoot,
         Self::LowerEpoch,
         Self::AnotherHello,

@@ -90,7 +90,7 @@ impl Liar {
             return Ok((status, vec![]));
         }
         match path {
-            "/krp/1/broker" => Ok((200, self.certificate().clone())),
+            "/krp/1/broker" => Ok((200, self.certificate())),
             "/krp/1/hello" => self.challenge(body),
             "/krp/1/evidence" => self.evidence(body, exporter),
             "/krp/1/resume" => self.resume(body, exporter),
@@ -99,13 +99,14 @@ impl Liar {
         }
     }
 
-    fn certificate(&self) -> &Vec<u8> {
+    fn certificate(&self) -> Vec<u8> {
         let Certificates { honest, copied, foreign, lower } = &self.certificates;
         match self.lie {
-            Some(Lie::CopiedCertificate) => copied,
-            Some(Lie::ForeignRoot) => foreign,
-            Some(Lie::LowerEpoch) => lower,
-            _ => honest,
+            Some(Lie::CopiedCertificate) => copied.clone(),
+            Some(Lie::ForeignRoot) => foreign.clone(),
+            Some(Lie::LowerEpoch) => lower.clone(),
+            Some(Lie::LongCertificate) => [&honest[..], &[b' '; 64 << 10]].concat(),
+            _ => honest.clone(),
         }
     }
 

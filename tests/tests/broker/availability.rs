@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use attest::message::Purpose;
+use attest::bytes::Hex;
+use attest::message::{Commit, Purpose};
 use cairn_tests::attester::software::{self, SoftwareTpm};
 use cairn_tests::attester::{self, Attester, AttesterTpm as _, Boot, Talk};
 use cairn_tests::broker::Broker;
@@ -24,6 +25,7 @@ use nix::sys::signal::Signal;
 use rusqlite::Connection as Database;
 
 use crate::Row;
+use crate::scene;
 
 pub fn rows() -> Vec<Row> {
     vec![
@@ -72,12 +74,16 @@ pub(crate) fn show_all(nodes: &mut [Node], talks: Vec<Talk>) -> Result<Vec<Respo
 
 /// Twenty nodes that this broker knows, with an allowed release.
 pub(crate) fn fleet(suite: &Suite, broker: &Broker) -> Result<Vec<Node>> {
+    fleet_of(suite, broker, NODES)
+}
+
+fn fleet_of(suite: &Suite, broker: &Broker, count: usize) -> Result<Vec<Node>> {
     let reference = suite.image.file("reference.json");
     let machine = Machine::machine_reference()?;
     let read = |path: &Path| fs::read(path).with_context(|| format!("Failed to read {}", path.display()));
     let boot = Boot::of(&attester::composition(&read(&reference)?, &read(&machine)?, &broker.cluster()?)?);
     let booted = |tpm| Attester::booted(tpm, &boot);
-    let nodes = software::several(NODES)?.into_iter().map(booted).collect::<Result<Vec<_>>>()?;
+    let nodes = software::several(count)?.into_iter().map(booted).collect::<Result<Vec<_>>>()?;
     broker.allow(&reference)?;
     for (number, node) in nodes.iter().enumerate() {
         let ek = hex::encode(Bank::Sha256.digest(node.tpm.endorsement_key()));
@@ -86,24 +92,90 @@ pub(crate) fn fleet(suite: &Suite, broker: &Broker) -> Result<Vec<Node>> {
     Ok(nodes)
 }
 
+/// A node that has its release when the store fails, and has not reported.
+struct Released {
+    talk: Talk,
+    /// The release as it was sent.
+    body: Vec<u8>,
+    report: Commit,
+    /// The same with a generation that is refused.
+    wrong: Commit,
+}
+
+impl Released {
+    fn new(broker: &Broker, node: &mut Node) -> Result<Self> {
+        let (talk, response) = scene::ask(broker, node, Purpose::Provision)?;
+        ensure!(response.status == 200, "no release: {}", broker.judged(&response)?);
+        let released = node.open(&talk, &response.body)?;
+        let report = scene::report(broker, node, &released, Purpose::Provision)?;
+        let generation = released.release.disk.generation + 2;
+        let wrong = node.commit(&released, report.result.clone(), generation)?;
+        Ok(Self { talk, body: response.body, report, wrong })
+    }
+
+    /// While the store cannot write, neither report gets a decision. The stored release can be read, and no other is given.
+    fn withhold(&mut self) -> Result<()> {
+        let Self { talk: Talk { wire, .. }, body, report, wrong } = self;
+        for (what, commit) in [("a report that is to be refused", wrong), ("a report", &mut *report)] {
+            let status = wire.say("/krp/1/commit", commit)?.status;
+            ensure!(status == 503, "{what}, while nothing can be written: {status}");
+        }
+        let unknown = wire.resume(&Hex(vec![7; 16]))?.status;
+        ensure!(unknown == 503, "a resumption that is to be refused, while nothing can be written: {unknown}");
+        let stored = wire.resume(&report.session)?;
+        ensure!(stored.status == 200 && stored.body == *body, "the stored release: {}", stored.status);
+        Ok(())
+    }
+
+    /// When the store writes again, the report that was sent before is acknowledged, and the other one refused.
+    fn acknowledge(&self, broker: &Broker) -> Result<()> {
+        let refused = broker.wire()?.say("/krp/1/commit", &self.wrong)?;
+        broker.must_refuse(&refused, "GENERATION")?;
+        broker.wire()?.must_acknowledge(&self.report).map(drop)
+    }
+}
+
+/// What is sent while the store cannot write. All of it begins before.
+struct Delayed {
+    nodes: Vec<Node>,
+    talks: Vec<Talk>,
+    /// Of the first node; its evidence is to be refused.
+    changed: Talk,
+    released: Released,
+}
+
+impl Delayed {
+    fn new(suite: &Suite, broker: &Broker) -> Result<Self> {
+        let mut nodes = fleet_of(suite, broker, NODES + 1)?;
+        let mut last = nodes.pop().context("no node")?;
+        let talks = begin_all(broker, &mut nodes)?;
+        let changed = broker.wire()?.begin(nodes[0].hello(Purpose::Provision)?)?;
+        let released = Released::new(broker, &mut last)?;
+        Ok(Self { nodes, talks, changed, released })
+    }
+}
+
 /// No node is refused while the store cannot write.
-fn withhold(broker: &Broker, nodes: &mut [Node], talks: Vec<Talk>, mut changed: Talk) -> Result<()> {
-    let answers = show_all(nodes, talks)?;
+fn withhold(broker: &Broker, delayed: &mut Delayed) -> Result<()> {
+    let Delayed { nodes, talks, changed, released } = delayed;
+    released.withhold()?;
+    let answers = show_all(nodes, std::mem::take(talks))?;
     let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
     ensure!(statuses.iter().all(|status| *status == 503), "while nothing can be written: {statuses:?}");
     let pauses: BTreeSet<_> = answers.iter().map(|answer| answer.retry_after).collect();
     ensure!(pauses.len() > 1 && !pauses.contains(&None), "all come back at one time: {pauses:?}");
     // A refusal of a node could not be written either, so it is none.
-    let mut evidence = nodes[0].evidence(&changed)?;
+    let mut evidence = nodes[0].evidence(changed)?;
     evidence.event_log.0.truncate(100);
     let answer = changed.show(&evidence)?;
     ensure!(answer.status == 503, "a refusal that is not in the audit log: {}", answer.status);
     await_readiness(broker, 503)
 }
 
-/// Every node gets its share when the store writes again.
-fn release_all(broker: &Broker, nodes: &mut [Node]) -> Result<()> {
+/// Every node gets its share when the store writes again, and the report is acknowledged.
+fn release_all(broker: &Broker, Delayed { nodes, released, .. }: &mut Delayed) -> Result<()> {
     await_readiness(broker, 200)?;
+    released.acknowledge(broker)?;
     let talks = begin_all(broker, nodes)?;
     let statuses: Vec<u16> = show_all(nodes, talks)?.iter().map(|answer| answer.status).collect();
     ensure!(statuses.iter().all(|status| *status == 200), "when the store writes again: {statuses:?}");
@@ -131,15 +203,13 @@ pub(crate) fn await_readiness(broker: &Broker, status: u16) -> Result<()> {
 }
 
 fn locked(suite: &Suite, _: &str) -> Result<()> {
-    let broker = Broker::start_with("store_seconds = 0")?;
-    let mut nodes = fleet(suite, &broker)?;
-    let talks = begin_all(&broker, &mut nodes)?;
-    let changed = broker.wire()?.begin(nodes[0].hello(Purpose::Provision)?)?;
+    let broker = Broker::start_with("store_seconds = 2")?;
+    let mut delayed = Delayed::new(suite, &broker)?;
     let other = Database::open(broker.file("database"))?;
     other.execute_batch("BEGIN IMMEDIATE")?;
-    withhold(&broker, &mut nodes, talks, changed)?;
+    withhold(&broker, &mut delayed)?;
     other.execute_batch("ROLLBACK")?;
-    release_all(&broker, &mut nodes)
+    release_all(&broker, &mut delayed)
 }
 
 /// Runs `row` in a mount namespace of its own: what it mounts is gone when it has ended.
@@ -157,9 +227,10 @@ fn with_mounts(row: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     thread::scope(|scope| scope.spawn(isolated).join().ok().context("the row panicked")?)
 }
 
-/// A broker with its database in this directory, which is another file system.
+/// A broker with its database in this directory, which is another file system. A write that fails there fails at once. The twenty transactions afterwards wait for each other, and each for the disk: with less than the default time for that,
+/// the row would measure the disk of the test host.
 fn broker_with_database_in(directory: &Path) -> Result<Broker> {
-    let mut broker = Broker::new("store_seconds = 1")?;
+    let mut broker = Broker::new("")?;
     let moved = directory.join("database");
     fs::copy(broker.file("database"), &moved).context("Failed to move the database")?;
     // An error of the file system must not lose what a broker has on the disk.
@@ -195,16 +266,14 @@ fn full(suite: &Suite, _: &str) -> Result<()> {
         let small = tempfile::tempdir()?;
         let _mounted = Small::new(small.path())?;
         let broker = broker_with_database_in(small.path())?;
-        let mut nodes = fleet(suite, &broker)?;
-        let talks = begin_all(&broker, &mut nodes)?;
-        let changed = broker.wire()?.begin(nodes[0].hello(Purpose::Provision)?)?;
+        let mut delayed = Delayed::new(suite, &broker)?;
         let filler = small.path().join("filler");
         let mut file = fs::File::create(&filler)?;
         while file.write_all(&[0; 4096]).is_ok() {}
-        withhold(&broker, &mut nodes, talks, changed)?;
+        withhold(&broker, &mut delayed)?;
         drop(file);
         fs::remove_file(filler)?;
-        release_all(&broker, &mut nodes)
+        release_all(&broker, &mut delayed)
     })
 }
 
@@ -273,15 +342,13 @@ fn read_only(suite: &Suite, _: &str) -> Result<()> {
         }
         let disk = Disk::new(folder.path())?;
         let mut broker = broker_with_database_in(&disk.at)?;
-        let mut nodes = fleet(suite, &broker)?;
-        let talks = begin_all(&broker, &mut nodes)?;
-        let changed = broker.wire()?.begin(nodes[0].hello(Purpose::Provision)?)?;
+        let mut delayed = Delayed::new(suite, &broker)?;
         disk.fail()?;
-        withhold(&broker, &mut nodes, talks, changed)?;
+        withhold(&broker, &mut delayed)?;
         broker.end(Signal::SIGTERM)?;
         disk.repair()?;
         broker.run()?;
-        release_all(&broker, &mut nodes)?;
+        release_all(&broker, &mut delayed)?;
         broker.end(Signal::SIGTERM).map(drop)
     })
 }

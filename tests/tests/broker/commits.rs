@@ -26,6 +26,8 @@ pub fn rows() -> Vec<Row> {
         Row::new("report_that_was_changed_on_its_way_does_not_refuse_the_report_of_the_node", changed_on_its_way),
         Row::new("report_of_another_result_than_was_released_is_refused", another_result),
         Row::new("quarantined_disk_without_data_is_made_after_a_grant", quarantined),
+        Row::new("alarm_of_a_node_holds_its_disk_until_an_operator_grants_it", alarms),
+        Row::new("report_after_its_deadline_is_refused_by_a_broker_that_was_restarted", late_after_restart),
     ]
 }
 
@@ -234,6 +236,56 @@ fn another_result(suite: &Suite, _: &str) -> Result<()> {
         scene.reboot()?;
     }
     Ok(())
+}
+
+/// Codes of the agent that show a changed disk or an older database, and two that show neither.
+fn alarms(suite: &Suite, _: &str) -> Result<()> {
+    const ALARMS: [&str; 7] = [
+        "BROKER_BEHIND",
+        "DISK_KEY_WRONG",
+        "DISK_ROLLBACK",
+        "DISK_TABLE_MISMATCH",
+        "GENERATION_INVALID",
+        "HEADER_DIGEST",
+        "HEADER_INVALID",
+    ];
+    const OTHERS: [&str; 2] = ["DISK_OPEN_FAILED", "FILESYSTEM_DAMAGED"];
+    let mut scene = Scene::known(suite)?;
+    for code in ALARMS.into_iter().chain(OTHERS) {
+        let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+        let failed = scene.node.commit(&released, CommitResult::Failed { code: code.into() }, 0)?;
+        scene.broker.wire()?.must_acknowledge(&failed)?;
+        scene.reboot()?;
+        if ALARMS.contains(&code) {
+            let (_, response) = ask(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+            scene.broker.must_refuse(&response, "HOLD").context(code)?;
+            scene.broker.admin(&["disk", "grant", "one"])?;
+        }
+        must_still_commit(&mut scene).context(code)?;
+        scene.reboot()?;
+    }
+    Ok(())
+}
+
+/// After a restart, the deadline is a time of the calendar. The host's clock is set, so that the row waits for nothing.
+fn late_after_restart(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::with(suite, Broker::start_with("commit_seconds = 300")?)?;
+    let restart = |scene: &mut Scene, offset: &str| -> Result<()> {
+        scene.broker.kill();
+        scene.broker.run_with(&[("CAIRN_CLOCK_OFFSET", offset)])
+    };
+    let released = release(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    let in_time = report(&scene.broker, &mut scene.node, &released, Purpose::Provision)?;
+    restart(&mut scene, "0")?;
+    scene.broker.wire()?.must_acknowledge(&in_time).context("the control: a report in time")?;
+    scene.node.keep(&released);
+    scene.reboot()?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    let late = report(&scene.broker, &mut scene.node, &released, Purpose::Unlock)?;
+    restart(&mut scene, "310")?;
+    let response = scene.broker.wire()?.say("/krp/1/commit", &late)?;
+    scene.broker.must_refuse(&response, "COMMIT_LATE")?;
+    must_still_commit(&mut scene)
 }
 
 /// The node raised an alarm before its new disk was finished: there is no header to open it by, and no data to lose.

@@ -15,6 +15,7 @@ mod forged_rows;
 mod growth;
 mod holds;
 mod identity;
+mod impostors;
 mod lost;
 mod meanwhile;
 mod measured;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         sessions::rows(),
         repeats::rows(),
         strangers::rows(),
+        impostors::rows(),
         bodies::rows(),
         operation::rows(),
         files::rows(),

@@ -43,6 +43,9 @@ pub const INIT: &str = "init";
 /// Name of the service, there.
 pub const SERVICE: &str = "node-attestation";
 
+/// Crates that link libraries of the build root: they compile there only.
+pub const NEED_BUILD_ROOT: [&str; 3] = ["initrd-agent", "node-attestation", "node-tpm"];
+
 /// Where the agent is compiled, and with what.
 pub struct Compiler<'a> {
     /// Stage of the build root.

@@ -17,6 +17,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use clap::Args;
 
+use crate::build::tools::Tools;
 use crate::checkout::Checkout;
 use results::verdict;
 use table::{Mutant, TABLE, Table};
@@ -55,9 +56,9 @@ pub struct Environment {
 }
 
 /// The command: the last line counts.
-pub fn run(args: &MutantsArgs, environment: Option<&Environment>) -> Result<ExitCode> {
+pub fn run(args: &MutantsArgs, tools: &Tools, environment: Option<&Environment>) -> Result<ExitCode> {
     let (mut passed, mut failed) = (0, 0);
-    each(args, environment, &mut |name, result, seconds| match result {
+    each(args, tools, environment, &mut |name, result, seconds| match result {
         Ok(()) => {
             println!("test mutant_{name} ... ok ({seconds:.1} s)");
             passed += 1;
@@ -74,16 +75,16 @@ pub fn run(args: &MutantsArgs, environment: Option<&Environment>) -> Result<Exit
 /// What is reported of each mutant: its name, whether its tests failed, seconds.
 pub type Report<'a> = &'a mut dyn FnMut(&str, Result<()>, f64);
 
-/// Goes through the table. Without an environment, rows of the suite `broker` are failures that say how to get one.
+/// Goes through the table. `tools` compile the packages that link libraries of the build root. Without an environment, rows of the suite `broker` are failures that say how to get one.
 ///
 /// # Errors
 /// The table cannot be read, no row is asked for, or the copy cannot be made.
-pub fn each(args: &MutantsArgs, environment: Option<&Environment>, report: Report) -> Result<()> {
+pub fn each(args: &MutantsArgs, tools: &Tools, environment: Option<&Environment>, report: Report) -> Result<()> {
     let checkout = Checkout::find()?;
     let table = Table::read(&checkout)?;
     let mutants: Vec<&Mutant> = table.mutant.iter().filter(|mutant| args.includes(mutant)).collect();
     ensure!(!mutants.is_empty(), "no row of {TABLE} is asked for");
-    let workshop = Workshop::new(&checkout, environment)?;
+    let workshop = Workshop::new(&checkout, tools, environment)?;
     // Rows of one package, and in it of one file, one after the other: little is compiled again.
     let mut groups: BTreeMap<Option<&str>, Vec<&Mutant>> = BTreeMap::new();
     for mutant in mutants {

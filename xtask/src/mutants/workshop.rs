@@ -1,4 +1,4 @@
-//! Runs tests on a copy of the sources, with and without a change. What is compiled of packages from elsewhere is shared with the checkout; programs of the copy are in a folder of their own, never among those of the checkout.
+//! Runs tests on a copy of the sources, with and without a change. What is compiled of packages from elsewhere is shared with the checkout; programs of the copy are in a folder of their own, never among those of the checkout. Packages that link libraries of the build root are compiled and tested there, as by `cargo xtask test`.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -16,6 +16,9 @@ use nix::unistd::Pid;
 use super::results::{Results, Run, last_lines};
 use super::table::Mutant;
 use super::{Environment, copy};
+use crate::build::agent::{Compiler, NEED_BUILD_ROOT, fetch_sources};
+use crate::build::toolchain::Toolchain;
+use crate::build::tools::Tools;
 use crate::checkout::Checkout;
 use crate::neighbours::PROGRAMS_VARIABLE;
 
@@ -34,13 +37,15 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) struct Workshop<'a> {
     checkout: &'a Checkout,
     folder: PathBuf,
+    tools: &'a Tools,
     environment: Option<&'a Environment>,
     suite: OnceCell<PathBuf>,
 }
 
 impl<'a> Workshop<'a> {
-    pub fn new(checkout: &'a Checkout, environment: Option<&'a Environment>) -> Result<Self> {
-        let made = Self { checkout, folder: checkout.target().join("mutants"), environment, suite: OnceCell::new() };
+    pub fn new(checkout: &'a Checkout, tools: &'a Tools, environment: Option<&'a Environment>) -> Result<Self> {
+        let folder = checkout.target().join("mutants");
+        let made = Self { checkout, folder, tools, environment, suite: OnceCell::new() };
         for folder in [made.sources(), made.programs()] {
             fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
@@ -90,16 +95,35 @@ impl<'a> Workshop<'a> {
 
     /// Tests of a package of the copy.
     fn package(&self, package: &str, targets: &[String], tests: &[&str]) -> Result<Run> {
-        let cargo = || {
-            let mut command = self.cargo(&self.sources());
-            command.args(["test", "--no-fail-fast", "--package", package]).args(targets);
-            command
-        };
-        if let Err(why) = self.compile(cargo().arg("--no-run"))? {
+        if let Err(why) = self.compile(self.tests_of(package, targets)?.arg("--no-run"))? {
             return Ok(Run::NotCompiled(why));
         }
-        let ended = self.limited(cargo().arg("--").args(tests), MAX_UNIT_SECONDS)?;
+        let ended = self.limited(self.tests_of(package, targets)?.arg("--").args(tests), MAX_UNIT_SECONDS)?;
         Ok(ended.run(MAX_UNIT_SECONDS))
+    }
+
+    /// `cargo test` of a package of the copy.
+    fn tests_of(&self, package: &str, targets: &[String]) -> Result<Command> {
+        let test = ["test", "--no-fail-fast", "--package", package];
+        let mut command = if NEED_BUILD_ROOT.contains(&package) {
+            self.cargo_in_build_root(&[&test[..], &["--locked", "--offline", "--all-features"]].concat())?
+        } else {
+            let mut command = self.cargo(&self.sources());
+            command.args(test);
+            command
+        };
+        command.args(targets);
+        Ok(command)
+    }
+
+    /// There, the copy is at the same place as the checkout: it must not share what is compiled of either.
+    fn cargo_in_build_root(&self, arguments: &[&str]) -> Result<Command> {
+        let copy = Checkout::at(&self.sources());
+        fetch_sources(&copy)?;
+        let toolchain = Toolchain::find(copy.root())?;
+        let Tools { made, tree } = self.tools;
+        let compiler = Compiler { build_root: made, tools: tree, toolchain: &toolchain, checkout: &copy };
+        compiler.cargo(&self.folder.join("agent"), arguments)
     }
 
     /// Rows of the checkout's suite `broker` against the program of the copy.
@@ -214,6 +238,8 @@ impl Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::stage::Made;
+    use crate::digest::Sha256Digest;
 
     #[test]
     fn program_of_a_suite_is_read_from_cargo() {
@@ -226,7 +252,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let checkout = Checkout::at(folder.path());
         let folder = folder.path().to_owned();
-        let workshop = Workshop { checkout: &checkout, folder, environment: None, suite: OnceCell::new() };
+        let made = Made { folder: folder.clone(), key: Sha256Digest::of(b"") };
+        let tools = &Tools { tree: made.join("tree"), made };
+        let workshop = Workshop { checkout: &checkout, folder, tools, environment: None, suite: OnceCell::new() };
         let script = "sleep 600 & echo $!; echo 'test one ... ok'; wait";
         let ended = workshop.limited(Command::new("sh").args(["-c", script]), 1).unwrap();
         assert!(matches!(ended.run(1), Run::Ran(_, Some(1))));

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::build::agent::{Compiler, fetch_sources};
+use crate::build::agent::{Compiler, NEED_BUILD_ROOT, fetch_sources};
 use crate::build::tools::Tools;
 use crate::build::{self, BuildArgs, PRODUCTION};
 use crate::checkout::Checkout;
@@ -38,9 +38,6 @@ pub const WITH_REKOR_V1: &str = "CAIRN_WITH_REKOR_V1";
 /// Set where tests may take longer than a CI run allows.
 pub const FULL: &str = "CAIRN_FULL_TESTS";
 
-/// Crates that link libraries of the build root.
-const NEED_BUILD_ROOT: [&str; 3] = ["initrd-agent", "node-attestation", "node-tpm"];
-
 /// Run every test; the last line counts them
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example: cargo xtask test -- a_flipped_byte")]
@@ -54,6 +51,9 @@ pub struct TestArgs {
     /// Add the tests that take longer than a CI run allows
     #[arg(long, conflicts_with = "quick")]
     full: bool,
+    /// Fail if a test of this suite is skipped; may be repeated
+    #[arg(long, value_enum, value_name = "SUITE")]
+    complete: Vec<Suite>,
     /// Run one suite only; may be repeated
     #[arg(long, value_enum, value_name = "SUITE", conflicts_with = "quick")]
     only: Vec<Suite>,
@@ -110,14 +110,14 @@ pub fn run_mutants(args: &MutantsArgs) -> Result<ExitCode> {
     let tools = session.build_root()?;
     let is_set_up = programs.is_dir() && session.checkout.target().join("test-images").is_dir();
     let environment = is_set_up.then(|| mutants::Environment { variables: session.variables(&tools), programs });
-    mutants::run(args, environment.as_ref())
+    mutants::run(args, &tools, environment.as_ref())
 }
 
 /// Runs the tests.
 pub fn run(args: &TestArgs) -> Result<ExitCode> {
     host::require(host::TO_TEST)?;
     let session = Session::begin(args.filter.clone())?;
-    let mut tally = Tally::default();
+    let mut tally = Tally::requiring(args.complete.iter().map(|suite| suite.name()).collect());
     if args.has(Suite::Unit) {
         session.unit_tests(&mut tally)?;
     }
@@ -147,7 +147,7 @@ impl Session {
     }
 
     fn unit_tests(&self, tally: &mut Tally) -> Result<()> {
-        self.suite("unit and golden tests", self.cargo(&["test", "--no-fail-fast"]), tally)
+        self.suite(&Suite::Unit.name(), self.cargo(&["test", "--no-fail-fast"]), tally)
     }
 
     fn with_build_root(&self, tools: &Tools, args: &TestArgs, tally: &mut Tally) -> Result<()> {
@@ -204,7 +204,7 @@ impl Session {
         println!("\n== mutants");
         let started = Instant::now();
         let environment = mutants::Environment { variables: self.variables(tools), programs };
-        mutants::each(&MutantsArgs::all(!args.full), Some(&environment), &mut |name, result, seconds| {
+        mutants::each(&MutantsArgs::all(!args.full), tools, Some(&environment), &mut |name, result, seconds| {
             let name = format!("mutant_{name}");
             match result {
                 Ok(()) => tally.pass(&name, Duration::from_secs_f64(seconds)),

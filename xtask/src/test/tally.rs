@@ -14,6 +14,8 @@ pub(super) struct Tally {
     failed: u64,
     skipped: u64,
     failures: Vec<String>,
+    /// Suites in which a skipped test is a failure.
+    complete: Vec<String>,
     times: Vec<(f64, String)>,
     /// How long each suite took.
     suites: Vec<(f64, String)>,
@@ -31,6 +33,11 @@ pub(super) struct Counted {
 }
 
 impl Tally {
+    /// In these suites, a skipped test is a failure.
+    pub fn requiring(complete: Vec<String>) -> Self {
+        Self { complete, ..Self::default() }
+    }
+
     /// A single test has passed.
     pub fn pass(&mut self, name: &str, time: Duration) {
         println!("test {name} ... ok");
@@ -55,6 +62,11 @@ impl Tally {
         if !success && suite.failed == 0 {
             suite.failed = 1;
             suite.failures.push(format!("{} (did not run to its end)", suite.name));
+        }
+        if suite.skipped > 0 && self.complete.contains(&suite.name) {
+            suite.failed += suite.skipped;
+            suite.failures.push(format!("{} ({} skipped, all are required)", suite.name, suite.skipped));
+            suite.skipped = 0;
         }
         self.passed += suite.passed;
         self.failed += suite.failed;
@@ -152,6 +164,21 @@ mod tests {
         assert!(report.contains("suites:\n     9.0 s  unit\n"), "{report}");
         assert!(report.contains("3.5 s  slow_row") && report.contains("b::c"), "{report}");
         assert_eq!(tally.failed(), 1);
+    }
+
+    #[test]
+    fn skipped_test_of_a_complete_suite_is_a_failure() {
+        let result = "test result: ok. 3 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        let mut tally = Tally::requiring(vec!["broker".into()]);
+        for (name, failed) in [("log", 0), ("broker", 2)] {
+            let mut suite = tally.begin(name);
+            suite.read(result);
+            tally.end(suite, true, Duration::ZERO);
+            assert_eq!(tally.failed(), failed, "{name}");
+        }
+        let report = tally.report();
+        assert!(report.contains("broker (2 skipped, all are required)"), "{report}");
+        assert!(report.ends_with("6 passed, 2 failed, 2 skipped\n"), "{report}");
     }
 
     #[test]
