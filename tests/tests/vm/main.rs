@@ -3,6 +3,7 @@
 mod authenticated;
 mod boots;
 mod changes;
+mod esp_files;
 mod external_journal;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         changes::rows(),
         nodes::rows(),
         persistence::rows(),
+        esp_files::rows(),
         external_journal::rows(),
         state_disks::rows(),
         authenticated::rows(),
