@@ -3,6 +3,7 @@
 mod authenticated;
 mod boots;
 mod changes;
+mod devices;
 mod esp_files;
 mod external_journal;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         boots::rows(),
         root::rows(),
         host_inputs::rows(),
+        devices::rows(),
         predictions::rows(),
         foreign::rows(),
         changes::rows(),
