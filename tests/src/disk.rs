@@ -129,22 +129,37 @@ impl Disk {
 
     /// Puts files on the ESP, in folders that are made; replaces what is there.
     pub fn put_on_esp(&self, image: &Image, files: &[(&str, &[u8])]) -> Result<()> {
-        let esp = image.partition("ESP")?;
-        let mut bytes = vec![0; usize::try_from(esp.size).context("the ESP is too large")?];
-        self.file()?.read_exact_at(&mut bytes, esp.start).context("Failed to read the ESP")?;
-        let mut cursor = Cursor::new(bytes);
-        let system = fatfs::FileSystem::new(&mut cursor, fatfs::FsOptions::new()).context("Failed to open the ESP")?;
-        for (path, content) in files {
-            put(&system, path, content).with_context(|| format!("Failed to write {path} on the ESP"))?;
-        }
-        system.unmount().context("Failed to finish the ESP")?;
-        self.write_at(esp.start, cursor.get_ref())
+        put_on_esp(&self.path(), image, files).map(drop)
     }
 
     fn file(&self) -> Result<File> {
-        let open = File::options().read(true).write(true).open(self.path());
-        open.with_context(|| format!("Failed to open {}", self.path().display()))
+        open(&self.path())
     }
+}
+
+/// Puts files on the ESP of a disk with this image, in folders that are made; replaces what is there. The bytes of the ESP before that.
+pub fn put_on_esp(disk: &Path, image: &Image, files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+    let esp = image.partition("ESP")?;
+    let mut before = vec![0; usize::try_from(esp.size).context("the ESP is too large")?];
+    open(disk)?.read_exact_at(&mut before, esp.start).context("Failed to read the ESP")?;
+    let mut cursor = Cursor::new(before.clone());
+    let system = fatfs::FileSystem::new(&mut cursor, fatfs::FsOptions::new()).context("Failed to open the ESP")?;
+    for (path, content) in files {
+        put(&system, path, content).with_context(|| format!("Failed to write {path} on the ESP"))?;
+    }
+    system.unmount().context("Failed to finish the ESP")?;
+    write_esp(disk, image, cursor.get_ref())?;
+    Ok(before)
+}
+
+/// Overwrites the ESP of a disk with this image.
+pub fn write_esp(disk: &Path, image: &Image, bytes: &[u8]) -> Result<()> {
+    open(disk)?.write_all_at(bytes, image.partition("ESP")?.start).context("Failed to write the ESP")
+}
+
+fn open(disk: &Path) -> Result<File> {
+    let file = File::options().read(true).write(true).open(disk);
+    file.with_context(|| format!("Failed to open {}", disk.display()))
 }
 
 /// Writes the protective MBR of a disk with so many bytes.

@@ -3,6 +3,8 @@
 mod authenticated;
 mod boots;
 mod changes;
+mod devices;
+mod esp_files;
 mod external_journal;
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
@@ -37,12 +39,14 @@ fn main() -> ExitCode {
         boots::rows(),
         root::rows(),
         host_inputs::rows(),
+        devices::rows(),
         predictions::rows(),
         foreign::rows(),
         changes::rows(),
         nodes::rows(),
         lost::rows(),
         persistence::rows(),
+        esp_files::rows(),
         external_journal::rows(),
         state_disks::rows(),
         authenticated::rows(),
