@@ -42,7 +42,7 @@ struct Target {
     database: PathBuf,
     /// Whether it exists.
     is_there: bool,
-    /// Now, in seconds since 1970: part of the names of what is kept.
+    /// Now, in seconds since 1970, or the next second that no file is named after: part of the names of what is kept.
     time: i64,
 }
 
@@ -52,7 +52,13 @@ impl Target {
         let is_there = named.exists();
         // The rename must stay in one file system.
         let database = if is_there { fs::canonicalize(&named)? } else { named.clone() };
-        let time = jiff::Timestamp::now().as_second();
+        // A restore in the same second has its own names.
+        let is_taken = |time: &i64| {
+            let names = ["database", "audit"].map(|name| format!("{name}.before-{time}"));
+            names.iter().any(|name| configuration.with_file_name(name).exists())
+        };
+        let now = jiff::Timestamp::now().as_second();
+        let time = (now..).find(|time| !is_taken(time)).unwrap_or(now);
         Ok(Self { configuration: configuration.to_owned(), named, database, is_there, time })
     }
 
@@ -274,6 +280,16 @@ mod tests {
         }
         assert_eq!(state_of(&folder.join("database")).unwrap(), b"new");
         assert_eq!(state_of(&folder.join("backup")).unwrap(), b"old");
+    }
+
+    #[test]
+    fn restores_within_one_second_keep_one_database_each() {
+        let (_parent, folder) = broker();
+        for _ in 0..3 {
+            restore(&folder, &folder.join("backup"), true).unwrap();
+        }
+        let kept = names(&folder).into_iter().filter(|name| name.starts_with("database.before-")).count();
+        assert_eq!(kept, 3);
     }
 
     #[test]
