@@ -18,6 +18,7 @@ use state_disk::layout::Profile;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
+use crate::engine::sha256;
 use crate::inputs;
 use crate::seal::{self, Contents, secret_file};
 use crate::store::Sqlite;
@@ -99,6 +100,7 @@ fn make(plan: &Plan, folder: &Path, passphrase: &[u8]) -> Result<()> {
         message: Hex(message.as_ref().to_vec()),
         audit: Hex(audit.as_ref().to_vec()),
         epochs: BTreeMap::from([(epoch, Hex(wrapping))]),
+        cluster: Some(Bytes32(sha256(&cluster_bytes))),
     };
     seal::write(&folder.join("sealed.json"), &contents, passphrase)?;
     let message = Ed25519KeyPair::from_pkcs8(message.as_ref()).map_err(|error| anyhow!("{error}"))?;

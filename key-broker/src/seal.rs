@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use argon2::{Algorithm, Argon2, Params, Version};
-use attest::bytes::Hex;
+use attest::bytes::{Bytes32, Hex};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
@@ -45,6 +45,9 @@ pub struct Contents {
     pub audit: Hex,
     /// Keys that wrap shares, by their epochs.
     pub epochs: BTreeMap<u64, Hex>,
+    /// SHA-256 of cluster.json; boxes of version 4 of the database and older have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Bytes32>,
 }
 
 impl Drop for Contents {
@@ -66,7 +69,8 @@ impl Contents {
             let key: [u8; 32] = key.0.clone().try_into().map_err(|_| anyhow!("the key of epoch {epoch} is damaged"))?;
             epochs.insert(*epoch, Zeroizing::new(key));
         }
-        Ok(Keys { message: pair(&self.message)?, audit: pair(&self.audit)?, epochs, certificate })
+        let (message, audit) = (pair(&self.message)?, pair(&self.audit)?);
+        Ok(Keys { message, audit, epochs, cluster: self.cluster, certificate })
     }
 }
 
@@ -165,6 +169,7 @@ mod tests {
             message: Hex(pkcs8.as_ref().to_vec()),
             audit: Hex(pkcs8.as_ref().to_vec()),
             epochs: BTreeMap::from([(1, Hex(vec![7; 32]))]),
+            cluster: None,
         };
         write(&path, &contents, b"a passphrase").unwrap();
         let opened = open(&path, b"a passphrase").unwrap().keys(vec![]).unwrap();

@@ -32,6 +32,7 @@ fn written(engine: &Engine, configuration: &Path, to: &Path) -> Result<Value> {
     let copies = copies.context("cannot create a directory beside it")?;
     let database = copies.path().join(DATABASE);
     engine.copy_database(&database)?;
+    engine.authenticate_copy(&database)?;
     add_file(&mut writer, DATABASE, &database)?;
     for name in IDENTITY {
         add_file(&mut writer, name, &directory_of(configuration).join(name))?;
@@ -50,6 +51,12 @@ fn written(engine: &Engine, configuration: &Path, to: &Path) -> Result<Value> {
             add_file(&mut writer, &name, &in_directory(engine.bundles().directory(), &name))?;
         }
     }
+    engine.verify_log(first_leaf == 0).with_context(|| {
+        format!(
+            "the audit log would be refused by a restore\nhint: key-broker audit verify; move a damaged file out of the directory {}, and back up again",
+            engine.bundles().directory().display()
+        )
+    })?;
     let (bytes, digest) = writer.digest();
     let manifest = engine.sign_manifest(bytes, digest, first_leaf)?;
     fault::point("before-backup-rename");

@@ -198,7 +198,10 @@ fn check_record(
     }
     match unwrapped_for(open, kept, &node.ek) {
         Ok(known) if known == *share => Ok(()),
-        Ok(_) => Err(format!("the document has another share than the record of disk {}", kept.id)),
+        Ok(_) => Err(format!(
+            "the document has another share than the record of disk {}\nhint: if the record was adopted from a wrong document: key-broker disk grant {} --overwrite, then adopt the disk again",
+            kept.id, kept.node
+        )),
         // The record gives nothing as it is.
         Err(_) => Ok(()),
     }

@@ -11,9 +11,9 @@ use measurements::document::machine::MachineReference;
 use super::audit::{self, Bundles};
 use super::records::{self, Disk, Grant, Latch, Node, Release, get};
 use super::share::unwrapped_for;
-use super::{Engine, Open};
+use super::{Engine, Open, row_key};
 use crate::backup::manifest::Manifest;
-use crate::store::{Error, Sqlite, Table, Transaction};
+use crate::store::{Error, Sqlite, Store as _, Table, Transaction};
 
 /// Numbers of rows that were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +45,28 @@ impl Engine {
     /// [`Error`].
     pub fn copy_database(&self, to: &Path) -> Result<(), Error> {
         self.store.backup(to)
+    }
+
+    /// That a copy of the database has the authentication code of every row.
+    ///
+    /// # Errors
+    /// The broker is sealed, or the first row without its code.
+    pub fn authenticate_copy(&self, copy: &Path) -> Result<()> {
+        let open = self.keys().context("the broker is sealed\nhint: key-broker unseal")?;
+        Ok(Sqlite::open(copy)?.authenticate(row_key(&open.keys)?)?)
+    }
+
+    /// Compares the audit log with its signed head: all of it, or the head alone where older leaves are missing.
+    ///
+    /// # Errors
+    /// The log was changed.
+    pub fn verify_log(&self, has_all_leaves: bool) -> Result<()> {
+        if !has_all_leaves {
+            return self.verify_head();
+        }
+        let key = self.audit_public_key().map_err(|problem| anyhow!(problem))?;
+        audit::verify(&*self.store, &self.bundles, &self.origin, &key, &[])?;
+        Ok(())
     }
 
     /// The bundles of the audit log beside the database.

@@ -3,11 +3,13 @@
 //! A log is kept only after the node's quote was verified. Each node has a maximum number of logs and bytes, and the newest replaces the oldest, so the size depends on the number of nodes and not on their boots.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use attest::bytes::Hex;
+use nix::fcntl::OFlag;
 use serde_json::json;
 
 use super::admin::Outcome;
@@ -48,13 +50,19 @@ impl EventLogs {
         let directory = self.of_node(node);
         let path = directory.join(request).with_extension(SUFFIX);
         // A held node asks every few seconds with the same log.
-        if fs::read(&path).is_ok_and(|kept| kept == log) {
+        if read_log(&path).is_ok_and(|kept| kept == log) {
             return Ok(());
         }
         fs::create_dir_all(&directory)?;
         make_room(&directory, &path)?;
         let partial = directory.join(request).with_extension("partial");
-        let mut file = fs::File::create(&partial)?;
+        // What a broker left that ended; a new file follows no link.
+        if let Err(error) = fs::remove_file(&partial)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let mut file = fs::File::create_new(&partial)?;
         file.write_all(log)?;
         fs::rename(&partial, &path)
     }
@@ -63,12 +71,26 @@ impl EventLogs {
         if !is_request(request) {
             return Ok(None);
         }
-        match fs::read(self.of_node(node).join(request).with_extension(SUFFIX)) {
+        match read_log(&self.of_node(node).join(request).with_extension(SUFFIX)) {
             Ok(log) => Ok(Some(log)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+/// Reads a log: a regular file that is no larger than a log can be, and no link to another file of the broker.
+fn read_log(path: &Path) -> std::io::Result<Vec<u8>> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = fs::File::options().read(true).custom_flags(flags.bits()).open(path)?;
+    let mut log = Vec::new();
+    if file.metadata()?.is_file() {
+        file.take(MAX_LOG_BYTES as u64 + 1).read_to_end(&mut log)?;
+        if log.len() <= MAX_LOG_BYTES {
+            return Ok(log);
+        }
+    }
+    Err(std::io::Error::new(ErrorKind::InvalidData, "it is not an event log that the broker wrote: remove it"))
 }
 
 /// Whether these are 32 hexadecimal digits, as in every request of the broker.

@@ -28,7 +28,7 @@ pub(super) fn unknown_bank(open: &Open, ek: &[u8]) -> Bank {
 }
 
 /// SHA-256.
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut found = [0; 32];
     found.copy_from_slice(digest(&SHA256, bytes).as_ref());
     found

@@ -39,7 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use attest::bytes::Hex;
+use attest::bytes::{Bytes32, Hex};
 use attest::cluster::{BrokerCertificate, Cluster};
 use attest::message::Hello;
 use measurements::compose::Configuration;
@@ -60,6 +60,7 @@ use compositions::Compositions;
 use deadlines::Deadlines;
 pub use decision::Answer;
 use event_logs::EventLogs;
+pub(crate) use hello::sha256;
 use limits::Limits;
 pub use limits::network;
 use outcome::Stop;
@@ -125,6 +126,8 @@ pub struct Keys {
     pub audit: Ed25519KeyPair,
     /// Keys that wrap shares, by their epochs.
     pub epochs: BTreeMap<u64, Zeroizing<[u8; 32]>>,
+    /// SHA-256 of cluster.json, if the box has it.
+    pub cluster: Option<Bytes32>,
     /// The envelope of the broker's certificate.
     pub certificate: Vec<u8>,
 }
@@ -173,6 +176,8 @@ pub struct Engine {
     /// What hinders a witness, by its verifier key.
     troubles: Mutex<BTreeMap<String, Trouble>>,
     cluster: Cluster,
+    /// SHA-256 of cluster.json.
+    cluster_digest: [u8; 32],
     configuration: Configuration,
     origin: String,
     settings: Settings,
@@ -219,6 +224,7 @@ impl Engine {
             moving: Mutex::default(),
             troubles: Mutex::default(),
             configuration: Configuration::cluster(cluster_json),
+            cluster_digest: sha256(cluster_json),
             cluster,
             origin,
             limits: Mutex::new(Limits::new(settings.hellos_per_minute, settings.strangers_per_minute)),
@@ -268,6 +274,12 @@ impl Engine {
 
     /// The keys, which are those of the certificate and the cluster.
     fn opened(&self, keys: Keys) -> Result<Open> {
+        // It names the recovery keys to which shares are sealed.
+        anyhow::ensure!(
+            keys.cluster.is_none_or(|expected| expected.0 == self.cluster_digest),
+            "cannot use cluster.json: SHA-256 {} is not the one of the sealed box\nhint: restore the file that `key-broker init` wrote, for example from a backup",
+            hex::encode(self.cluster_digest)
+        );
         let certificate = self
             .cluster
             .certificate(&keys.certificate)

@@ -200,3 +200,19 @@ fn grant_ends_with_its_machine_and_with_its_disk() {
     enrol_with(&engine, "one", Bytes32([8; 32])).unwrap();
     assert_eq!(grants(), 0);
 }
+
+#[test]
+fn cluster_file_that_was_changed_after_init_is_refused_and_the_restored_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = init(folder.path());
+    let path = broker.join("cluster.json");
+    let before = std::fs::read(&path).unwrap();
+    let mut cluster = attest::cluster::Cluster::read(&before).unwrap();
+    // The key of somebody else, to whom shares of new disks would be sealed.
+    cluster.recovery.keys[0] = Bytes32([9; 32]);
+    std::fs::write(&path, cluster.write().unwrap()).unwrap();
+    let error = format!("{:#}", open(&broker).err().unwrap());
+    assert!(error.contains("cluster.json") && error.contains("hint: "), "{error}");
+    std::fs::write(&path, before).unwrap();
+    open(&broker).unwrap();
+}

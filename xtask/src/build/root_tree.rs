@@ -135,7 +135,8 @@ fn assemble(inputs: &Inputs) -> Result<Tree> {
     }
     let expected = modules::resolve(&inputs.kernel.modules(), inputs.wanted_modules)?;
     root_modules::check(&tree, &modules_folder, &expected, &inputs.image.root.denied)?;
-    Activation::read(&inputs.checkout.join("os/activation.toml"))?.check(&tree, &profile.activation)?;
+    let activation = Activation::read(&inputs.checkout.join("os/activation.toml"))?.with_units(&profile.units);
+    activation.check(&tree, &profile.activation)?;
     Ok(tree)
 }
 

@@ -17,8 +17,8 @@ const FOLDERS: [&str; 2] = ["etc/tmpfiles.d", "usr/lib/tmpfiles.d"];
 pub const FILE: &str = "usr/lib/tmpfiles.d/zz-cairn-var.conf";
 /// The copies of regular files.
 const FACTORY: &str = "usr/share/factory";
-/// Types of tmpfiles.d(5) that create a path.
-const CREATING: [char; 10] = ['d', 'D', 'e', 'v', 'q', 'Q', 'f', 'F', 'L', 'C'];
+/// Types of tmpfiles.d(5) that create a path: `e` adjusts one that is there.
+const CREATING: [char; 9] = ['d', 'D', 'v', 'q', 'Q', 'f', 'F', 'L', 'C'];
 
 /// Replaces what is under `/var` by [`FILE`] and the factory's copies. Owners and modes of `tree` must be final.
 pub fn create_at_boot(tree: &mut Tree) -> Result<()> {
@@ -93,6 +93,10 @@ fn claimed(tree: &Tree) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for folder in FOLDERS {
         for name in tree.names(folder).filter(|name| name.ends_with(".conf")) {
+            // A file of etc replaces or masks the one of the same name.
+            if folder != FOLDERS[0] && tree.get(&format!("{}/{name}", FOLDERS[0])).is_some() {
+                continue;
+            }
             let file = format!("{folder}/{name}");
             let Some(Kind::File { content, .. }) = tree.get(&file).map(|entry| &entry.kind) else { continue };
             let bytes = content.read().with_context(|| format!("Failed to read /{file}"))?;
@@ -160,9 +164,11 @@ mod tests {
 
     #[test]
     fn paths_that_a_package_creates_itself_are_left_to_it() {
-        let own = "# d /var/comment\nd$ /var/lib/a 0700 a a -\nL+ /var/run - - - - ../run\nz /var/lib/b 0700 - -\n";
+        let own = "# d /var/comment\ne /var/comment - - - 10d\nd$ /var/lib/a 0700 a a -\nL+ /var/run - - - - ../run\nz /var/lib/b 0700 - -\n";
         let mut tree = tree(&[
             ("etc/tmpfiles.d/own.conf", Entry::file(own, 0o644)),
+            ("etc/tmpfiles.d/masked.conf", Entry::symlink("/dev/null")),
+            ("usr/lib/tmpfiles.d/masked.conf", Entry::file("d /var/lib/b", 0o644)),
             ("usr/lib/tmpfiles.d/read.me", Entry::file("d /var/lib/b", 0o644)),
             ("var/lib/a", Entry::directory(0o755)),
             ("var/lib/b", Entry::directory(0o755)),

@@ -17,7 +17,9 @@ use crate::config::tree::Allow;
 pub(super) const UNIT_FOLDERS: [&str; 4] =
     ["etc/systemd/system", "usr/lib/systemd/system", "usr/local/lib/systemd/system", "run/systemd/system"];
 /// Folders that systemd runs generators from.
-const GENERATOR_FOLDERS: [&str; 8] = [
+const GENERATOR_FOLDERS: [&str; 10] = [
+    "etc/systemd/system-environment-generators",
+    "etc/systemd/user-environment-generators",
     "etc/systemd/system-generators",
     "etc/systemd/user-generators",
     "usr/lib/systemd/system-generators",

@@ -215,7 +215,7 @@ fn backup_that_is_put_together_from_two_brokers_is_refused() {
 }
 
 #[test]
-fn audit_log_that_was_changed_in_the_broker_is_refused_by_restore() {
+fn audit_log_that_a_restore_would_refuse_is_not_backed_up() {
     let parent = tempfile::tempdir().unwrap();
     let (folder, engine) = broker(parent.path());
     engine
@@ -226,10 +226,30 @@ fn audit_log_that_was_changed_in_the_broker_is_refused_by_restore() {
         })
         .unwrap();
     let backup = parent.path().join("backup");
-    back_up(&engine, &folder, &backup);
+    let error = format!("{:#}", backup::write(&engine, &folder.join(CONFIGURATION), &backup).unwrap_err());
+    assert!(error.contains("the audit log was changed") && error.contains("hint: key-broker audit verify"), "{error}");
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is left");
+    // Nor is one restored that a broker wrote nevertheless.
+    let copy = parent.path().join("copy");
+    engine.copy_database(&copy).unwrap();
+    pack(&backup, &copy, &folder, &engine);
     let error = format!("{:#}", restored(&backup, &parent.path().join("new"), "a passphrase", false).unwrap_err());
     assert!(error.contains("the audit log was changed"), "{error}");
     assert!(!parent.path().join("new").exists());
+}
+
+#[test]
+fn row_that_a_restore_would_refuse_is_not_backed_up() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let database = rusqlite::Connection::open(folder.join("database")).unwrap();
+    database.execute("INSERT INTO requests (key, value, code) VALUES (x'00', x'00', x'00')", []).unwrap();
+    let backup = parent.path().join("backup");
+    let error = format!("{:#}", backup::write(&engine, &folder.join(CONFIGURATION), &backup).unwrap_err());
+    assert!(error.contains("of table requests"), "{error}");
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is left");
+    database.execute("DELETE FROM requests WHERE key = x'00'", []).unwrap();
+    back_up(&engine, &folder, &backup);
 }
 
 #[test]

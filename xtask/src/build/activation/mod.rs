@@ -39,12 +39,35 @@ pub struct Activation {
     units: BTreeSet<String>,
     /// Kinds by their names.
     kinds: BTreeMap<String, Kinds>,
+    /// Units of a profile, which may start and be enabled.
+    #[serde(skip)]
+    own_units: BTreeSet<String>,
 }
+
+/// Kind of units that can start.
+const UNITS: &str = "units";
+/// Kind of files below `etc/systemd/system`, as the list names it.
+const UNITS_OF_ETC: &str = "units_of_etc";
 
 impl Activation {
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self> {
         read_toml(path)
+    }
+
+    /// With the units of a profile: each may start, be enabled, and be defined below `etc/systemd/system`.
+    #[must_use]
+    pub fn with_units(self, units: &[String]) -> Self {
+        Self { own_units: units.iter().cloned().collect(), ..self }
+    }
+
+    fn is_own(&self, kind: &str, entry: &str) -> bool {
+        let path = entry.split(" -> ").next().unwrap_or(entry);
+        match kind {
+            UNITS => self.own_units.contains(entry),
+            UNITS_OF_ETC => path.rsplit('/').next().is_some_and(|name| self.own_units.contains(name)),
+            _ => false,
+        }
     }
 
     /// Fails with everything that differs. `more` are entries that a profile adds: each must be there, too.
@@ -66,7 +89,7 @@ impl Activation {
         let mut compare = |kind: &str, found: &BTreeMap<String, String>, listed: &BTreeSet<String>| {
             for (entry, reason) in found.iter().filter(|(entry, _)| !listed.contains(*entry)) {
                 unused.remove(entry);
-                if !more.contains(entry) {
+                if !more.contains(entry) && !self.is_own(kind, entry) {
                     let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
                     differences.push(format!("{kind}: {entry:?} is not listed{reason}"));
                 }
@@ -79,7 +102,7 @@ impl Activation {
             compare(name, &without_reason(kind.found(tree)), &kind.files);
         }
         compare("udev", &without_reason(udev::found(tree)?), &self.udev);
-        compare("units", &units::found(tree)?, &self.units);
+        compare(UNITS, &units::found(tree)?, &self.units);
         differences.extend(unused.iter().map(|entry| format!("profile.toml: {entry:?} is listed and not there")));
         let forbidden = modprobe_commands(tree)?.into_iter();
         differences.extend(
@@ -229,6 +252,23 @@ pub(super) mod tests {
         activation().check(&own, &more).unwrap();
         let error = activation().check(&tree(&GOOD), &more).unwrap_err().to_string();
         assert!(error.contains("profile.toml: ") && error.contains("is listed and not there"), "{error}");
+        // So do its units.
+        let enabled = [
+            ("etc/systemd/system/multi-user.target.wants/own.service", "-> /usr/lib/systemd/system/own.service"),
+            ("usr/lib/systemd/system/own.service", "x"),
+            ("usr/lib/systemd/system/default.target", "x"),
+            ("usr/lib/systemd/system/multi-user.target", "x"),
+        ];
+        let enabled = tree(&[&GOOD[..], &enabled].concat());
+        let named = |activation: Activation| activation.differences(&enabled, &nothing).unwrap().join("\n");
+        let text = "[kinds.units_of_etc]\nfolders = [\"etc/systemd/system\"]\nfiles = []";
+        let of_etc: BTreeMap<String, BTreeMap<String, Kinds>> = toml::from_str(text).unwrap();
+        let all = || Activation { kinds: of_etc["kinds"].clone(), ..activation() };
+        assert!(named(all()).contains("own.service"), "{}", named(all()));
+        let mine = all().with_units(&["own.service".into()]);
+        assert!(!named(mine.clone()).contains("own.service"), "{}", named(mine));
+        let another = all().with_units(&["other.service".into()]);
+        assert!(named(another).contains("units_of_etc: \"etc/systemd/system/multi-user.target.wants/own.service"));
         // A mask activates nothing.
         let masked = tree(&[&GOOD[..], &[("etc/systemd/network/1.network", "-> /dev/null")]].concat());
         activation().check(&masked, &nothing).unwrap();

@@ -71,6 +71,8 @@ hooks usr/lib/systemd/system-environment-generators/evil
 hooks usr/lib/systemd/user-generators/evil
 hooks usr/lib/systemd/user-environment-generators/evil
 hooks etc/systemd/system-generators/evil
+hooks etc/systemd/system-environment-generators/evil
+hooks etc/systemd/user-environment-generators/evil
 hooks etc/systemd/user-generators/evil
 hooks usr/lib/kernel/install.d/evil
 hooks etc/kernel/install.d/evil
