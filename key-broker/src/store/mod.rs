@@ -145,7 +145,7 @@ pub enum Error {
     #[error("the broker is sealed: key-broker unseal")]
     Sealed,
     /// The database has another table, or a view, trigger or index.
-    #[error("the database has the {0}, which the broker has not created; somebody changed it: restore a backup")]
+    #[error("the database has the {0}, which the broker has not created: restore a backup")]
     Schema(String),
     /// A row has no authentication code, or that of another row.
     #[error(
