@@ -134,7 +134,7 @@ pub fn secret_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// The text of a document that only its owner reads.
 pub fn secret_text_of(path: &Path) -> Result<String> {
     check_mode(path)?;
-    fs::read_to_string(path).with_context(|| format!("Failed to read {}", path.display()))
+    inputs::configuration_text(path)
 }
 
 fn check_mode(path: &Path) -> Result<()> {

@@ -128,6 +128,37 @@ mod tests {
     }
 
     #[test]
+    fn bank_that_is_not_active_is_refused_with_the_endorsement_key() {
+        let broker = BrokerCertificate {
+            audit_key: None,
+            cluster: Hex(vec![7; 16]),
+            epoch: 1,
+            message_key: Bytes32([5; 32]),
+            schema: BrokerCertificate::SCHEMA.into(),
+            tls_key: Bytes32([6; 32]),
+        };
+        let check = |bank| {
+            let asked = Challenge {
+                bank,
+                credential: None,
+                epoch: 1,
+                hello: Bytes32([1; 32]),
+                nonce: Bytes32([2; 32]),
+                schema: Challenge::SCHEMA.into(),
+                session: Hex(vec![3; 16]),
+                ttl: 60,
+                version: 1,
+            };
+            challenge::<()>(&asked, &broker, 1..=1, (&[Bank::Sha1, Bank::Sha256], "0123"))
+        };
+        assert!(check(Bank::Sha256).is_ok());
+        for bank in [Bank::Sha384, Bank::Sha1] {
+            let Err(Error::ReleaseInvalid(what)) = check(bank) else { panic!("{bank} is accepted") };
+            assert!(what.contains("ek sha256:0123") && what.contains("node enrol --bank"), "{what}");
+        }
+    }
+
+    #[test]
     fn receipt_is_verified_with_the_audit_key_of_a_broker() {
         let key = |seed| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
         let public = |key: &Ed25519KeyPair| Some(Bytes32(key.public_key().as_ref().try_into().unwrap()));

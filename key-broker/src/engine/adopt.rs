@@ -5,7 +5,7 @@ use std::fmt;
 
 use attest::adoption::Adoption;
 use attest::bytes::Bytes32;
-use attest::recovery::{DiskStatement, Recovery};
+use attest::recovery::DiskStatement;
 use serde::{Deserialize, Serialize};
 use state_disk::id;
 use state_disk::layout::Profile;
@@ -163,14 +163,7 @@ impl Engine {
         let mut disk = Disk::new(&statement.node, &statement.slot, profile).map_err(failed)?;
         disk.id.clone_from(&statement.disk);
         self.wrap(open, &mut disk, share, owner)?;
-        let seed = self.random::<32>()?;
-        let keys = &self.cluster.recovery.keys;
-        let mut seeds = Vec::new();
-        for _ in keys {
-            seeds.push(self.random::<32>()?);
-        }
-        let mut seeds = seeds.into_iter();
-        disk.recovery = Some(Recovery::seal(&disk.id, share, keys, || seeds.next().unwrap_or_else(|| seed.clone()))?);
+        disk.recovery = Some(self.sealed_to_recovery_keys(&disk.id, share)?);
         disk.state = "active".into();
         disk.generation = statement.generation;
         disk.header = Some(statement.header);

@@ -211,4 +211,30 @@ mod tests {
         logs.keep("c", "../../b", b"not a request").unwrap();
         assert_eq!((files(&logs, "b"), files(&logs, "c")), (1, 0));
     }
+
+    #[test]
+    fn file_that_is_no_log_is_neither_read_nor_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = EventLogs::of(&folder.path().join("database"));
+        let (request, secret) = ("0".repeat(32), folder.path().join("tls.key"));
+        fs::write(&secret, "secret").unwrap();
+        fs::create_dir_all(logs.of_node("a")).unwrap();
+        let path = logs.of_node("a").join(&request).with_extension(SUFFIX);
+        let make: [&dyn Fn(); 3] = [
+            &|| std::os::unix::fs::symlink(&secret, &path).unwrap(),
+            &|| nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            &|| fs::File::create(&path).unwrap().set_len(MAX_LOG_BYTES as u64 + 1).unwrap(),
+        ];
+        for make in make {
+            make();
+            logs.read("a", &request).unwrap_err();
+            // What a broker left in the place of the new file is not written through.
+            let partial = path.with_extension("partial");
+            std::os::unix::fs::symlink(&secret, &partial).unwrap();
+            logs.keep("a", &request, b"log").unwrap();
+            assert_eq!(logs.read("a", &request).unwrap().as_deref(), Some(&b"log"[..]));
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(fs::read(&secret).unwrap(), b"secret");
+    }
 }

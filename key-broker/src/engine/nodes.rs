@@ -16,7 +16,9 @@ pub(super) fn node_approve(transaction: &mut dyn Transaction, name: &str, code: 
     let Some(mut node) = get::<Node>(transaction, Table::Nodes, name.as_bytes())? else {
         return Ok(Err(unknown(name)));
     };
-    let waiting = node.waiting.as_ref().map(|waiting| waiting.code.as_str());
+    // A node that was enrolled with --hold may not have booted yet.
+    let held = node.held.then(|| Code::from(Own::NodeHeld).name());
+    let waiting = node.waiting.as_ref().map(|waiting| waiting.code.as_str()).or(held);
     if let Some(code) = code.filter(|code| Some(*code) != waiting) {
         return Ok(Err(format!(
             "cannot approve {code} of node {name}: the node waits for {}\nhint: key-broker node show {name}",

@@ -73,18 +73,20 @@ impl Engine {
         }
         let share = self.random::<32>()?;
         self.wrap(open, disk, &share, owner)?;
+        disk.recovery = Some(self.sealed_to_recovery_keys(&disk.id, &share)?);
+        Ok(share)
+    }
+
+    /// Seals a share to each recovery key of the cluster, with randomness of its own.
+    pub(super) fn sealed_to_recovery_keys(&self, disk: &str, share: &Share) -> Result<Recovery, Stop> {
         let mut failed = None;
-        let recovery = Recovery::seal(&disk.id, &share, &self.cluster.recovery.keys, || {
+        let recovery = Recovery::seal(disk, share, &self.cluster.recovery.keys, || {
             self.random::<32>().unwrap_or_else(|stop| {
                 failed = Some(stop);
                 Zeroizing::new([0; 32])
             })
         })?;
-        if let Some(stop) = failed {
-            return Err(stop);
-        }
-        disk.recovery = Some(recovery);
-        Ok(share)
+        failed.map_or(Ok(recovery), Err)
     }
 
     /// Gives the share of a disk, if it has one, to a node with another endorsement key.

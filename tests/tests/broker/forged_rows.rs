@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use attest::message::{DiskState, Purpose};
 use cairn_tests::attester::AttesterTpm as _;
+use cairn_tests::node::Node as Machine;
+use cairn_tests::records;
 use cairn_tests::suite::Suite;
 use rusqlite::{Connection, params};
 use serde_json::{Map, Value};
@@ -16,6 +18,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("endorsement_key_forged_in_the_database_gets_no_disk", endorsement_key),
         Row::new("release_to_a_node_forged_in_the_database_gets_no_certificate", latch),
         Row::new("allowed_release_forged_in_the_database_releases_nothing", allowed),
+        Row::new("machine_reference_under_the_digest_of_another_releases_nothing", machine),
         Row::new("broker_does_not_serve_with_forged_rows", restarted),
     ]
 }
@@ -134,6 +137,18 @@ fn allowed(suite: &Suite, _: &str) -> Result<()> {
     ensure!(response.status == 503, "a forged release: {}", scene.broker.judged(&response)?);
     forged.undo()?;
     scene.must_still_unlock()
+}
+
+/// Written with the broker's keys: a mistake of the broker.
+fn machine(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::new(suite)?;
+    let (digest, reference) = records::first(&scene.broker, "machines")?;
+    let path = Machine::machine_reference()?.with_file_name("q35-ovmf-2025.02-2cpus-1gib-tis.machine.json");
+    records::write(&scene.broker, "machines", &digest, &std::fs::read(path)?)?;
+    let (_, response) = crate::scene::ask(&scene.broker, &mut scene.node, Purpose::Provision)?;
+    ensure!(response.status == 503, "another machine's reference: {}", scene.broker.judged(&response)?);
+    records::write(&scene.broker, "machines", &digest, &reference)?;
+    scene.must_still_release().map(drop)
 }
 
 fn restarted(suite: &Suite, _: &str) -> Result<()> {

@@ -104,6 +104,9 @@ fn migrated(suite: &Suite, downgrade: impl Fn(&Connection, &Scene) -> Result<()>
     ensure!(printed.contains("key-broker unseal --trust-database"), "the broker prints {printed}");
     ensure!(scene.broker.wire().is_err(), "the broker answers nodes");
     scene.broker.trust_database()?;
+    let tail = scene.broker.admin(&["audit", "tail", "1"])?;
+    let found = tail[0]["found"].as_str().unwrap_or_default();
+    ensure!(found.starts_with("rows of the database trusted as they were: "), "the audit log has {found:?}");
     scene.broker.kill();
     scene.broker.run()?;
     let resumed = scene.broker.wire()?.resume(&released.session)?;

@@ -65,7 +65,7 @@ fn held(suite: &Suite, _: &str) -> Result<()> {
     scene.broker.admin(&["node", "enrol", "one", "--ek", &ek, "--machine", &machine, "--hold"])?;
     let response = scene.broker.wire()?.resume(&released.session)?;
     scene.broker.must_refuse(&response, "SESSION_INVALID")?;
-    scene.broker.admin(&["node", "approve", "one"])?;
+    scene.broker.admin(&["node", "approve", "one", "--code", "NODE_HELD"])?;
     let again = scene.broker.wire()?.resume(&released.session)?;
     ensure!(again.status == 200 && again.body == released.body, "another reply than before");
     Ok(())
