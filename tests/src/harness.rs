@@ -30,6 +30,11 @@ impl<C> Row<C> {
         Self { is_slow: true, ..self }
     }
 
+    /// The same, if it is one of these.
+    pub fn in_full_if_among(self, names: &[&str]) -> Self {
+        if names.contains(&self.name) { self.in_full() } else { self }
+    }
+
     fn is_wanted(&self, is_full: bool, filter: Option<&str>) -> bool {
         !self.is_slow || is_full || filter.is_some_and(|filter| self.name.contains(filter))
     }
@@ -116,6 +121,8 @@ mod tests {
         assert_eq!(wanted(true, None), (true, true));
         assert_eq!(wanted(false, Some("slo")), (true, true));
         assert_eq!(wanted(false, Some("other")), (true, false));
+        let among = |names| Row::<()>::new("it", |(), _| Ok(())).in_full_if_among(names).is_slow;
+        assert_eq!((among(&["it", "other"]), among(&["other"])), (true, false));
     }
 
     #[test]

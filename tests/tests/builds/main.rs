@@ -14,6 +14,9 @@ use std::process::ExitCode;
 use cairn_tests::harness;
 use cairn_tests::workshop::Workshop;
 
+/// Rows at a time. Each has a checkout and a cache of its own, and most of a build runs on one processor.
+const AT_A_TIME: usize = 2;
+
 type Row = harness::Row<Workshop>;
 
 fn main() -> ExitCode {
@@ -27,5 +30,5 @@ fn main() -> ExitCode {
         rebuilt::rows(),
         reproducible::rows(),
     ];
-    harness::run(1, Workshop::open(), rows.into_iter().flatten().collect())
+    harness::run(AT_A_TIME, Workshop::open(), rows.into_iter().flatten().collect())
 }

@@ -70,10 +70,17 @@ const SECTIONS: [Section; 4] = [
     },
 ];
 
+/// The row of a word that was added stands for these.
+const IN_FULL: [&str; 3] = [
+    "a_word_less_on_the_command_line_is_explained",
+    "a_byte_more_in_the_initrd_is_explained",
+    "another_name_of_the_kernel_is_explained",
+];
+
 pub fn rows() -> Vec<Row> {
     let sections = SECTIONS.iter().map(|section| Row::new(section.row, |suite, row| of_section(suite, row, section)));
-    let mut rows: Vec<Row> = sections.collect();
-    rows.push(Row::new("another_name_of_a_partition_is_explained", partition_name));
+    let mut rows: Vec<Row> = sections.map(|row| row.in_full_if_among(&IN_FULL)).collect();
+    rows.push(Row::new("another_name_of_a_partition_is_explained", partition_name).in_full());
     rows.push(Row::new("another_boot_order_is_explained", boot_order));
     rows.push(Row::new("a_cluster_configuration_moves_pcr_12_and_ends_the_boot", configuration));
     rows

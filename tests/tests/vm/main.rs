@@ -35,25 +35,26 @@ type Row = harness::Row<Suite>;
 
 fn main() -> ExitCode {
     let transcripts = concat!(env!("CARGO_TARGET_TMPDIR"), "/vm").into();
+    // Long ones first: at the end, both processors have something to do.
     let rows = [
-        boots::rows(),
-        root::rows(),
-        host_inputs::rows(),
-        devices::rows(),
-        predictions::rows(),
-        foreign::rows(),
-        changes::rows(),
-        nodes::rows(),
-        lost::rows(),
         persistence::rows(),
-        esp_files::rows(),
-        external_journal::rows(),
+        nodes::rows(),
         state_disks::rows(),
+        lost::rows(),
+        secrets::rows(),
+        releases::rows(),
+        external_journal::rows(),
+        esp_files::rows(),
         authenticated::rows(),
         hostile::rows(),
-        releases::rows(),
-        secrets::rows(),
         workloads::rows(),
+        predictions::rows(),
+        foreign::rows(),
+        devices::rows(),
+        changes::rows(),
+        boots::rows(),
+        host_inputs::rows(),
+        root::rows(),
     ]
     .into_iter()
     .flatten()

@@ -31,8 +31,19 @@ const TOLD_APART: [&str; 5] = [
     "q35-ovmf-2026.08-2cpus-2gib",
 ];
 
+/// Each differs from a machine that is always booted in less than that one from the others.
+const IN_FULL: [&str; 5] = [
+    "every_event_with_ovmf_2022_11_and_more_of_everything_is_predicted",
+    "every_event_with_ovmf_2025_02_is_predicted",
+    "every_event_with_ovmf_2025_02_and_two_cpus_is_predicted",
+    "every_event_with_ovmf_2025_02_and_more_memory_is_predicted",
+    "every_event_with_ovmf_2026_08_is_predicted",
+];
+
 pub fn rows() -> Vec<Row> {
-    machine::with_tpm().iter().map(|(row, name)| Row::new(row, |suite, row| predicted(suite, row, name))).collect()
+    let row =
+        |name: &'static str, machine: &'static str| Row::new(name, move |suite, row| predicted(suite, row, machine));
+    machine::with_tpm().iter().map(|(name, machine)| row(name, machine).in_full_if_among(&IN_FULL)).collect()
 }
 
 fn predicted(suite: &Suite, row: &str, name: &str) -> Result<()> {

@@ -16,7 +16,7 @@ pub fn rows() -> Vec<Row> {
     vec![
         Row::new("only_a_logged_release_opens_a_disk_and_a_revoked_one_no_more", logged),
         Row::new("a_logged_release_below_the_least_epoch_opens_no_disk", below_the_least_epoch),
-        Row::new("old_and_new_release_run_side_by_side_until_the_old_one_is_retired", side_by_side),
+        Row::new("old_and_new_release_run_side_by_side_until_the_old_one_is_retired", side_by_side).in_full(),
     ]
 }
 
@@ -31,7 +31,7 @@ fn logged(suite: &Suite, row: &str) -> Result<()> {
     let (bundle, statement) = publisher.release(&suite.image, 1)?;
     must(give(&broker, &CHANNEL, &publisher.promote(statement, Standing::Good)?.write()?)?)?;
     must(give(&broker, &ALLOW, &bundle.write()?)?)?;
-    let watched = node.must_run(suite, row)?;
+    let watched = node.must_open(suite, row)?;
     let console = watched.vm.console().text();
     ensure!(
         console.contains("assurance tpm-virtual"),

@@ -44,7 +44,7 @@ fn forms(name: &str, secret: &[u8]) -> Vec<(String, Vec<u8>)> {
 fn nowhere(suite: &Suite, row: &str) -> Result<()> {
     let broker = broker_for(&suite.image)?;
     let node = Node::new(suite, "one", &suite.image, &broker)?;
-    let mut consoles = node.must_run(suite, row)?.vm.console().text();
+    let mut consoles = node.must_open(suite, row)?.vm.console().text();
     let machine = Machine { inspectable: true, ..node.machine(&node.disk())? };
     let mut watched = Watched::start(suite, row, &machine)?;
     watched.must_run()?;

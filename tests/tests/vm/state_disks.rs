@@ -31,7 +31,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("a_header_that_somebody_wrote_is_not_used", written_headers),
         Row::new("a_header_that_changes_after_it_was_read_has_no_effect", changing_header),
         Row::new("a_foreign_disk_waits_for_a_grant_and_two_disks_are_ambiguous", foreign),
-        Row::new("a_larger_disk_is_used_and_a_replaced_machine_opens_it_by_grant", grown_and_moved),
+        Row::new("a_larger_disk_is_used_and_a_replaced_machine_opens_it_by_grant", grown_and_moved).in_full(),
     ]
 }
 
@@ -76,7 +76,7 @@ fn changed_disks(suite: &Suite, row: &str) -> Result<()> {
     node.must_fail(suite, row, "DISK_ROLLBACK").context("the newest generation block on the older disk")?;
     broker.admin(&["disk", "grant", "one"])?;
     node.put_back(&newest)?;
-    node.must_run(suite, row)?;
+    node.must_open(suite, row)?;
     generation(&broker, "one", 3)
 }
 
@@ -140,7 +140,10 @@ fn written_headers(suite: &Suite, row: &str) -> Result<()> {
     node.must_open(suite, row)?;
     let good = read_header(&node.disk())?;
     let mut commits = 1;
-    for (index, (number, copies, from, to)) in CHANGES.into_iter().enumerate() {
+    // All four with `--full`; otherwise the cipher, and a token in one of the two copies.
+    let is_full = std::env::var_os(xtask::test::FULL).is_some();
+    let changes = CHANGES.into_iter().enumerate().filter(|(index, _)| is_full || [0, 3].contains(index));
+    for (index, (number, copies, from, to)) in changes {
         let mut area = good.clone();
         luks::edit(&mut area, copies, from, to)?;
         write(&node.disk(), &area, 0)?;
@@ -160,7 +163,7 @@ fn written_headers(suite: &Suite, row: &str) -> Result<()> {
     records::set_header(&broker, &digest_of(&good))?;
     broker.run()?;
     write(&node.disk(), &good, 0)?;
-    node.must_run(suite, row)?;
+    node.must_open(suite, row)?;
     commits += 1;
     generation(&broker, "one", commits)
 }
@@ -169,7 +172,7 @@ fn changing_header(suite: &Suite, row: &str) -> Result<()> {
     let [_, later] = codes(47) else { anyhow::bail!("two codes") };
     let mut broker = broker_for(&suite.image)?;
     let node = Node::new(suite, "one", &suite.image, &broker)?;
-    node.must_run(suite, row)?;
+    node.must_open(suite, row)?;
     broker.kill();
     let mut watched = node.boot(suite, row)?;
     // It has read the header by then, and waits.
