@@ -279,8 +279,9 @@ async fn reply(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming
             } else {
                 // The refusal answers an empty request, because this one was not read: no node ends its boot for it.
                 let (engine, peer) = (shared.engine.clone(), peer.clone());
-                let refused =
-                    tokio::task::spawn_blocking(move || engine.bind(engine.no_session(), &[], &peer.exporter));
+                let refused = tokio::task::spawn_blocking(move || {
+                    engine.bind(engine.no_session(peer.address), &[], &peer.exporter)
+                });
                 refused.await.unwrap_or_else(|_| Reply::unavailable())
             }
         }
@@ -325,9 +326,9 @@ async fn work(shared: &Arc<Shared>, peer: &Arc<Peer>, request: Request<Incoming>
         let mut conversation = peer.conversation.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = match path.as_str() {
             "/krp/1/hello" => engine.hello(&mut conversation, (peer.address, peer.exporter), now, &body),
-            "/krp/1/evidence" => engine.evidence(&mut conversation, arrived, &body),
-            "/krp/1/commit" => engine.commit(&body, arrived),
-            _ => engine.resume(&body),
+            "/krp/1/evidence" => engine.evidence(&mut conversation, peer.address, arrived, &body),
+            "/krp/1/commit" => engine.commit(peer.address, &body, arrived),
+            _ => engine.resume(peer.address, &body),
         };
         engine.bind(answer, &body, &peer.exporter)
     });

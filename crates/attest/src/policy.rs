@@ -2,6 +2,7 @@
 //!
 //! The log is not believed: it must replay to the quoted registers, and its events must be the predicted ones. It is there to say why a register differs.
 
+use measurements::Bank;
 use measurements::Event;
 use measurements::boot::Point;
 use measurements::compose::Composition;
@@ -65,14 +66,15 @@ pub fn as_predicted(
         compare(register)?;
     }
     grammar(quoted, log, expected)?;
-    match explain::log(expected.sequences(Point::Firmware), log, &Neighbours::default()) {
+    let sequences = expected.sequences(Point::Firmware);
+    match explain::log_in(quoted.bank, sequences, log, &Neighbours::default()) {
         Verdict::Match { unknown, .. } if unknown.is_empty() => {}
         Verdict::Match { unknown, .. } => {
             return Err(Refusal::new(Code::NotPredicted, format!("PCR {unknown:?} is not predicted")));
         }
         Verdict::Mismatch(mismatch) => {
             let found = format!("{}: {}", mismatch.register, mismatch.cause);
-            return Err(Refusal::new(code(&mismatch, log, expected), found));
+            return Err(Refusal::new(code(&mismatch, quoted.bank, log, expected), found));
         }
         Verdict::CannotTell(reason) => return Err(Refusal::new(Code::NotPredicted, reason)),
     }
@@ -98,13 +100,12 @@ fn grammar(quoted: &Quoted, log: &Log, expected: &Composition) -> Result<(), Ref
 }
 
 /// Whether a predicted event has another digest, or something happened that was not predicted at all.
-fn code(mismatch: &Mismatch, log: &Log, expected: &Composition) -> Code {
+fn code(mismatch: &Mismatch, bank: Bank, log: &Log, expected: &Composition) -> Code {
     let Some(found) = mismatch.event.and_then(|position| extending(log).nth(position)) else {
         return Code::LogUnexpectedEvent;
     };
     let is_predicted = |event: &Event| {
-        let bank = measurements::Bank::ALL.into_iter().find(|bank| bank.name() == mismatch.algorithm);
-        let digest = bank.and_then(|bank| event.digest(bank)).map(hex::encode);
+        let digest = event.digest(bank).map(hex::encode);
         digest.is_some() && digest == mismatch.expected
     };
     let all = events(expected);
@@ -112,7 +113,10 @@ fn code(mismatch: &Mismatch, log: &Log, expected: &Composition) -> Code {
     let is_in_its_place =
         place.is_some_and(|event| (u32::from(event.register), event.kind) == (found.register, found.kind));
     let comes_later = place.is_some_and(|event| {
-        extending(log).any(|logged| logged.digests.iter().any(|(bank, digest)| event.allows(*bank, digest)))
+        let quoted = |logged: &LogEvent| {
+            logged.digests.iter().any(|(found, digest)| *found == bank && event.allows(bank, digest))
+        };
+        extending(log).any(quoted)
     });
     if is_in_its_place && !comes_later { Code::PcrMismatch } else { Code::LogUnexpectedEvent }
 }
@@ -179,6 +183,23 @@ mod tests {
         area.extend([0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10, 0, 0, 0, 0]);
         let key = AttestationKey::parse(&area).unwrap().name();
         (Quoted { bank: Bank::Sha256, registers, boot: BootId { key, reset: 0, restart: 0 } }, log)
+    }
+
+    #[test]
+    fn digests_of_a_bank_that_was_not_quoted_decide_nothing() {
+        let expected = composition(&Configuration::Stateless, b"the UKI");
+        let (quoted, mut log) = boot(&expected);
+        // A better bank, which no quote covers.
+        log.banks.insert(0, Bank::Sha384);
+        for event in &mut log.events {
+            event.digests.insert(0, (Bank::Sha384, vec![0; 48]));
+        }
+        assert_eq!(check(&quoted, &log, &expected), Ok(()));
+        let (_, other) = boot(&composition(&Configuration::Stateless, b"another UKI"));
+        for (event, other) in log.events.iter_mut().zip(other.events) {
+            event.digests = vec![event.digests[0].clone(), other.digests[0].clone()];
+        }
+        assert_eq!(check(&quoted, &log, &expected).unwrap_err().code, Code::LogReplay);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! M5 and M6: what became of a release. A second quote of the same boot shows that it was closed before the disk was opened; the record changes, and the node gets a certificate.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use attest::binding::Commitment;
@@ -15,6 +16,7 @@ use state_disk::record::{self, Report};
 use super::audit::{self, Leaf};
 use super::hello::sha256;
 use super::records::{Disk, Latch, get, put};
+use super::refusals::Client;
 use super::{Answer, Engine, Open, Reply};
 use crate::code::{Code, Own, Refusal};
 use crate::fault;
@@ -52,25 +54,30 @@ enum Decided {
 
 impl Engine {
     /// Answers a commit that arrived at this time.
-    pub fn commit(&self, body: &[u8], arrived: Instant) -> Answer {
+    pub fn commit(&self, address: IpAddr, body: &[u8], arrived: Instant) -> Answer {
         let Some(open) = self.keys() else { return Reply::sealed().into() };
         let (commit, digest): (Commit, _) = match message::read(body) {
             Ok(read) => read,
-            Err(refusal) => return self.refuse(None, &refusal.into()),
+            Err(refusal) => return self.refuse(Client::Stranger(address), &refusal.into()),
         };
         let latch = match self.latch(&commit.session.0) {
             Ok(Some(found)) => found,
-            Ok(None) => return self.refuse(None, &Refusal::new(Own::State, "nothing was released in this session")),
+            Ok(None) => {
+                return self.refuse(
+                    Client::Stranger(address),
+                    &Refusal::new(Own::State, "nothing was released in this session"),
+                );
+            }
             Err(error) => return self.unavailable(&error.to_string()),
         };
         let name = latch.node.clone();
         let (shown, covered) = match self.verifiers.run(|| show(&commit, &latch)) {
             Ok(shown) => shown,
             // Whoever knows the session may send this; only the TPM of the node can quote.
-            Err(refusal) => return self.refuse(None, &refusal),
+            Err(refusal) => return self.refuse(Client::Stranger(address), &refusal),
         };
         if let Err(refusal) = self.closed(&shown, &commit, &latch) {
-            return self.refuse_report(&name, &commit.session, &refusal);
+            return self.refuse_report(&name, address, &commit.session, &refusal);
         }
         fault::point("after-commit-verify");
         let reported = Reported { commit: &commit, digest, covered, arrived };
@@ -90,7 +97,7 @@ impl Engine {
                 Reply { status: 200, body, retry_after: None }.into()
             }
             (Err(Error::Work(_)), Some(Decided::Refused(refusal))) => {
-                self.refuse_report(&name, &commit.session, &refusal)
+                self.refuse_report(&name, address, &commit.session, &refusal)
             }
             (Err(error), _) => self.unavailable(&error.to_string()),
             _ => self.unavailable("nothing was decided"),

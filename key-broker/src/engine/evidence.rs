@@ -1,5 +1,6 @@
 //! M3 and M4: evidence is verified, cheap checks first, each with its code; then one transaction spends the session, latches the boot, changes the disk's record, writes the audit log and keeps the reply.
 
+use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Instant;
 
@@ -20,6 +21,7 @@ use super::latch::latched;
 use super::outcome::Stop;
 use super::policy::Matched;
 use super::records::{Disk, Latch, Node, boot_of, get, put};
+use super::refusals::Client;
 use super::standing::Standing;
 use super::{Answer, Conversation, Engine, Open, Reply};
 use crate::code::{Own, Refusal};
@@ -59,23 +61,29 @@ pub(super) enum Decided {
 
 impl Engine {
     /// Answers evidence.
-    pub fn evidence(&self, conversation: &mut Option<Conversation>, now: Instant, body: &[u8]) -> Answer {
+    pub fn evidence(
+        &self,
+        conversation: &mut Option<Conversation>,
+        address: IpAddr,
+        now: Instant,
+        body: &[u8],
+    ) -> Answer {
         let Some(open) = self.keys() else { return Reply::sealed().into() };
-        let Some(begun) = conversation.take() else { return self.no_session() };
+        let Some(begun) = conversation.take() else { return self.no_session(address) };
         if now >= begun.until {
             return self.ended();
         }
         let evidence: Evidence = match self.verifiers.run(|| message::read(body)) {
             Ok((evidence, _)) => evidence,
-            Err(refusal) => return self.refuse(None, &refusal.into()),
+            Err(refusal) => return self.refuse(Client::Stranger(address), &refusal.into()),
         };
         if begun.session != evidence.session.0[..] {
-            return self.no_session();
+            return self.no_session(address);
         }
         // Until its quote has been verified, nobody has shown to be this node: an endorsement key is public.
         let authentic = match self.authenticate(&begun, &evidence) {
             Ok(authentic) => authentic,
-            Err(stop) => return self.stopped(None, &stop),
+            Err(stop) => return self.stopped(Client::Stranger(address), &stop),
         };
         let name = authentic.node.name.clone();
         self.limits.lock().unwrap_or_else(PoisonError::into_inner).prove(begun.address, authentic.node.ek.0);
@@ -90,17 +98,17 @@ impl Engine {
                 self.count(Own::Released.into());
                 Reply { status: 200, body: reply, retry_after: None }.into()
             }
-            Err(stop) => self.with_event_log(&name, &evidence.event_log, self.stopped(Some(&name), &stop)),
+            Err(stop) => self.with_event_log(&name, &evidence.event_log, self.stopped(Client::Node(&name), &stop)),
         }
     }
 
     /// The answer to evidence that no hello of its connection came before: it is given without reading the evidence.
-    pub fn no_session(&self) -> Answer {
+    pub fn no_session(&self, address: IpAddr) -> Answer {
         if self.is_sealed() {
             return Reply::sealed().into();
         }
         let found = "the session is not of this connection, or was answered before";
-        self.refuse(None, &Refusal::new(Own::SessionInvalid, found))
+        self.refuse(Client::Stranger(address), &Refusal::new(Own::SessionInvalid, found))
     }
 
     /// Which enrolled machine this is: by its endorsement key, the activation of its attestation key, and a quote of this conversation.

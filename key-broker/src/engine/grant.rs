@@ -101,6 +101,11 @@ impl Engine {
         let Some(mut node) = get::<Node>(transaction, Table::Nodes, to.as_bytes())? else {
             return Ok(Err(format!("there is no node {to:?}: key-broker node list")));
         };
+        if node.retired {
+            return Ok(Err(format!(
+                "node {to:?} is retired and gets no disk: enrol its machine again first, with key-broker node enrol"
+            )));
+        }
         if get::<Disk>(transaction, Table::Disks, &key)?.is_some() {
             return Ok(Err(format!("node {to:?} has a disk in slot {slot:?} already")));
         }

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::outcome::Stop;
 use super::records::{Node, get};
+use super::refusals::Client;
 use super::{Answer, Conversation, Engine, Open, Reply};
 use crate::code::Own;
 use crate::store::Table;
@@ -47,7 +48,7 @@ impl Engine {
         let Some(open) = self.keys() else { return Reply::sealed().into() };
         let (hello, hello_digest): (Hello, _) = match message::read(body) {
             Ok(read) => read,
-            Err(refusal) => return self.refuse(None, &refusal.into()),
+            Err(refusal) => return self.refuse(Client::Stranger(address), &refusal.into()),
         };
         let ek = sha256(&hello.ek.0);
         if !self.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner).may_say_hello(address, ek, now) {
@@ -59,7 +60,7 @@ impl Engine {
                 *conversation = Some(begun);
                 reply.into()
             }
-            Err(stop) => self.stopped(None, &stop),
+            Err(stop) => self.stopped(Client::Stranger(address), &stop),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The last boot of a node that was given a release: its latch. The same boot gets nothing more, and counts of the TPM that have gone back hold every later boot until an operator approves it. The reply is stored with the latch, and is
 //! sent again to who has the session; it is destroyed when an operator takes the share away.
 
+use std::net::IpAddr;
+
 use attest::bytes::Hex;
 use attest::message::{self, Resume};
 use attest::tpm::BootId;
@@ -8,6 +10,7 @@ use attest::tpm::BootId;
 use super::evidence::Decided;
 use super::outcome::Stop;
 use super::records::{Latch, Node, get, put};
+use super::refusals::Client;
 use super::{Answer, Conversation, Engine, Reply};
 use crate::code::{Own, Refusal};
 use crate::store::{Error, Table, Transaction};
@@ -73,13 +76,13 @@ impl Engine {
     }
 
     /// Sends the stored reply of a session again, byte for byte. While its node is held, waits after a TPM was cleared, or is retired, there is none.
-    pub fn resume(&self, body: &[u8]) -> Answer {
+    pub fn resume(&self, address: IpAddr, body: &[u8]) -> Answer {
         if self.is_sealed() {
             return Reply::sealed().into();
         }
         let resume: Resume = match message::read(body) {
             Ok((resume, _)) => resume,
-            Err(refusal) => return self.refuse(None, &refusal.into()),
+            Err(refusal) => return self.refuse(Client::Stranger(address), &refusal.into()),
         };
         let mut reply = None;
         let read = self.store.look(&mut |transaction| {
@@ -96,7 +99,10 @@ impl Engine {
         });
         match (read, reply) {
             (Ok(()), Some(body)) => Reply { status: 200, body, retry_after: None }.into(),
-            (Ok(()), None) => self.refuse(None, &Refusal::new(Own::SessionInvalid, "the session has no stored reply")),
+            (Ok(()), None) => self.refuse(
+                Client::Stranger(address),
+                &Refusal::new(Own::SessionInvalid, "the session has no stored reply"),
+            ),
             (Err(error), _) => self.unavailable(&error.to_string()),
         }
     }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 const MOST: usize = 10_000;
 /// The same of enrolled nodes that have: twice as many as a cluster has, so that none is forgotten for another.
 const MOST_PROVEN: usize = 200_000;
+/// A network's rows of strangers are one of so many parts of all that there may be, and so is what is kept for networks that have had none for a minute.
+const PARTS: f64 = 4.0;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A bucket that fills up again within a minute.
@@ -39,7 +41,12 @@ pub struct Limits {
     unproven: Buckets,
     /// Of enrolled nodes whose evidence was verified. A client with made-up keys has none.
     proven: Buckets,
-    stranger: Option<Bucket>,
+    /// Rows of the audit log that strangers of each network may cause, under no key.
+    networks: Buckets,
+    /// The same of all networks.
+    all_networks: Option<Bucket>,
+    /// Refusals that were not written, by their code.
+    unwritten: BTreeMap<&'static str, u64>,
 }
 
 /// Buckets of bounded number.
@@ -72,15 +79,24 @@ impl Buckets {
     }
 }
 
-fn take(bucket: &mut Bucket, capacity: f64, now: Instant) -> bool {
-    let passed = now.saturating_duration_since(bucket.last).as_secs_f64() / MINUTE.as_secs_f64();
-    bucket.tokens = (bucket.tokens + passed * capacity).min(capacity);
-    bucket.last = now;
-    if bucket.tokens < 1.0 {
-        return false;
+impl Bucket {
+    const fn full(capacity: f64, now: Instant) -> Self {
+        Self { tokens: capacity, last: now }
     }
-    bucket.tokens -= 1.0;
-    true
+
+    fn fill(&mut self, capacity: f64, now: Instant) {
+        let passed = now.saturating_duration_since(self.last).as_secs_f64() / MINUTE.as_secs_f64();
+        self.tokens = (self.tokens + passed * capacity).min(capacity);
+        self.last = now;
+    }
+
+    fn take(&mut self) -> bool {
+        let may = self.tokens >= 1.0;
+        if may {
+            self.tokens -= 1.0;
+        }
+        may
+    }
 }
 
 impl Limits {
@@ -91,7 +107,9 @@ impl Limits {
             strangers: strangers.into(),
             unproven: Buckets::new(MOST),
             proven: Buckets::new(MOST_PROVEN),
-            stranger: None,
+            networks: Buckets::new(MOST),
+            all_networks: None,
+            unwritten: BTreeMap::new(),
         }
     }
 
@@ -100,8 +118,9 @@ impl Limits {
         let ek = (network(address), ek);
         let capacity = self.hellos;
         let buckets = if self.proven.keys.contains_key(&ek) { &mut self.proven } else { &mut self.unproven };
-        let mut bucket = buckets.remove(&ek).unwrap_or(Bucket { tokens: capacity, last: now });
-        let may = take(&mut bucket, capacity, now);
+        let mut bucket = buckets.remove(&ek).unwrap_or(Bucket::full(capacity, now));
+        bucket.fill(capacity, now);
+        let may = bucket.take();
         buckets.insert(ek, bucket);
         may
     }
@@ -114,10 +133,30 @@ impl Limits {
         }
     }
 
-    /// Whether a stranger's refusal may be written now.
-    pub fn stranger_may_be_written(&mut self, now: Instant) -> bool {
-        let capacity = self.strangers;
-        take(self.stranger.get_or_insert(Bucket { tokens: capacity, last: now }), capacity, now)
+    /// Whether a refusal with this code of a stranger at this address may be written now. Those of one network take no row from another; only many networks together do, and then each still has its first. What may not be
+    /// written is counted.
+    pub fn stranger_may_be_written(&mut self, address: IpAddr, code: &'static str, now: Instant) -> bool {
+        let asker = (network(address), [0; 32]);
+        let part = (self.strangers / PARTS).floor();
+        let share = part.max(1.0).min(self.strangers);
+        let mut own = self.networks.remove(&asker).unwrap_or(Bucket::full(share, now));
+        own.fill(share, now);
+        let all = self.all_networks.get_or_insert(Bucket::full(self.strangers, now));
+        all.fill(self.strangers, now);
+        let is_first = own.tokens >= share;
+        let may = (is_first || all.tokens >= 1.0 + part) && all.tokens >= 1.0 && own.take();
+        if may {
+            all.tokens -= 1.0;
+        } else {
+            *self.unwritten.entry(code).or_default() += 1;
+        }
+        self.networks.insert(asker, own);
+        may
+    }
+
+    /// What was not written since this was asked the last time: how many of each code.
+    pub fn take_unwritten(&mut self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.unwritten)
     }
 }
 
@@ -147,7 +186,32 @@ mod tests {
         assert_eq!(asked, [true, true, false]);
         assert!(limits.may_say_hello(HERE, [2; 32], now));
         assert!(limits.may_say_hello(HERE, [1; 32], now + MINUTE));
-        assert_eq!([(); 2].map(|()| limits.stranger_may_be_written(now)), [true, false]);
+    }
+
+    #[test]
+    fn refusals_at_one_address_take_no_row_from_another() {
+        let (mut limits, now) = (Limits::new(1, 8), Instant::now());
+        let mut write = |address: &str, now| limits.stranger_may_be_written(address.parse().unwrap(), "CODE", now);
+        // A quarter of all; then the others, until only what is kept for the rest is left.
+        assert_eq!([(); 4].map(|()| write("192.0.2.1", now)), [true, true, false, false]);
+        assert_eq!([(); 3].map(|()| write("192.0.2.2", now)), [true, true, false]);
+        assert_eq!([(); 3].map(|()| write("192.0.2.3", now)), [true, true, false]);
+        assert_eq!([(); 2].map(|()| write("192.0.2.4", now)), [true, false]);
+        assert_eq!([(); 2].map(|()| write("192.0.2.5", now)), [true, false]);
+        // No more than all of them.
+        assert!(!write("192.0.2.6", now));
+        assert_eq!([(); 3].map(|()| write("192.0.2.1", now + MINUTE)), [true, true, false]);
+        assert_eq!(limits.take_unwritten(), [("CODE", 8)].into());
+        assert!(limits.take_unwritten().is_empty());
+        let mut none = Limits::new(1, 0);
+        assert!(!none.stranger_may_be_written(HERE, "CODE", now));
+        let mut one = Limits::new(1, 1);
+        assert_eq!([(); 2].map(|()| one.stranger_may_be_written(HERE, "CODE", now)), [true, false]);
+        for number in 0..MOST as u32 + 9 {
+            let address = IpAddr::from(std::net::Ipv4Addr::from_bits(number));
+            one.stranger_may_be_written(address, "CODE", now + Duration::from_millis(number.into()));
+        }
+        assert_eq!(one.networks.keys.len(), MOST);
     }
 
     #[test]

@@ -217,12 +217,13 @@ impl Engine {
         let store = Sqlite::open_with(database, settings.store)
             .with_context(|| format!("Failed to open {}", database.display()))?;
         let origin = format!("cairn/{}/audit", hex::encode(&cluster.id.0));
+        let not_asked = settings.witnesses.iter().map(|key| (key.to_string(), Trouble::not_asked())).collect();
         Ok(Self {
             store: Box::new(store),
             bundles: Bundles::of(database),
             event_logs: EventLogs::of(database),
             moving: Mutex::default(),
-            troubles: Mutex::default(),
+            troubles: Mutex::new(not_asked),
             configuration: Configuration::cluster(cluster_json),
             cluster_digest: sha256(cluster_json),
             cluster,

@@ -1,5 +1,6 @@
-//! What is answered where nothing is released, and its row of the audit log. A refusal has a row of its own where a quote was made for it, and as many as strangers may cause where none was; a hold has one for each reason.
+//! What is answered where nothing is released, and its row of the audit log. A refusal has a row of its own where a quote was made for it, and as many as strangers of its network may cause where none was; a hold has one for each reason.
 
+use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Instant;
 
@@ -9,16 +10,24 @@ use super::audit::{self, Leaf};
 use super::outcome::Stop;
 use super::records::{Latch, Node, Waiting, get, put};
 use super::{Answer, Engine, Reply};
-use crate::code::Refusal;
+use crate::code::{Own, Refusal};
 use crate::store::{Error as StoreError, Table, Transaction};
 
+/// Whom an answer is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Client<'a> {
+    /// A node that has proved to be it.
+    Node(&'a str),
+    /// Somebody at this address.
+    Stranger(IpAddr),
+}
+
 impl Engine {
-    /// The answer of whatever ended without a release. `node` is the one that proved to be it.
-    pub(super) fn stopped(&self, node: Option<&str>, stop: &Stop) -> Answer {
-        match (stop, node) {
-            (Stop::Refused(refusal), _) => self.refuse(node, refusal),
-            (Stop::Held(refusal), Some(name)) => self.hold(name, refusal),
-            (Stop::Held(refusal), None) => self.refuse(None, refusal),
+    /// The answer of whatever ended without a release.
+    pub(super) fn stopped(&self, client: Client<'_>, stop: &Stop) -> Answer {
+        match (stop, client) {
+            (Stop::Held(refusal), Client::Node(name)) => self.hold(name, refusal),
+            (Stop::Refused(refusal) | Stop::Held(refusal), _) => self.refuse(client, refusal),
             (Stop::Ended, _) => self.ended(),
             (Stop::Unavailable(cause), _) => self.unavailable(cause),
         }
@@ -30,6 +39,16 @@ impl Engine {
         Reply::ended().into()
     }
 
+    fn undecided(&self, stop: &Stop) -> Answer {
+        match stop {
+            Stop::Ended => self.ended(),
+            Stop::Unavailable(cause) => self.unavailable(cause),
+            Stop::Refused(refusal) | Stop::Held(refusal) => {
+                self.unavailable(&format!("the audit log takes no row: {}", refusal.found))
+            }
+        }
+    }
+
     /// Nothing was decided: whoever asks may ask again.
     pub(super) fn unavailable(&self, cause: &str) -> Answer {
         eprintln!("key-broker: cannot decide: {cause}");
@@ -38,13 +57,13 @@ impl Engine {
     }
 
     /// A refusal: written into the audit log, as often as strangers may, and the same to whoever asks. A refusal of a node that cannot be written is none: a decision that ends a boot is in the log.
-    pub(super) fn refuse(&self, node: Option<&str>, refusal: &Refusal) -> Answer {
-        match self.record(node, refusal) {
+    pub(super) fn refuse(&self, client: Client<'_>, refusal: &Refusal) -> Answer {
+        match self.record(client, refusal) {
             Ok(request) => {
                 self.count(refusal.code);
                 Answer::Refused { request }
             }
-            Err(stop) => self.stopped(None, &stop),
+            Err(stop) => self.undecided(&stop),
         }
     }
 
@@ -56,7 +75,7 @@ impl Engine {
                 let retry_after = u32::try_from(self.settings.hold.as_secs()).unwrap_or(u32::MAX);
                 Answer::Held { request, retry_after }
             }
-            Err(stop) => self.stopped(None, &stop),
+            Err(stop) => self.undecided(&stop),
         }
     }
 
@@ -71,28 +90,50 @@ impl Engine {
         }
     }
 
-    fn record(&self, node: Option<&str>, refusal: &Refusal) -> Result<String, Stop> {
+    fn record(&self, client: Client<'_>, refusal: &Refusal) -> Result<String, Stop> {
         let request = hex::encode(&self.random::<16>()?[..]);
-        let may = node.is_some()
-            || self.limits.lock().unwrap_or_else(PoisonError::into_inner).stranger_may_be_written(Instant::now());
+        let (may, node) = match client {
+            Client::Node(name) => (true, name),
+            Client::Stranger(address) => {
+                let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+                (limits.stranger_may_be_written(address, refusal.code.name(), Instant::now()), "")
+            }
+        };
         if may && let Some(open) = self.keys() {
-            let leaf = self.leaf(node.unwrap_or_default(), &request, refusal);
+            let leaf = self.leaf(node, &request, refusal);
             self.store
                 .transact(&mut |transaction| audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop))?;
         }
         Ok(request)
     }
 
+    /// Writes one row for all refusals of strangers that were not written since the last such row.
+    pub(super) fn record_unwritten(&self) {
+        let Some(open) = self.keys() else { return };
+        let counts = self.limits.lock().unwrap_or_else(PoisonError::into_inner).take_unwritten();
+        if counts.is_empty() {
+            return;
+        }
+        let Ok(request) = self.random::<16>() else { return };
+        let codes: Vec<String> = counts.iter().map(|(code, count)| format!("{code} {count}")).collect();
+        let found = format!("refusals of strangers that have no row of their own: {}", codes.join(", "));
+        let leaf = self.leaf("", &hex::encode(&request[..]), &Refusal::new(Own::RateLimited, found));
+        // A store that cannot be written makes the broker unready, which says why.
+        let _ = self
+            .store
+            .transact(&mut |transaction| audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop));
+    }
+
     /// The refusal of a report whose quote was verified. The quote does not cover all of a report, so one quote is enough for any number of them: the first refusal of a release is written into the audit log, and what is
     /// refused after it counts as a stranger's.
-    pub(super) fn refuse_report(&self, node: &str, session: &Hex, refusal: &Refusal) -> Answer {
+    pub(super) fn refuse_report(&self, node: &str, address: IpAddr, session: &Hex, refusal: &Refusal) -> Answer {
         match self.record_report(node, session, refusal) {
             Ok(Some(request)) => {
                 self.count(refusal.code);
                 Answer::Refused { request }
             }
-            Ok(None) => self.refuse(None, refusal),
-            Err(stop) => self.stopped(None, &stop),
+            Ok(None) => self.refuse(Client::Stranger(address), refusal),
+            Err(stop) => self.undecided(&stop),
         }
     }
 

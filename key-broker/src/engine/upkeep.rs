@@ -93,10 +93,16 @@ impl Engine {
         if let Some(conflict) = self.conflict() {
             return Err(conflict);
         }
-        Ok(json!({"leaves": size, "origin": self.origin, "compared_with_heads": kept.len(), "verified": true}))
+        Ok(json!({
+            "leaves": size,
+            "origin": self.origin,
+            "compared_with_heads": kept.len(),
+            "not_compared_with": self.silent_witnesses(),
+            "verified": true,
+        }))
     }
 
-    /// Writes the time into the database once a minute while the broker is open, so that a broker which answers but decides nothing does not lose the time that it has used when it is restarted.
+    /// Writes what strangers were refused without a row, and the time into the database once a minute while the broker is open, so that a broker which answers but decides nothing does not lose the time that it has used when it is restarted.
     fn record_time(&self) {
         if !self.clock.is_record_due(Instant::now()) {
             return;
@@ -104,6 +110,7 @@ impl Engine {
         let now = self.seconds();
         // A store that cannot be written makes the broker unready, which says why; the next minute is tried again.
         let _ = self.store.transact(&mut |open| audit::at_least(open, now));
+        self.record_unwritten();
     }
 
     /// The work of each second: records the time, and moves older leaves of the audit log from the database to files. A failure is printed once, delays moving, and stops nothing else.

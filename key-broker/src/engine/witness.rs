@@ -25,6 +25,11 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// Of a witness before its first round: it may know another log.
+    pub(super) fn not_asked() -> Self {
+        Self::Waiting("it was not asked since the broker was started".into())
+    }
+
     const fn token(&self) -> &'static str {
         match self {
             Self::Conflict(_) => "conflict",
@@ -54,7 +59,7 @@ impl Engine {
     pub fn submission(&self, key: &VerifierKey, has: Option<u64>) -> Result<Option<Submission>, Trouble> {
         // Rows are read with the broker's keys.
         if self.is_sealed() {
-            return Ok(None);
+            return Err(Trouble::Waiting("the broker is sealed".into()));
         }
         match witness::next(&*self.store, &self.bundles, key, has) {
             Ok(Next::Submit(submission)) => Ok(Some(submission)),
@@ -77,12 +82,14 @@ impl Engine {
         kept.map_err(|error| Trouble::Waiting(error.to_string()))?.map_err(|found| Trouble::Waiting(found.into()))
     }
 
-    /// How the last round of a witness ended. What has changed since the round before is printed.
+    /// How the last round of a witness ended. What has changed since the round before is printed, except while the broker is sealed.
     pub fn witness_round(&self, key: &VerifierKey, trouble: Option<Trouble>) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         match (&trouble, troubles.get(&key.to_string())) {
-            (Some(now), before) if before != Some(now) => eprintln!("key-broker: witness {}: {now}", key.name),
-            (None, Some(_)) => {
+            (Some(now), before) if before != Some(now) && !self.is_sealed() => {
+                eprintln!("key-broker: witness {}: {now}", key.name);
+            }
+            (None, Some(before)) if *before != Trouble::not_asked() => {
                 eprintln!("key-broker: witness {} has signed the newest head of the audit log", key.name)
             }
             _ => {}
@@ -101,6 +108,12 @@ impl Engine {
     pub(super) fn conflict(&self) -> Option<String> {
         let conflict = |key| self.trouble(key).filter(|trouble| matches!(trouble, Trouble::Conflict(_)));
         self.settings.witnesses.iter().find_map(|key| Some(format!("witness {}: {}", key.name, conflict(key)?)))
+    }
+
+    /// Names of the witnesses that have not answered in their last round, or not been asked: what they know is not compared with the log.
+    pub(super) fn silent_witnesses(&self) -> Vec<&str> {
+        let is_silent = |key: &&VerifierKey| matches!(self.trouble(key), Some(Trouble::Waiting(_)));
+        self.settings.witnesses.iter().filter(is_silent).map(|key| &key.name[..]).collect()
     }
 
     /// What each witness has signed last.

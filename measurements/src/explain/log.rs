@@ -13,10 +13,24 @@ const CONFIDENTIAL: &str = "it is a CC event log, whose registers are the RTMRs 
 
 /// Compares a log with all legal sequences up to the firmware's point in time: if none matches, the one counts that goes along with the log for longest.
 pub fn log(legal: impl IntoIterator<Item = impl AsRef<[Event]>>, log: &Log, neighbours: &Neighbours) -> Verdict {
+    let best = [Bank::Sha384, Bank::Sha256, Bank::Sha512, Bank::Sha1].into_iter().find(|bank| log.banks.contains(bank));
+    let Some(bank) = best else {
+        return Verdict::CannotTell("the log has no bank that is known here".into());
+    };
+    log_in(bank, legal, log, neighbours)
+}
+
+/// The same by the digests of one bank, for a log of which nothing else was quoted.
+pub fn log_in(
+    bank: Bank,
+    legal: impl IntoIterator<Item = impl AsRef<[Event]>>,
+    log: &Log,
+    neighbours: &Neighbours,
+) -> Verdict {
     if log.is_confidential {
         return Verdict::CannotTell(CONFIDENTIAL.into());
     }
-    let verdicts = legal.into_iter().map(|predicted| walk(predicted.as_ref(), log, neighbours));
+    let verdicts = legal.into_iter().map(|predicted| walk(predicted.as_ref(), log, bank, neighbours));
     let how_far = |verdict: &Verdict| match verdict {
         Verdict::Match { .. } => (2, None),
         Verdict::Mismatch(mismatch) => (1, mismatch.event),
@@ -27,12 +41,7 @@ pub fn log(legal: impl IntoIterator<Item = impl AsRef<[Event]>>, log: &Log, neig
     verdicts.reduce(furthest).unwrap_or_else(|| Verdict::CannotTell("the machine has no TPM, so it has no log".into()))
 }
 
-fn walk(predicted: &[Event], log: &Log, neighbours: &Neighbours) -> Verdict {
-    let Some(bank) =
-        [Bank::Sha384, Bank::Sha256, Bank::Sha512, Bank::Sha1].into_iter().find(|bank| log.banks.contains(bank))
-    else {
-        return Verdict::CannotTell("the log has no bank that is known here".into());
-    };
+fn walk(predicted: &[Event], log: &Log, bank: Bank, neighbours: &Neighbours) -> Verdict {
     let mut unknown: Vec<u8> =
         predicted.iter().filter(|event| event.digests.legal().is_empty()).map(|event| event.register).collect();
     unknown.sort_unstable();

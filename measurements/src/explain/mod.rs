@@ -12,7 +12,7 @@ mod replay;
 #[cfg(test)]
 mod tests;
 
-pub use log::log;
+pub use log::{log, log_in};
 pub use replay::replay;
 
 use crate::Source;

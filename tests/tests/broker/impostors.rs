@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use attest::message::{Hello, Purpose};
@@ -12,13 +12,14 @@ use cairn_tests::broker::Broker;
 use cairn_tests::suite::Suite;
 
 use crate::Row;
-use crate::scene::Scene;
+use crate::scene::{Scene, ask};
 use crate::strangers::connect_from;
 
 pub fn rows() -> Vec<Row> {
     vec![
         Row::new("client_at_another_address_with_the_key_of_a_node_spends_no_hello_of_the_node", other_address),
         Row::new("wrong_signatures_under_the_key_of_a_node_are_few_rows_and_name_no_node", wrong_signatures),
+        Row::new("refusal_at_one_address_is_in_the_log_while_another_address_floods", flooded_log),
     ]
 }
 
@@ -85,12 +86,43 @@ fn wrong_signatures(suite: &Suite, _: &str) -> Result<()> {
     }
     let added = rows(&scene)? - before;
     // Tokens come back while the flood lasts.
-    let most = PER_MINUTE + PER_MINUTE * usize::try_from(started.elapsed().as_secs())? / 60;
+    let most = PER_MINUTE + PER_MINUTE * usize::try_from(started.elapsed().as_secs())? / 60 + 1;
     ensure!(most < FLOOD, "the flood took {:?}: the row says nothing", started.elapsed());
     ensure!((1..=most).contains(&added), "{FLOOD} wrong signatures are {added} rows, at most {most} are expected");
     let tail = scene.broker.admin(&["audit", "tail", &added.to_string()])?;
     for leaf in tail.as_array().context("no leaves")? {
-        ensure!(leaf["code"] == "QUOTE_SIGNATURE" && leaf["node"] == "", "the row of a wrong signature: {leaf}");
+        // Once a minute, what has no row is counted in one.
+        let is_expected = leaf["code"] == "QUOTE_SIGNATURE" || leaf["code"] == "RATE_LIMITED";
+        ensure!(is_expected && leaf["node"] == "", "the row of a wrong signature: {leaf}");
     }
     scene.must_still_unlock()
+}
+
+/// Whoever fills the log with refusals hides nobody else's, and what has no row is counted.
+fn flooded_log(suite: &Suite, _: &str) -> Result<()> {
+    const FLOOD: usize = 100;
+    let mut scene = Scene::with(suite, Broker::start_with("strangers_per_minute = 40")?)?;
+    scene.provision()?;
+    let address = relay(Ipv4Addr::new(127, 0, 0, 2), scene.broker.address()?)?;
+    let mut wire = Wire::open(address, &scene.broker.cluster_document()?)?;
+    for number in 0..FLOOD {
+        let status = wire.resume(&attest::bytes::Hex(vec![number as u8; 16]))?.status;
+        ensure!(status == 403, "a resumption of nothing: {status}");
+    }
+    let mut stranger = scene.stranger()?;
+    let (_, response) = ask(&scene.broker, &mut stranger, Purpose::Provision)?;
+    scene.broker.must_refuse(&response, "EK_UNTRUSTED").context("behind a flood")?;
+    // The row of each minute.
+    let deadline = Instant::now() + Duration::from_secs(90);
+    let counted = loop {
+        let tail = scene.broker.admin(&["audit", "tail"])?;
+        let rows = tail.as_array().context("no leaves")?;
+        if let Some(row) = rows.iter().find(|row| row["code"] == "RATE_LIMITED") {
+            break row["found"].to_string();
+        }
+        ensure!(Instant::now() < deadline, "nothing says how many refusals have no row");
+        thread::sleep(Duration::from_millis(500));
+    };
+    ensure!(counted.contains("SESSION_INVALID 90"), "of {FLOOD} refusals, 10 of which have a row: {counted}");
+    Ok(())
 }

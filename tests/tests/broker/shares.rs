@@ -16,6 +16,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("reply_of_a_held_node_is_sent_again_after_approval", held),
         Row::new("reply_of_a_node_whose_tpm_was_cleared_is_not_sent_again", cleared),
         Row::new("disk_record_that_was_moved_to_another_node_gives_no_share", moved),
+        Row::new("disk_is_not_moved_to_a_retired_node", to_retired),
     ]
 }
 
@@ -54,6 +55,21 @@ fn taken_away(suite: &Suite, _: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Nobody could open it there, and the shares of a retired node are destroyed.
+fn to_retired(suite: &Suite, _: &str) -> Result<()> {
+    const MOVE: [&str; 5] = ["disk", "grant", "two", "--rebind-from", "one"];
+    let mut scene = Scene::known(suite)?;
+    let mut two = scene.another("two")?;
+    scene.broker.admin(&["node", "retire", "two"])?;
+    let refused = scene.broker.admin(&MOVE).err().context("a disk is moved to a retired node")?.to_string();
+    ensure!(refused.contains("\"two\" is retired") && refused.contains("node enrol"), "{refused}");
+    scene.must_still_unlock()?;
+    scene.enrol("two", &two)?;
+    scene.broker.admin(&MOVE)?;
+    two.disk = scene.node.disk.clone();
+    release(&scene.broker, &mut two, Purpose::Unlock).map(drop)
 }
 
 /// A hold delays: the release that was decided before it is there afterwards.
