@@ -22,7 +22,7 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
         .with_context(|| format!("Failed to read {}: restore it", config.file("cluster.json").display()))?;
     let engine = Arc::new(Engine::open(&config.file("database"), &cluster, config.settings())?);
     let files = Files::beside(&config.path);
-    let tls = server::tls(config)?;
+    let tls = server::tls(config, &engine)?;
     let admin = socket::listen(&config.file("admin.sock"))?;
     // Before the runtime: the blocking client has one of its own.
     witness::start(&engine, &config.audit)?;

@@ -14,6 +14,7 @@ mod event_logs;
 mod evidence;
 mod grant;
 mod hello;
+mod identity;
 mod latch;
 mod limits;
 mod nodes;
@@ -35,7 +36,7 @@ mod witness;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -128,6 +129,8 @@ pub struct Keys {
     pub epochs: BTreeMap<u64, Zeroizing<[u8; 32]>>,
     /// SHA-256 of cluster.json, if the box has it.
     pub cluster: Option<Bytes32>,
+    /// SHA-256 of the file of the box.
+    pub sealed: Bytes32,
     /// The envelope of the broker's certificate.
     pub certificate: Vec<u8>,
 }
@@ -178,6 +181,8 @@ pub struct Engine {
     cluster: Cluster,
     /// SHA-256 of cluster.json.
     cluster_digest: [u8; 32],
+    /// SHA-256 of tls.key and tls.der.
+    tls: OnceLock<[[u8; 32]; 2]>,
     configuration: Configuration,
     origin: String,
     settings: Settings,
@@ -225,6 +230,7 @@ impl Engine {
             troubles: Mutex::default(),
             configuration: Configuration::cluster(cluster_json),
             cluster_digest: sha256(cluster_json),
+            tls: OnceLock::new(),
             cluster,
             origin,
             limits: Mutex::new(Limits::new(settings.hellos_per_minute, settings.strangers_per_minute)),

@@ -42,7 +42,7 @@ fn back_up(engine: &Engine, folder: &Path, to: &Path) -> serde_json::Value {
 
 fn restored(backup: &Path, folder: &Path, passphrase: &str, replace: bool) -> anyhow::Result<()> {
     let passphrase = passphrase.as_bytes().to_vec();
-    let choices = Choices { replace, trust_database: false };
+    let choices = Choices { replace, ..Choices::default() };
     restore::run(&folder.join(CONFIGURATION), backup, choices, &|| Ok(Zeroizing::new(passphrase.clone())))
 }
 
@@ -203,9 +203,9 @@ fn backup_that_is_put_together_from_two_brokers_is_refused() {
     let good = parent.path().join("good");
     pack(&good, &copy, &folder, &engine);
     let before = files(&second);
+    drop(other);
     let error = format!("{:#}", restored(&good, &second, "a passphrase", true).unwrap_err());
     assert!(error.contains("is another than that of the backup"), "{error}");
-    drop(other);
     assert_eq!(files(&second).len(), before.len() - 2, "only the WAL of the broker that ended is gone");
     restored(&good, &new, "a passphrase", false).unwrap();
     // A database alone is no broker on a new host.
@@ -261,4 +261,59 @@ fn broker_whose_share_cannot_be_unwrapped_writes_no_backup() {
     let error = format!("{:#}", backup::write(&engine, &folder.join(CONFIGURATION), &backup).unwrap_err());
     assert!(error.starts_with("cannot write the backup") && error.contains("cannot unwrap the share"), "{error}");
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is left");
+}
+
+#[test]
+fn backup_with_an_identity_file_that_changed_since_unseal_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let backup = parent.path().join("backup");
+    for name in IDENTITY {
+        let path = folder.join(name);
+        let before = fs::read(&path).unwrap();
+        let mut changed = before.clone();
+        changed[0] ^= 1;
+        for bytes in [&changed[..], &before[1..]] {
+            fs::write(&path, bytes).unwrap();
+            let error = format!("{:#}", backup::write(&engine, &folder.join(CONFIGURATION), &backup).unwrap_err());
+            assert!(error.contains(name) && error.contains("hint: "), "{name}: {error}");
+            assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "{name}: something is left");
+        }
+        fs::write(&path, before).unwrap();
+    }
+    back_up(&engine, &folder, &backup);
+    restored(&backup, &parent.path().join("new"), "a passphrase", false).unwrap();
+}
+
+#[test]
+fn backup_with_a_configuration_that_no_broker_can_read_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let backup = parent.path().join("backup");
+    let configuration = folder.join(CONFIGURATION);
+    let before = fs::read(&configuration).unwrap();
+    for text in ["listen = 7\n", "listen = \"127.0.0.1:0\"\n[limits]\nqueue = 0\n"] {
+        fs::write(&configuration, text).unwrap();
+        let error = format!("{:#}", backup::write(&engine, &configuration, &backup).unwrap_err());
+        assert!(error.contains(CONFIGURATION) && error.contains("hint: "), "{error}");
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is left");
+    }
+    fs::write(&configuration, before).unwrap();
+    back_up(&engine, &folder, &backup);
+}
+
+#[test]
+fn backup_with_another_signature_is_refused_before_its_database_is_opened() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let other_parent = tempfile::tempdir().unwrap();
+    let (_, other) = broker(other_parent.path());
+    let [database, backup, new] = ["copy", "backup", "new"].map(|name| parent.path().join(name));
+    engine.copy_database(&database).unwrap();
+    pack(&backup, &database, &folder, &other);
+    let never = || panic!("the passphrase is asked for");
+    let restored = restore::run(&new.join(CONFIGURATION), &backup, Choices::default(), &never);
+    let error = format!("{:#}", restored.unwrap_err());
+    assert!(error.contains("not signed by the broker of this backup"), "{error}");
+    assert!(!new.exists());
 }
