@@ -9,13 +9,13 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use zeroize::Zeroizing;
 
 use crate::backup::archive::{directory_of, is_database};
 use crate::config::Config;
 use crate::engine::{Missing, adopt_bundles, merge_bundles};
-use crate::store::{self, Sqlite};
+use crate::store::{self, Alone, Sqlite};
 
 /// What SQLite keeps beside a database.
 const SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -66,22 +66,47 @@ impl Target {
         self.configuration.with_file_name(name)
     }
 
-    /// Keeps the database that is there, and puts a proved one in its place.
-    fn replace(&self, copied: &Path) -> Result<()> {
+    /// The lock of the database that is there. A broker that has it open would go on with it after the rename, and one boot would get its share from both.
+    fn take(&self) -> Result<Option<Alone>> {
+        let taken = self.is_there.then(|| Alone::take(&self.database)).transpose();
+        taken.map_err(|error| self.cannot_take(error))
+    }
+
+    /// That no broker has the database open, before the operator enters a passphrase. Another cause why it cannot be locked is reported later, when the backup is proved.
+    fn check_unused(&self) -> Result<()> {
+        match store::check_unused(&self.database) {
+            Err(error) if self.is_there && error.is_locked() => Err(self.cannot_take(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn cannot_take(&self, error: store::Error) -> anyhow::Error {
+        let database = self.database.display();
+        match error.is_locked() {
+            true => anyhow!(
+                "cannot replace {database}: another process has it open\nhint: stop all brokers that use this database, and restore again"
+            ),
+            false => anyhow!(error)
+                .context(format!("cannot keep {database}: move it and its -wal file to another directory first")),
+        }
+    }
+
+    /// Keeps the database that is there, which is locked, and puts a proved one in its place.
+    fn replace(&self, copied: &Path, alone: Option<Alone>) -> Result<()> {
         let database = &self.database;
-        if self.is_there {
+        if let Some(alone) = &alone {
             let kept = self.file(&format!("database.before-{}", self.time));
-            // With what is in its write-ahead log, which must not be read with the new database.
-            store::copy(database, &kept).and_then(|()| store::fold(database)).with_context(|| {
-                format!("cannot keep {}: move it and its -wal file to another directory first", database.display())
-            })?;
+            alone.copy(&kept).with_context(|| format!("cannot keep {}", database.display()))?;
             println!("kept {}", kept.display());
         }
         remove_beside(database)?;
         fs::rename(copied, database).with_context(|| format!("Failed to write {}", database.display()))?;
         File::open(directory_of(database))
             .and_then(|directory| directory.sync_all())
-            .context("Failed to flush the directory")
+            .context("Failed to flush the directory")?;
+        // A broker that waits for the lock finds now that its file was replaced.
+        drop(alone);
+        Ok(())
     }
 }
 
@@ -103,6 +128,7 @@ pub fn run(configuration: &Path, backup: &Path, choices: Choices, ask: Ask) -> R
     let removed = SUFFIXES.into_iter().flat_map(|suffix| [beside(&copied, suffix), beside(&target.database, suffix)]);
     check_name(backup, removed.chain([copied.clone()]))?;
     let about = || format!("cannot restore {}", backup.display());
+    target.check_unused().with_context(about)?;
     if !is_database(backup) {
         ensure!(
             !choices.trust_database,
@@ -119,8 +145,8 @@ pub fn run(configuration: &Path, backup: &Path, choices: Choices, ask: Ask) -> R
         let _ = remove(&copied);
     }
     checked.with_context(about)?;
-    target.replace(&copied)?;
-    println!("restored {}", target.named.display());
+    target.take().and_then(|alone| target.replace(&copied, alone)).with_context(about)?;
+    println!("restored {} from a database alone: no signature was verified", target.named.display());
     adopt(&target, None)
 }
 

@@ -102,7 +102,9 @@ fn put(target: &Target, proved: Proved) -> Result<()> {
     let Proved { folder, rows, manifest } = proved;
     let staged = folder.path();
     let mut written = Vec::new();
-    let done = put_files(target, staged, &mut written).and_then(|()| target.replace(&staged.join(DATABASE)));
+    let alone = target.take()?;
+    let replace = || target.replace(&staged.join(DATABASE), alone);
+    let done = put_files(target, staged, &mut written).and_then(|()| replace());
     if done.is_err() {
         for path in written {
             // The error that is reported is the one before.

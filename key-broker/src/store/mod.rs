@@ -5,7 +5,7 @@ mod migration;
 mod sqlite;
 
 pub use authentication::RowKey;
-pub use sqlite::{Sqlite, copy, fold};
+pub use sqlite::{Alone, Sqlite, check_unused, copy};
 
 /// Leaves of the audit log whose requests are in the index, counted from the newest. An older one is searched in the log.
 pub const MAX_INDEXED_LEAVES: u64 = 16_384;
@@ -138,6 +138,11 @@ pub enum Error {
         "the file does not exist: restore a backup with `key-broker restore`, or create a broker with `key-broker init`"
     )]
     Missing,
+    /// The file has another device or inode than the one that was opened.
+    #[error(
+        "the database file was replaced or removed after the broker opened it, and the broker decides nothing; restart all brokers that use it"
+    )]
+    Replaced,
     /// The file has no tables of a broker.
     #[error("the file is not the database of a broker: restore a backup with `key-broker restore`")]
     Foreign,
@@ -163,6 +168,13 @@ pub enum Error {
     /// The work itself failed; nothing was written.
     #[error("{0}")]
     Work(String),
+}
+
+impl Error {
+    /// Whether another process holds the lock.
+    pub const fn is_locked(&self) -> bool {
+        matches!(self, Self::Database { failure: Failure::Locked, .. })
+    }
 }
 
 /// A key and its value.

@@ -303,6 +303,37 @@ fn backup_with_a_configuration_that_no_broker_can_read_is_refused() {
 }
 
 #[test]
+fn restore_is_refused_while_a_broker_that_started_meanwhile_has_the_database_open() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let backup = parent.path().join("backup");
+    back_up(&engine, &folder, &backup);
+    drop(engine);
+    let started = std::cell::RefCell::new(None);
+    let choices = Choices { replace: true, ..Choices::default() };
+    // It starts while the operator enters the passphrase.
+    let ask = || {
+        *started.borrow_mut() = Some(open(&folder).unwrap());
+        Ok(Zeroizing::new(b"a passphrase".to_vec()))
+    };
+    let error = format!("{:#}", restore::run(&folder.join(CONFIGURATION), &backup, choices, &ask).unwrap_err());
+    assert!(error.contains("another process") && error.contains("hint: "), "{error}");
+    let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let is_left = |name: &std::ffi::OsString| name.to_string_lossy().contains("before-");
+    assert!(!names.iter().any(is_left), "{names:?}");
+    // The broker has lost nothing.
+    let engine = started.take().unwrap();
+    enrol_with(&engine, "two", Bytes32([2; 32])).unwrap();
+    // Before the passphrase is asked for, as soon as another process has the database open.
+    let never = || panic!("the passphrase is asked for");
+    restore::run(&folder.join(CONFIGURATION), &backup, choices, &never).unwrap_err();
+    drop(engine);
+    assert_eq!(open(&folder).unwrap().check_rows().unwrap().nodes, 2);
+    restored(&backup, &folder, "a passphrase", true).unwrap();
+    assert_eq!(open(&folder).unwrap().check_rows().unwrap().nodes, 1);
+}
+
+#[test]
 fn backup_with_another_signature_is_refused_before_its_database_is_opened() {
     let parent = tempfile::tempdir().unwrap();
     let (folder, engine) = broker(parent.path());
