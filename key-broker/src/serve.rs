@@ -54,8 +54,12 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
             // Nobody listens any more: then it has ended already.
             let _ = stop.send(true);
         });
-        server::serve(listener, tls, engine, limits, stopped).await
+        server::serve(listener, tls, engine.clone(), limits, stopped).await
     });
+    // Threads that never end keep the database open, so nothing closes it.
+    if let Err(error) = engine.fold() {
+        eprintln!("key-broker: the file database-wal stays beside the database: {error}");
+    }
     // The next broker replaces one that is left over.
     let _ = std::fs::remove_file(socket_path);
     served

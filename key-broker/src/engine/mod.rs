@@ -9,6 +9,7 @@ mod commit;
 mod compositions;
 mod deadlines;
 mod decision;
+mod destroyed;
 mod disks;
 mod event_logs;
 mod evidence;

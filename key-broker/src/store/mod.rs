@@ -7,6 +7,8 @@ mod sqlite;
 pub use authentication::RowKey;
 pub use sqlite::{Alone, Sqlite, check_unused, copy};
 
+use std::time::Duration;
+
 /// Leaves of the audit log whose requests are in the index, counted from the newest. An older one is searched in the log.
 pub const MAX_INDEXED_LEAVES: u64 = 16_384;
 
@@ -196,6 +198,8 @@ pub trait Transaction {
     fn after(&self, table: Table, key: Option<&[u8]>, most: usize) -> Result<Vec<Row>, Error>;
     /// The first key of a table, also while the broker is sealed: nothing has verified it.
     fn first(&self, table: Table) -> Result<Option<Vec<u8>>, Error>;
+    /// What this transaction removes must not stay in any file: [`Store::has_destroyed`] is true once it has ended.
+    fn destroys(&mut self);
     /// How many pairs a table has, also while the broker is sealed: nothing has verified them.
     fn count(&self, table: Table) -> Result<u64, Error>;
 }
@@ -217,6 +221,10 @@ pub trait Store: Send + Sync {
     fn look(&self, look: Look) -> Result<(), Error>;
     /// Whether a transaction can be committed now: commits one, unless the last one was committed less than a second ago. Fails within a second if another process holds the lock.
     fn check(&self) -> Result<(), Error>;
+    /// Whether what a transaction has destroyed may still be in a file, until [`Store::fold`] succeeds. True of a store that was opened just now.
+    fn has_destroyed(&self) -> bool;
+    /// Moves all that earlier transactions have written to their places, and overwrites where it was before. Waits at most `patience` for reads and transactions that are running.
+    fn fold(&self, patience: Duration) -> Result<(), Error>;
     /// From now on, every row is written with an authentication code under this key, and read only with it. Rows that are there already must have theirs. Before, no row is read or written.
     fn authenticate(&self, key: RowKey) -> Result<(), Error>;
     /// Writes authentication codes under this key for all rows as they are, of which none may have one, and does this work in the same transaction, with the number of rows.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ pub struct Sqlite {
     checker: Mutex<Connection>,
     /// Time of the last commit.
     committed: Mutex<Instant>,
+    /// Whether the write-ahead log may contain what a transaction has destroyed.
+    destroyed: AtomicBool,
     /// Of authentication codes; none while the broker is sealed.
     key: RwLock<Option<Arc<RowKey>>>,
 }
@@ -124,6 +127,8 @@ impl Sqlite {
             patience: patience.min(MAX_PATIENCE),
             checker: Mutex::new(checker),
             committed: Mutex::new(Instant::now()),
+            // By a broker that was killed.
+            destroyed: AtomicBool::new(true),
             key: RwLock::default(),
         })
     }
@@ -159,9 +164,14 @@ impl Sqlite {
         connection.busy_timeout(deadline.saturating_duration_since(Instant::now()))?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.check_identity()?;
-        let mut open = Open { transaction, access };
+        let mut open = Open { transaction, access, destroys: false };
         work(&mut open)?;
+        let destroys = open.destroys;
         open.transaction.commit()?;
+        if destroys {
+            // Before another thread can fold: the turn ends with this function.
+            self.destroyed.store(true, Ordering::Relaxed);
+        }
         *lock(&self.committed) = Instant::now();
         Ok(())
     }
@@ -241,7 +251,7 @@ impl Store for Sqlite {
         let mut connection = lock(&self.reader);
         self.check_identity()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
-        look(&Open { transaction, access: self.access() })
+        look(&Open { transaction, access: self.access(), destroys: false })
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -251,11 +261,27 @@ impl Store for Sqlite {
         }
         let mut connection = lock(&self.checker);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut open = Open { transaction, access: Access::Check };
+        let mut open = Open { transaction, access: Access::Check, destroys: false };
         // A commit without a change writes nothing, and succeeds on a full file system.
         open.put(Table::State, CHECK, b"")?;
         open.transaction.commit()?;
         *lock(&self.committed) = Instant::now();
+        Ok(())
+    }
+
+    fn has_destroyed(&self) -> bool {
+        self.destroyed.load(Ordering::Relaxed)
+    }
+
+    fn fold(&self, patience: Duration) -> Result<(), Error> {
+        let connection = self.turn(patience)?;
+        self.check_identity()?;
+        connection.busy_timeout(patience)?;
+        let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if is_busy {
+            return Err(Error::Database { failure: Failure::Locked, detail: "its write-ahead log is in use".into() });
+        }
+        self.destroyed.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -265,7 +291,7 @@ impl Store for Sqlite {
             let mut connection = lock(&self.reader);
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
             schema::check(&transaction)?;
-            let open = Open { transaction, access: Access::Key(key.clone()) };
+            let open = Open { transaction, access: Access::Key(key.clone()), destroys: false };
             open.each(|table, row| open.verify(table, row).map(drop))?;
         }
         *self.key.write().unwrap_or_else(PoisonError::into_inner) = Some(key);

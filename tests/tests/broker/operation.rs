@@ -81,6 +81,8 @@ fn ends_in_order(suite: &Suite, _: &str) -> Result<()> {
     scene.provision()?;
     ensure!(scene.broker.end(Signal::SIGTERM)?.success(), "the broker did not end in order");
     ensure!(!scene.broker.file("admin.sock").exists(), "its socket is left");
+    let log = fs::metadata(scene.broker.file("database-wal")).map_or(0, |metadata| metadata.len());
+    ensure!(log == 0, "{log} bytes are not in the database");
     scene.broker.run()?;
     scene.reboot()?;
     scene.must_still_unlock()
