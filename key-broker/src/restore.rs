@@ -1,6 +1,6 @@
 //! `key-broker restore`: a backup becomes the broker. It is unpacked and opened beside the database first, and proved ([`proof`]); then the database is renamed, so that an error or a power failure leaves one whole database.
 //!
-//! A database alone, as an earlier restore kept it, is restored where the keys of its broker still are.
+//! A database alone, as an earlier restore kept it, is restored where the keys of its broker still are, if the operator says that it is one: it has no signature.
 
 mod proof;
 mod whole;
@@ -28,6 +28,8 @@ pub type Ask<'a> = &'a dyn Fn() -> Result<Zeroizing<Vec<u8>>>;
 pub struct Choices {
     /// A database that exists is replaced.
     pub replace: bool,
+    /// The file is a database alone, which has no signature.
+    pub database_alone: bool,
     /// Rows of a database alone that have no authentication codes are accepted.
     pub trust_database: bool,
 }
@@ -54,8 +56,8 @@ impl Target {
         let database = if is_there { fs::canonicalize(&named)? } else { named.clone() };
         // A restore in the same second has its own names.
         let is_taken = |time: &i64| {
-            let names = ["database", "audit"].map(|name| format!("{name}.before-{time}"));
-            names.iter().any(|name| configuration.with_file_name(name).exists())
+            let [kept, aside] = ["database", "audit"].map(|name| format!("{name}.before-{time}"));
+            configuration.with_file_name(kept).exists() || database.with_file_name(aside).exists()
         };
         let now = jiff::Timestamp::now().as_second();
         let time = (now..).find(|time| !is_taken(time)).unwrap_or(now);
@@ -131,12 +133,22 @@ pub fn run(configuration: &Path, backup: &Path, choices: Choices, ask: Ask) -> R
     target.check_unused().with_context(about)?;
     if !is_database(backup) {
         ensure!(
+            !choices.database_alone,
+            "{}: --database-alone is for a database alone, and the signature of a backup is verified\nhint: omit --database-alone",
+            about()
+        );
+        ensure!(
             !choices.trust_database,
             "{}: --trust-database is for a database alone; the rows of a backup have authentication codes\nhint: omit --trust-database",
             about()
         );
         return whole::restore(&target, backup, ask).with_context(about);
     }
+    ensure!(
+        choices.database_alone,
+        "{}: it is a database alone, which has no signature\nhint: name the file that `key-broker backup` wrote; if nobody but this broker has written the database, and it is the newest one, --database-alone",
+        about()
+    );
     let config = keys(&target).with_context(about)?;
     remove(&copied)?;
     let checked = check(backup, &copied, &config, choices, ask);
@@ -193,7 +205,8 @@ fn flush(copied: &Path) -> Result<()> {
 
 /// Brings the files of the audit log to the restored database: those of the backup, and of those that are there the ones that belong to it.
 fn adopt(target: &Target, backup: Option<&Path>) -> Result<()> {
-    let aside = target.file(&format!("audit.before-{}", target.time));
+    // Beside the directory that it is taken out of: a rename stays in one file system.
+    let aside = target.database.with_file_name(format!("audit.before-{}", target.time));
     if let Some(backup) = backup {
         merge_bundles(backup, &target.named, &aside)?;
     }
@@ -249,7 +262,7 @@ mod tests {
     }
 
     fn restore(folder: &Path, backup: &Path, replace: bool) -> Result<()> {
-        let choices = Choices { replace, ..Choices::default() };
+        let choices = Choices { replace, database_alone: is_database(backup), ..Choices::default() };
         run(&folder.join("broker.toml"), backup, choices, &|| Ok(Zeroizing::new(b"a passphrase".to_vec())))
     }
 

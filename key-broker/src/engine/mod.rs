@@ -137,7 +137,7 @@ pub struct Keys {
 }
 
 /// What an operator may do about rows that were not written with the broker's keys.
-const TRUST_HINT: &str = "if the database, or the backup that it was restored from, is of version 4 or older and was written by this broker alone: key-broker unseal --trust-database, or key-broker restore --trust-database for a copy that is restored";
+const TRUST_HINT: &str = "if the database, or the backup that it was restored from, is of version 4 or older and was written by this broker alone: key-broker unseal --trust-database, or key-broker restore --database-alone --trust-database for a copy that is restored";
 
 /// Key of the authentication codes of rows.
 fn row_key(keys: &Keys) -> Result<RowKey> {

@@ -90,7 +90,7 @@ fn not_whole(suite: &Suite, _: &str) -> Result<()> {
         ("changed", &changed, "the backup was changed"),
         ("longer", &[&good[..], b"more"].concat(), "truncated or damaged"),
         ("foreign", b"no backup", "not a backup"),
-        ("database alone", &database, "sealed.json"),
+        ("database alone", &database, "--database-alone"),
     ] {
         let path = outside.path().join(name);
         fs::write(&path, bytes)?;
@@ -179,7 +179,8 @@ fn version_4(suite: &Suite, _: &str) -> Result<()> {
     to_4(&rusqlite::Connection::open(&copy)?, &scene)?;
     let before = fs::read(scene.broker.file("database"))?;
     for (file, more, words) in [
-        (&copy, &["--replace"][..], "key-broker restore --trust-database"),
+        (&copy, &["--replace", "--trust-database"][..], "--database-alone"),
+        (&copy, &["--replace", "--database-alone"], "key-broker restore --database-alone --trust-database"),
         (&whole, &["--replace", "--trust-database"], "omit --trust-database"),
     ] {
         let refused = scene.broker.restore(file, more)?;
@@ -187,8 +188,10 @@ fn version_4(suite: &Suite, _: &str) -> Result<()> {
         ensure!(!refused.status.success() && found.contains(words), "{found}");
         ensure!(fs::read(scene.broker.file("database"))? == before, "the database was replaced");
     }
-    let restored = scene.broker.restore(&copy, &["--replace", "--trust-database"])?;
+    let restored = scene.broker.restore(&copy, &["--replace", "--database-alone", "--trust-database"])?;
     ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let said = String::from_utf8_lossy(&restored.stdout).into_owned();
+    ensure!(said.contains("no signature was verified"), "{said}");
     scene.broker.run()?;
     let tail = scene.broker.admin(&["audit", "tail", "1"])?;
     ensure!(tail[0]["found"].as_str().is_some_and(|found| found.contains("trusted as they were")), "{tail}");

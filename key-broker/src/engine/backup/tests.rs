@@ -209,7 +209,10 @@ fn backup_that_is_put_together_from_two_brokers_is_refused() {
     assert_eq!(files(&second).len(), before.len() - 2, "only the WAL of the broker that ended is gone");
     restored(&good, &new, "a passphrase", false).unwrap();
     // A database alone is no broker on a new host.
-    let error = format!("{:#}", restored(&copy, &parent.path().join("x"), "a passphrase", false).unwrap_err());
+    let choices = Choices { database_alone: true, ..Choices::default() };
+    let never = || panic!("the passphrase is asked for");
+    let alone = restore::run(&parent.path().join("x").join(CONFIGURATION), &copy, choices, &never);
+    let error = format!("{:#}", alone.unwrap_err());
     assert!(error.contains("sealed.json") && error.contains("hint: "), "{error}");
     assert!(!parent.path().join("x").exists());
 }
@@ -302,6 +305,37 @@ fn backup_with_a_configuration_that_no_broker_can_read_is_refused() {
     back_up(&engine, &folder, &backup);
 }
 
+/// The member `database` of a backup, as tar unpacks it.
+fn taken_out(backup: &Path, to: &Path) {
+    let mut archive = tar::Archive::new(fs::File::open(backup).unwrap());
+    let mut first = archive.entries().unwrap().next().unwrap().unwrap();
+    assert_eq!(first.path().unwrap(), Path::new(DATABASE));
+    std::io::copy(&mut first, &mut fs::File::create_new(to).unwrap()).unwrap();
+}
+
+#[test]
+fn database_taken_out_of_a_backup_is_not_restored_as_a_backup() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let [backup, taken] = ["backup", "taken"].map(|name| parent.path().join(name));
+    back_up(&engine, &folder, &backup);
+    drop(engine);
+    taken_out(&backup, &taken);
+    let before = files(&folder);
+    let error = format!("{:#}", restored(&taken, &folder, "a passphrase", true).unwrap_err());
+    assert!(
+        error.contains("no signature") && error.contains("hint: ") && error.contains("--database-alone"),
+        "{error}"
+    );
+    assert!(files(&folder) == before);
+    // The operator may decide so, and not about a backup.
+    let choices = Choices { replace: true, database_alone: true, ..Choices::default() };
+    let ask = || Ok(Zeroizing::new(b"a passphrase".to_vec()));
+    let error = restore::run(&folder.join(CONFIGURATION), &backup, choices, &ask).unwrap_err().to_string();
+    assert!(error.contains("omit --database-alone"), "{error}");
+    restore::run(&folder.join(CONFIGURATION), &taken, choices, &ask).unwrap();
+}
+
 #[test]
 fn restore_is_refused_while_a_broker_that_started_meanwhile_has_the_database_open() {
     let parent = tempfile::tempdir().unwrap();
@@ -347,4 +381,29 @@ fn backup_with_another_signature_is_refused_before_its_database_is_opened() {
     let error = format!("{:#}", restored.unwrap_err());
     assert!(error.contains("not signed by the broker of this backup"), "{error}");
     assert!(!new.exists());
+}
+
+/// The directory of the database may be on another file system than broker.toml: what a restore sets aside stays where it is.
+#[test]
+fn leaves_that_a_restore_sets_aside_stay_beside_a_database_that_is_a_link() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    drop(engine);
+    // Another file system, where the machine has one.
+    let elsewhere = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    fs::copy(folder.join(DATABASE), elsewhere.path().join(DATABASE)).unwrap();
+    fs::remove_file(folder.join(DATABASE)).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path().join(DATABASE), folder.join(DATABASE)).unwrap();
+    let engine = open(&folder).unwrap();
+    let backup = parent.path().join("backup");
+    back_up(&engine, &folder, &backup);
+    fill_audit(&engine, MIN_IN_DATABASE + 2 * WIDTH);
+    drop(engine);
+    restored(&backup, &folder, "a passphrase", true).unwrap();
+    let names = |directory: &Path| -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.map(|name| name.into_string().unwrap()).filter(|name| name.starts_with("audit.before-")).collect()
+    };
+    assert_eq!((names(&folder).len(), names(elsewhere.path()).len()), (0, 1));
+    open(&folder).unwrap().admin(&AdminCommand::AuditVerify { heads: vec![] }).unwrap();
 }
