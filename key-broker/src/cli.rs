@@ -20,7 +20,8 @@ use crate::restore::Choices;
 use crate::seal::secret_text_of;
 use crate::{event_log, harden, restore, serve, socket, table};
 use commands::{
-    AuditCommand, ChannelCommand, Cli, Command, DiskCommand, InitArgs, NodeCommand, ReleaseCommand, TrustCommand,
+    AuditCommand, ChannelCommand, Cli, Command, DiskCommand, InitArgs, NodeCommand, ReleaseCommand, RestoreArgs,
+    TrustCommand,
 };
 
 mod commands;
@@ -58,7 +59,8 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Restore(args) => {
             harden::process();
-            let choices = Choices { replace: args.replace, trust_database: args.trust_database };
+            let RestoreArgs { replace, database_alone, trust_database, .. } = args;
+            let choices = Choices { replace, database_alone, trust_database };
             return restore::run(config, &args.file, choices, &|| passphrase(&args.passphrase, false));
         }
         Command::Node(NodeCommand::Enrol { name, ek, machine, bank, hold }) => AdminCommand::NodeEnrol {

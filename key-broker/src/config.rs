@@ -169,10 +169,14 @@ impl Config {
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self> {
         let advice = || format!("Failed to read {}: make a broker with `key-broker init`", path.display());
-        let text = inputs::configuration_text(path).with_context(advice)?;
+        Self::parse(&inputs::configuration_text(path).with_context(advice)?, path)
+    }
+
+    /// Reads the text of the file, whose path is this.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let place = || path.display().to_string();
-        ranges::check(&toml::from_str(&text).with_context(place)?).with_context(place)?;
-        let mut config: Self = toml::from_str(&text).with_context(place)?;
+        ranges::check(&toml::from_str(text).with_context(place)?).with_context(place)?;
+        let mut config: Self = toml::from_str(text).with_context(place)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         config.folder = folder.to_owned();
         config.path = path.to_owned();

@@ -1,6 +1,6 @@
 //! `key-broker restore`: a backup becomes the broker. It is unpacked and opened beside the database first, and proved ([`proof`]); then the database is renamed, so that an error or a power failure leaves one whole database.
 //!
-//! A database alone, as an earlier restore kept it, is restored where the keys of its broker still are.
+//! A database alone, as an earlier restore kept it, is restored where the keys of its broker still are, if the operator says that it is one: it has no signature.
 
 mod proof;
 mod whole;
@@ -9,13 +9,13 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use zeroize::Zeroizing;
 
 use crate::backup::archive::{directory_of, is_database};
 use crate::config::Config;
 use crate::engine::{Missing, adopt_bundles, merge_bundles};
-use crate::store::{self, Sqlite};
+use crate::store::{self, Alone, Sqlite};
 
 /// What SQLite keeps beside a database.
 const SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -28,6 +28,8 @@ pub type Ask<'a> = &'a dyn Fn() -> Result<Zeroizing<Vec<u8>>>;
 pub struct Choices {
     /// A database that exists is replaced.
     pub replace: bool,
+    /// The file is a database alone, which has no signature.
+    pub database_alone: bool,
     /// Rows of a database alone that have no authentication codes are accepted.
     pub trust_database: bool,
 }
@@ -54,8 +56,8 @@ impl Target {
         let database = if is_there { fs::canonicalize(&named)? } else { named.clone() };
         // A restore in the same second has its own names.
         let is_taken = |time: &i64| {
-            let names = ["database", "audit"].map(|name| format!("{name}.before-{time}"));
-            names.iter().any(|name| configuration.with_file_name(name).exists())
+            let [kept, aside] = ["database", "audit"].map(|name| format!("{name}.before-{time}"));
+            configuration.with_file_name(kept).exists() || database.with_file_name(aside).exists()
         };
         let now = jiff::Timestamp::now().as_second();
         let time = (now..).find(|time| !is_taken(time)).unwrap_or(now);
@@ -66,22 +68,47 @@ impl Target {
         self.configuration.with_file_name(name)
     }
 
-    /// Keeps the database that is there, and puts a proved one in its place.
-    fn replace(&self, copied: &Path) -> Result<()> {
+    /// The lock of the database that is there. A broker that has it open would go on with it after the rename, and one boot would get its share from both.
+    fn take(&self) -> Result<Option<Alone>> {
+        let taken = self.is_there.then(|| Alone::take(&self.database)).transpose();
+        taken.map_err(|error| self.cannot_take(error))
+    }
+
+    /// That no broker has the database open, before the operator enters a passphrase. Another cause why it cannot be locked is reported later, when the backup is proved.
+    fn check_unused(&self) -> Result<()> {
+        match store::check_unused(&self.database) {
+            Err(error) if self.is_there && error.is_locked() => Err(self.cannot_take(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn cannot_take(&self, error: store::Error) -> anyhow::Error {
+        let database = self.database.display();
+        match error.is_locked() {
+            true => anyhow!(
+                "cannot replace {database}: another process has it open\nhint: stop all brokers that use this database, and restore again"
+            ),
+            false => anyhow!(error)
+                .context(format!("cannot keep {database}: move it and its -wal file to another directory first")),
+        }
+    }
+
+    /// Keeps the database that is there, which is locked, and puts a proved one in its place.
+    fn replace(&self, copied: &Path, alone: Option<Alone>) -> Result<()> {
         let database = &self.database;
-        if self.is_there {
+        if let Some(alone) = &alone {
             let kept = self.file(&format!("database.before-{}", self.time));
-            // With what is in its write-ahead log, which must not be read with the new database.
-            store::copy(database, &kept).and_then(|()| store::fold(database)).with_context(|| {
-                format!("cannot keep {}: move it and its -wal file to another directory first", database.display())
-            })?;
+            alone.copy(&kept).with_context(|| format!("cannot keep {}", database.display()))?;
             println!("kept {}", kept.display());
         }
         remove_beside(database)?;
         fs::rename(copied, database).with_context(|| format!("Failed to write {}", database.display()))?;
         File::open(directory_of(database))
             .and_then(|directory| directory.sync_all())
-            .context("Failed to flush the directory")
+            .context("Failed to flush the directory")?;
+        // A broker that waits for the lock finds now that its file was replaced.
+        drop(alone);
+        Ok(())
     }
 }
 
@@ -103,7 +130,13 @@ pub fn run(configuration: &Path, backup: &Path, choices: Choices, ask: Ask) -> R
     let removed = SUFFIXES.into_iter().flat_map(|suffix| [beside(&copied, suffix), beside(&target.database, suffix)]);
     check_name(backup, removed.chain([copied.clone()]))?;
     let about = || format!("cannot restore {}", backup.display());
+    target.check_unused().with_context(about)?;
     if !is_database(backup) {
+        ensure!(
+            !choices.database_alone,
+            "{}: --database-alone is for a database alone, and the signature of a backup is verified\nhint: omit --database-alone",
+            about()
+        );
         ensure!(
             !choices.trust_database,
             "{}: --trust-database is for a database alone; the rows of a backup have authentication codes\nhint: omit --trust-database",
@@ -111,6 +144,11 @@ pub fn run(configuration: &Path, backup: &Path, choices: Choices, ask: Ask) -> R
         );
         return whole::restore(&target, backup, ask).with_context(about);
     }
+    ensure!(
+        choices.database_alone,
+        "{}: it is a database alone, which has no signature\nhint: name the file that `key-broker backup` wrote; if nobody but this broker has written the database, and it is the newest one, --database-alone",
+        about()
+    );
     let config = keys(&target).with_context(about)?;
     remove(&copied)?;
     let checked = check(backup, &copied, &config, choices, ask);
@@ -119,8 +157,8 @@ pub fn run(configuration: &Path, backup: &Path, choices: Choices, ask: Ask) -> R
         let _ = remove(&copied);
     }
     checked.with_context(about)?;
-    target.replace(&copied)?;
-    println!("restored {}", target.named.display());
+    target.take().and_then(|alone| target.replace(&copied, alone)).with_context(about)?;
+    println!("restored {} from a database alone: no signature was verified", target.named.display());
     adopt(&target, None)
 }
 
@@ -167,7 +205,8 @@ fn flush(copied: &Path) -> Result<()> {
 
 /// Brings the files of the audit log to the restored database: those of the backup, and of those that are there the ones that belong to it.
 fn adopt(target: &Target, backup: Option<&Path>) -> Result<()> {
-    let aside = target.file(&format!("audit.before-{}", target.time));
+    // Beside the directory that it is taken out of: a rename stays in one file system.
+    let aside = target.database.with_file_name(format!("audit.before-{}", target.time));
     if let Some(backup) = backup {
         merge_bundles(backup, &target.named, &aside)?;
     }
@@ -223,7 +262,7 @@ mod tests {
     }
 
     fn restore(folder: &Path, backup: &Path, replace: bool) -> Result<()> {
-        let choices = Choices { replace, ..Choices::default() };
+        let choices = Choices { replace, database_alone: is_database(backup), ..Choices::default() };
         run(&folder.join("broker.toml"), backup, choices, &|| Ok(Zeroizing::new(b"a passphrase".to_vec())))
     }
 

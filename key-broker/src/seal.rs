@@ -15,7 +15,7 @@ use ring::signature::Ed25519KeyPair;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::engine::Keys;
+use crate::engine::{Keys, sha256};
 use crate::inputs;
 
 const SCHEMA: &str = "cairn.sealed-keys/1";
@@ -59,8 +59,8 @@ impl Drop for Contents {
 }
 
 impl Contents {
-    /// As the engine takes them.
-    pub fn keys(&self, certificate: Vec<u8>) -> Result<Keys> {
+    /// As the engine takes them, with the bytes of the box that they were in.
+    pub fn keys(&self, sealed: &[u8], certificate: Vec<u8>) -> Result<Keys> {
         let pair = |bytes: &Hex| {
             Ed25519KeyPair::from_pkcs8(&bytes.0).map_err(|error| anyhow!("a key of the sealed box is damaged: {error}"))
         };
@@ -70,7 +70,8 @@ impl Contents {
             epochs.insert(*epoch, Zeroizing::new(key));
         }
         let (message, audit) = (pair(&self.message)?, pair(&self.audit)?);
-        Ok(Keys { message, audit, epochs, cluster: self.cluster, certificate })
+        let sealed = Bytes32(sha256(sealed));
+        Ok(Keys { message, audit, epochs, cluster: self.cluster, sealed, certificate })
     }
 }
 
@@ -104,11 +105,15 @@ pub fn write(path: &Path, contents: &Contents, passphrase: &[u8]) -> Result<()> 
     secret_file(path, &serde_json::to_vec(&sealed)?)
 }
 
-/// Opens the box.
-pub fn open(path: &Path, passphrase: &[u8]) -> Result<Contents> {
+/// Reads the box.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    inputs::configuration(path)
+}
+
+/// Opens the bytes of the box, which `path` names in errors.
+pub fn open(bytes: &[u8], path: &Path, passphrase: &[u8]) -> Result<Contents> {
     let damaged = || format!("{} is damaged: restore it", path.display());
-    let bytes = inputs::configuration(path)?;
-    let sealed: Sealed = serde_json::from_slice(&bytes).with_context(damaged)?;
+    let sealed: Sealed = serde_json::from_slice(bytes).with_context(damaged)?;
     ensure!(sealed.schema == SCHEMA, "{} is of another version: {}", path.display(), sealed.schema);
     // Somebody else's numbers must not take all memory.
     ensure!(sealed.memory_kib <= 1 << 20 && sealed.passes <= 16, damaged());
@@ -172,15 +177,16 @@ mod tests {
             cluster: None,
         };
         write(&path, &contents, b"a passphrase").unwrap();
-        let opened = open(&path, b"a passphrase").unwrap().keys(vec![]).unwrap();
+        let open = |passphrase: &[u8]| open(&read(&path).unwrap(), &path, passphrase);
+        let opened = open(b"a passphrase").unwrap().keys(b"", vec![]).unwrap();
         assert_eq!(*opened.epochs[&1], [7; 32]);
-        let error = open(&path, b"another").err().unwrap().to_string();
+        let error = open(b"another").err().unwrap().to_string();
         assert!(error.contains("does not open"), "{error}");
         assert!(write(&path, &contents, b"x").is_err(), "never over another one");
         let text = fs::read_to_string(&path).unwrap();
         assert!(!text.contains(&"07".repeat(32)));
         fs::write(&path, text.replacen("sealed\":\"", "sealed\":\"00", 1)).unwrap();
-        assert!(open(&path, b"a passphrase").is_err());
+        assert!(open(b"a passphrase").is_err());
     }
 
     #[test]

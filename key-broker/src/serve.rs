@@ -22,7 +22,7 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
         .with_context(|| format!("Failed to read {}: restore it", config.file("cluster.json").display()))?;
     let engine = Arc::new(Engine::open(&config.file("database"), &cluster, config.settings())?);
     let files = Files::beside(&config.path);
-    let tls = server::tls(config)?;
+    let tls = server::tls(config, &engine)?;
     let admin = socket::listen(&config.file("admin.sock"))?;
     // Before the runtime: the blocking client has one of its own.
     witness::start(&engine, &config.audit)?;
@@ -54,8 +54,12 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
             // Nobody listens any more: then it has ended already.
             let _ = stop.send(true);
         });
-        server::serve(listener, tls, engine, limits, stopped).await
+        server::serve(listener, tls, engine.clone(), limits, stopped).await
     });
+    // Threads that never end keep the database open, so nothing closes it.
+    if let Err(error) = engine.fold() {
+        eprintln!("key-broker: the file database-wal stays beside the database: {error}");
+    }
     // The next broker replaces one that is left over.
     let _ = std::fs::remove_file(socket_path);
     served

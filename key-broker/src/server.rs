@@ -108,14 +108,16 @@ impl Peer {
     }
 }
 
-/// TLS 1.3 with the broker's key.
-pub fn tls(config: &Config) -> Result<Arc<ServerConfig>> {
+/// TLS 1.3 with the broker's key, whose files the engine notes.
+pub fn tls(config: &Config, engine: &Engine) -> Result<Arc<ServerConfig>> {
     let read = |name: &str| {
         let path = config.file(name);
         std::fs::read(&path).with_context(|| format!("Failed to read {}: restore it", path.display()))
     };
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(read("tls.key")?));
-    let certificate = CertificateDer::from(read("tls.der")?);
+    let (key, certificate) = (read("tls.key")?, read("tls.der")?);
+    engine.note_tls(&key, &certificate);
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key));
+    let certificate = CertificateDer::from(certificate);
     let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()

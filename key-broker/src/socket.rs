@@ -77,10 +77,11 @@ pub fn unseal_and_trust(engine: &Engine, files: &Files, passphrase: &[u8]) -> Re
 }
 
 fn keys(files: &Files, passphrase: &[u8]) -> Result<Keys> {
-    let contents = seal::open(&files.sealed, passphrase)?;
+    let sealed = seal::read(&files.sealed)?;
+    let contents = seal::open(&sealed, &files.sealed, passphrase)?;
     let certificate = std::fs::read(&files.certificate)
         .with_context(|| format!("Failed to read {}: restore it", files.certificate.display()))?;
-    contents.keys(certificate)
+    contents.keys(&sealed, certificate)
 }
 
 /// Listens; a socket that nobody answers at is replaced.

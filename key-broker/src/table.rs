@@ -32,7 +32,7 @@ const FIRST: [&str; 17] = [
     "number",
 ];
 /// Fields in this order come last: their values are long.
-const LAST: [&str; 8] = ["machine", "bank", "ek", "found", "meaning", "next", "event_log", "hint"];
+const LAST: [&str; 9] = ["machine", "bank", "ek", "found", "meaning", "next", "event_log", "warning", "hint"];
 
 fn place(name: &str) -> usize {
     let at = |names: &[&str]| names.iter().position(|known| *known == name);

@@ -16,7 +16,7 @@ pub const SEALED: &str = "sealed.json";
 pub const IDENTITY: [&str; 5] = ["cluster.json", "certificate.json", SEALED, "tls.key", "tls.der"];
 
 /// Bytes of a file that is not the database and not of the audit log.
-const MAX_SMALL_BYTES: u64 = 64 << 10;
+pub const MAX_SMALL_BYTES: u64 = 64 << 10;
 /// Bytes of the manifest in its envelope.
 pub const MAX_MANIFEST_BYTES: u64 = 16 << 10;
 /// Bytes of the hashes of a bundle: SHA-256 each.

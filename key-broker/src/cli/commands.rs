@@ -277,6 +277,9 @@ pub(super) struct RestoreArgs {
     /// The database that is there is replaced, and kept beside it
     #[arg(long)]
     pub(super) replace: bool,
+    /// The file is a database alone, as an earlier restore kept it; no signature is verified
+    #[arg(long)]
+    pub(super) database_alone: bool,
     /// Accept all rows of a database alone, of version 4 or older, that only this broker has written
     #[arg(long)]
     pub(super) trust_database: bool,

@@ -143,6 +143,10 @@ impl Engine {
                     self.compositions.forget(id);
                 }
                 match (written, outcome) {
+                    (Ok(()), Some(Ok(mut done))) => {
+                        self.overwrite_destroyed(&mut done);
+                        Ok(done)
+                    }
                     (Ok(()) | Err(Error::Work(_)), Some(outcome)) => outcome,
                     (Err(error), _) => Err(error.to_string()),
                     (Ok(()), None) => Err("nothing was done".into()),

@@ -201,4 +201,4 @@ fn check_record(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use attest::bytes::Bytes32;
 use attest::message;
 use measurements::canonical::Document;
@@ -13,7 +13,8 @@ use super::records::{self, Disk, Grant, Latch, Node, Release, get};
 use super::share::unwrapped_for;
 use super::{Engine, Open, row_key};
 use crate::backup::manifest::Manifest;
-use crate::store::{Error, Sqlite, Store as _, Table, Transaction};
+use crate::fault;
+use crate::store::{Error, Sqlite, Store, Table, Transaction};
 
 /// Numbers of rows that were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,12 +32,7 @@ impl Engine {
     /// The broker is sealed, or the first record or share that cannot be used.
     pub fn check_rows(&self) -> Result<Rows> {
         let open = self.keys().context("the broker is sealed\nhint: key-broker unseal")?;
-        let mut rows = Ok(Rows::default());
-        self.store.look(&mut |transaction| {
-            rows = check_rows(transaction, &open)?;
-            Ok(())
-        })?;
-        rows.map_err(|problem| anyhow!(problem))
+        rows_of(&*self.store, &open)
     }
 
     /// Copies the database to a new file.
@@ -47,13 +43,15 @@ impl Engine {
         self.store.backup(to)
     }
 
-    /// That a copy of the database has the authentication code of every row.
+    /// The same of a copy of the database, which has the authentication code of every row: no request waits for it.
     ///
     /// # Errors
-    /// The broker is sealed, or the first row without its code.
-    pub fn authenticate_copy(&self, copy: &Path) -> Result<()> {
+    /// The broker is sealed, or the first row without its code, or the first record or share that cannot be used.
+    pub fn check_copy(&self, copy: &Path) -> Result<Rows> {
         let open = self.keys().context("the broker is sealed\nhint: key-broker unseal")?;
-        Ok(Sqlite::open(copy)?.authenticate(row_key(&open.keys)?)?)
+        let copy = Sqlite::open(copy)?;
+        copy.authenticate(row_key(&open.keys)?)?;
+        rows_of(&copy, &open)
     }
 
     /// Compares the audit log with its signed head: all of it, or the head alone where older leaves are missing.
@@ -106,24 +104,6 @@ impl Engine {
             .map_err(|refusal| anyhow!("cannot sign the manifest: {refusal}"))
     }
 
-    /// The manifest, if this broker has signed it for its cluster.
-    ///
-    /// # Errors
-    /// It has another signature or schema, or the broker is sealed.
-    pub fn verify_manifest(&self, envelope: &[u8]) -> Result<Manifest> {
-        let open = self.keys().context("the broker is sealed\nhint: key-broker unseal")?;
-        let key = open.certificate.message_key;
-        let (manifest, _): (Manifest, _) = message::open(envelope, &key)
-            .map_err(|refusal| anyhow!("the manifest is not signed by the broker of this backup: {}", refusal.found))?;
-        ensure!(
-            manifest.cluster == hex::encode(&self.cluster.id.0),
-            "the manifest is of cluster {}, cluster.json of {}",
-            manifest.cluster,
-            hex::encode(&self.cluster.id.0)
-        );
-        Ok(manifest)
-    }
-
     /// That the newest head of the audit log is signed with the broker's key; for a database whose older leaves are elsewhere.
     ///
     /// # Errors
@@ -143,7 +123,17 @@ impl Engine {
     }
 }
 
+fn rows_of(store: &dyn Store, open: &Open) -> Result<Rows> {
+    let mut rows = Ok(Rows::default());
+    store.look(&mut |transaction| {
+        rows = check_rows(transaction, open)?;
+        Ok(())
+    })?;
+    rows.map_err(|problem| anyhow!(problem))
+}
+
 fn check_rows(transaction: &dyn Transaction, open: &Open) -> Result<Result<Rows, String>, Error> {
+    fault::point("rows-of-a-backup");
     let nodes = records::all::<Node>(transaction, Table::Nodes)?;
     records::all::<Release>(transaction, Table::Releases)?;
     records::all::<Grant>(transaction, Table::Grants)?;

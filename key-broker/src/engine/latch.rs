@@ -108,8 +108,10 @@ impl Engine {
     }
 }
 
-/// Destroys the stored reply of the node's last boot: its share was taken away. Session and counts stay: the boot has had its share, and its report is judged by the disk's record.
+/// Destroys the stored reply of the node's last boot: this transaction takes its share away. Session and counts stay: the boot has had its share, and its report is judged by the disk's record.
 pub(super) fn destroy_reply(transaction: &mut dyn Transaction, name: &str) -> Result<(), Error> {
+    // Reply and share.
+    transaction.destroys();
     if let Some(mut latch) = get::<Latch>(transaction, Table::Latches, name.as_bytes())? {
         latch.reply.clear();
         put(transaction, Table::Latches, name.as_bytes(), &latch)?;
@@ -122,6 +124,7 @@ pub(super) fn approve_counts(transaction: &mut dyn Transaction, name: &str) -> R
     let latch: Option<Latch> = get(transaction, Table::Latches, name.as_bytes())?;
     let Some(mut latch) = latch else { return Ok(()) };
     let Some(lowest) = latch.cleared.take() else { return Ok(()) };
+    transaction.destroys();
     (latch.reset, latch.restart) = lowest;
     latch.approved = true;
     // The boot of the last release is over: evidence that answers a challenge from before this moment may be its own.
@@ -132,6 +135,7 @@ pub(super) fn approve_counts(transaction: &mut dyn Transaction, name: &str) -> R
 
 /// Forgets the last boot of a node, with its session.
 pub(super) fn forget_latch(transaction: &mut dyn Transaction, name: &str) -> Result<(), Error> {
+    transaction.destroys();
     if let Some(latch) = get::<Latch>(transaction, Table::Latches, name.as_bytes())? {
         transaction.remove(Table::Spent, &latch.session.0)?;
         transaction.remove(Table::Latches, name.as_bytes())?;

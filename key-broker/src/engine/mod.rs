@@ -9,11 +9,13 @@ mod commit;
 mod compositions;
 mod deadlines;
 mod decision;
+mod destroyed;
 mod disks;
 mod event_logs;
 mod evidence;
 mod grant;
 mod hello;
+mod identity;
 mod latch;
 mod limits;
 mod nodes;
@@ -35,7 +37,7 @@ mod witness;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -128,12 +130,14 @@ pub struct Keys {
     pub epochs: BTreeMap<u64, Zeroizing<[u8; 32]>>,
     /// SHA-256 of cluster.json, if the box has it.
     pub cluster: Option<Bytes32>,
+    /// SHA-256 of the file of the box.
+    pub sealed: Bytes32,
     /// The envelope of the broker's certificate.
     pub certificate: Vec<u8>,
 }
 
 /// What an operator may do about rows that were not written with the broker's keys.
-const TRUST_HINT: &str = "if the database, or the backup that it was restored from, is of version 4 or older and was written by this broker alone: key-broker unseal --trust-database, or key-broker restore --trust-database for a copy that is restored";
+const TRUST_HINT: &str = "if the database, or the backup that it was restored from, is of version 4 or older and was written by this broker alone: key-broker unseal --trust-database, or key-broker restore --database-alone --trust-database for a copy that is restored";
 
 /// Key of the authentication codes of rows.
 fn row_key(keys: &Keys) -> Result<RowKey> {
@@ -178,6 +182,8 @@ pub struct Engine {
     cluster: Cluster,
     /// SHA-256 of cluster.json.
     cluster_digest: [u8; 32],
+    /// SHA-256 of tls.key and tls.der.
+    tls: OnceLock<[[u8; 32]; 2]>,
     configuration: Configuration,
     origin: String,
     settings: Settings,
@@ -226,6 +232,7 @@ impl Engine {
             troubles: Mutex::new(not_asked),
             configuration: Configuration::cluster(cluster_json),
             cluster_digest: sha256(cluster_json),
+            tls: OnceLock::new(),
             cluster,
             origin,
             limits: Mutex::new(Limits::new(settings.hellos_per_minute, settings.strangers_per_minute)),

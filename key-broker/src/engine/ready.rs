@@ -148,6 +148,12 @@ mod tests {
             self.0.fetch_add(1, Ordering::Relaxed);
             Err(Error::Database { failure: Failure::Full, detail: "no space".into() })
         }
+        fn has_destroyed(&self) -> bool {
+            false
+        }
+        fn fold(&self, _: Duration) -> Result<(), Error> {
+            Ok(())
+        }
         fn authenticate(&self, _: RowKey) -> Result<(), Error> {
             Ok(())
         }

@@ -110,6 +110,8 @@ impl Engine {
             return Ok(());
         }
         self.store.transact(&mut |transaction| {
+            // A share without the name of its owner.
+            transaction.destroys();
             for (key, mut disk) in records::all::<Disk>(transaction, Table::Disks)? {
                 if is_unbound(&disk) && self.bind_share(transaction, open, &mut disk)? {
                     put(transaction, Table::Disks, &key, &disk)?;

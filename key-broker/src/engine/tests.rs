@@ -11,7 +11,9 @@ use super::hello::unknown_bank;
 use super::ready::MAX_CLOCK_BEHIND_SECONDS;
 use super::{AdminCommand, Engine, Settings, Trouble, Unready};
 use crate::code::{Code, Own};
+use crate::config::Config;
 use crate::init::{self, Plan};
+use crate::server;
 use crate::socket::{self, Files};
 use crate::store::Table;
 
@@ -37,6 +39,7 @@ pub(crate) fn open(folder: &Path) -> anyhow::Result<Engine> {
 fn open_with(folder: &Path, settings: Settings) -> anyhow::Result<Engine> {
     let cluster = std::fs::read(folder.join("cluster.json")).unwrap();
     let engine = Engine::open(&folder.join("database"), &cluster, settings)?;
+    server::tls(&Config::read(&folder.join("broker.toml"))?, &engine)?;
     let files = Files::beside(&folder.join("broker.toml"));
     socket::unseal(&engine, &files, b"a passphrase")?;
     Ok(engine)

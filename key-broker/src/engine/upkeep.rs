@@ -37,6 +37,7 @@ impl Engine {
             "sizes": sizes,
             "audit_directory": self.moving().unwrap_or_else(|| "ok".into()),
             "decisions": self.counts(),
+            "destroyed_shares": self.destroyed_shares(),
             "witnesses": witnesses.map_err(|error| error.to_string())?,
         }))
     }
@@ -113,8 +114,9 @@ impl Engine {
         self.record_unwritten();
     }
 
-    /// The work of each second: records the time, and moves older leaves of the audit log from the database to files. A failure is printed once, delays moving, and stops nothing else.
+    /// The work of each second: overwrites what was destroyed, records the time, and moves older leaves of the audit log from the database to files. A failure is printed once, delays moving, and stops nothing else.
     pub fn move_leaves(&self) {
+        self.retry_overwriting();
         if self.is_sealed() {
             return;
         }

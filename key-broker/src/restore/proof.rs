@@ -26,7 +26,7 @@ pub fn open(database: &Path, keys: &Config, settings: Settings, passphrase: &[u8
         true => drop(socket::unseal_and_trust(&engine, &files, passphrase)?),
         false => socket::unseal(&engine, &files, passphrase)?,
     }
-    server::tls(keys)?;
+    server::tls(keys, &engine)?;
     let cluster = Cluster::read(&cluster).map_err(|refusal| anyhow!(refusal.found))?;
     let certificate = cluster.certificate(&read("certificate.json")?).map_err(|refusal| anyhow!(refusal.found))?;
     let key = rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(read("tls.key")?)).context("tls.key is damaged")?;

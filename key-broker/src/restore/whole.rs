@@ -48,7 +48,7 @@ fn proved(target: &Target, archive: &mut Archive, ask: Ask) -> Result<Proved> {
     let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(parent);
     let folder = staging.context("cannot create a directory beside the database")?;
     let (bytes, digest) = archive.extract(folder.path())?;
-    // Before the passphrase is needed: an accident. The signature is verified below.
+    // An accident. The signature is verified below.
     let said: Manifest = unverified(archive.manifest())?;
     ensure!(
         (said.bytes, said.digest.0) == (bytes, digest),
@@ -60,6 +60,9 @@ fn proved(target: &Target, archive: &mut Archive, ask: Ask) -> Result<Proved> {
         ensure!(folder.path().join(name).exists(), "the backup does not contain {name}");
     }
     compare(target, folder.path())?;
+    // Before a database is opened, which changes one of an older version.
+    let read = |name: &str| fs::read(folder.path().join(name));
+    let manifest = Manifest::verify(archive.manifest(), &read("cluster.json")?, &read("certificate.json")?)?;
     let keys = Config::read(&folder.path().join(CONFIGURATION))?;
     let settings = match target.configuration.exists() {
         true => Config::read(&target.configuration)?.settings(),
@@ -67,7 +70,6 @@ fn proved(target: &Target, archive: &mut Archive, ask: Ask) -> Result<Proved> {
     };
     let database = folder.path().join(DATABASE);
     let engine = proof::open(&database, &keys, settings, &ask()?, false)?;
-    let manifest = engine.verify_manifest(archive.manifest())?;
     let rows = proof::prove(&engine, manifest.first_leaf == 0)?;
     drop(engine);
     super::flush(&database)?;
@@ -100,7 +102,9 @@ fn put(target: &Target, proved: Proved) -> Result<()> {
     let Proved { folder, rows, manifest } = proved;
     let staged = folder.path();
     let mut written = Vec::new();
-    let done = put_files(target, staged, &mut written).and_then(|()| target.replace(&staged.join(DATABASE)));
+    let alone = target.take()?;
+    let replace = || target.replace(&staged.join(DATABASE), alone);
+    let done = put_files(target, staged, &mut written).and_then(|()| replace());
     if done.is_err() {
         for path in written {
             // The error that is reported is the one before.

@@ -5,7 +5,9 @@ mod migration;
 mod sqlite;
 
 pub use authentication::RowKey;
-pub use sqlite::{Sqlite, copy, fold};
+pub use sqlite::{Alone, Sqlite, check_unused, copy};
+
+use std::time::Duration;
 
 /// Leaves of the audit log whose requests are in the index, counted from the newest. An older one is searched in the log.
 pub const MAX_INDEXED_LEAVES: u64 = 16_384;
@@ -138,6 +140,11 @@ pub enum Error {
         "the file does not exist: restore a backup with `key-broker restore`, or create a broker with `key-broker init`"
     )]
     Missing,
+    /// The file has another device or inode than the one that was opened.
+    #[error(
+        "the database file was replaced or removed after the broker opened it, and the broker decides nothing; restart all brokers that use it"
+    )]
+    Replaced,
     /// The file has no tables of a broker.
     #[error("the file is not the database of a broker: restore a backup with `key-broker restore`")]
     Foreign,
@@ -165,6 +172,13 @@ pub enum Error {
     Work(String),
 }
 
+impl Error {
+    /// Whether another process holds the lock.
+    pub const fn is_locked(&self) -> bool {
+        matches!(self, Self::Database { failure: Failure::Locked, .. })
+    }
+}
+
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
@@ -184,6 +198,8 @@ pub trait Transaction {
     fn after(&self, table: Table, key: Option<&[u8]>, most: usize) -> Result<Vec<Row>, Error>;
     /// The first key of a table, also while the broker is sealed: nothing has verified it.
     fn first(&self, table: Table) -> Result<Option<Vec<u8>>, Error>;
+    /// What this transaction removes must not stay in any file: [`Store::has_destroyed`] is true once it has ended.
+    fn destroys(&mut self);
     /// How many pairs a table has, also while the broker is sealed: nothing has verified them.
     fn count(&self, table: Table) -> Result<u64, Error>;
 }
@@ -205,6 +221,10 @@ pub trait Store: Send + Sync {
     fn look(&self, look: Look) -> Result<(), Error>;
     /// Whether a transaction can be committed now: commits one, unless the last one was committed less than a second ago. Fails within a second if another process holds the lock.
     fn check(&self) -> Result<(), Error>;
+    /// Whether what a transaction has destroyed may still be in a file, until [`Store::fold`] succeeds. True of a store that was opened just now.
+    fn has_destroyed(&self) -> bool;
+    /// Moves all that earlier transactions have written to their places, and overwrites where it was before. Waits at most `patience` for reads and transactions that are running.
+    fn fold(&self, patience: Duration) -> Result<(), Error>;
     /// From now on, every row is written with an authentication code under this key, and read only with it. Rows that are there already must have theirs. Before, no row is read or written.
     fn authenticate(&self, key: RowKey) -> Result<(), Error>;
     /// Writes authentication codes under this key for all rows as they are, of which none may have one, and does this work in the same transaction, with the number of rows.

@@ -1,8 +1,10 @@
-//! SQLite: one file, write-ahead log, every commit on the disk before it counts. Several processes may use one file; the writing one locks it.
+//! SQLite: one file, write-ahead log, every commit on the disk before it counts. Several processes may use one file; the writing one locks it. A file that was replaced while it is open is neither read nor written.
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -11,9 +13,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 use super::{Error, Failure, Look, RowKey, Store, Table, Transaction, TrustWork, Work};
 use super::{authentication, migration};
 
+mod alone;
 mod schema;
 mod transaction;
 
+pub use alone::{Alone, check_unused};
 use transaction::{Access, CHECK, Open, is_check};
 
 /// Version of the tables.
@@ -33,6 +37,9 @@ const STATEMENTS: usize = 128;
 
 /// A database: one connection writes, and another reads beside it, so that a read does not wait for a write to reach the disk. A third one copies.
 pub struct Sqlite {
+    path: PathBuf,
+    /// Device and inode of the file. Connections to a file that was renamed or removed go on with it, while other processes open the new one.
+    identity: (u64, u64),
     // The last connection that closes moves the write-ahead log into the database, which one that only reads cannot.
     reader: Mutex<Connection>,
     copier: Mutex<Connection>,
@@ -44,6 +51,8 @@ pub struct Sqlite {
     checker: Mutex<Connection>,
     /// Time of the last commit.
     committed: Mutex<Instant>,
+    /// Whether the write-ahead log may contain what a transaction has destroyed.
+    destroyed: AtomicBool,
     /// Of authentication codes; none while the broker is sealed.
     key: RwLock<Option<Arc<RowKey>>>,
 }
@@ -79,10 +88,13 @@ impl Sqlite {
     /// # Errors
     /// [`Error`].
     pub fn open_with(path: &Path, patience: Duration) -> Result<Self, Error> {
+        let identity = identity(path)?;
         let mut connection = connect(path)?;
         if connection.pragma_query_value(None, "user_version", |row| row.get(0).map(|found: i64| found == 0))? {
             return Err(Error::Foreign);
         }
+        // A restore may have kept it locked until it was replaced.
+        check_identity(path, identity)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // What is removed, destroyed shares above all, is overwritten.
@@ -104,13 +116,19 @@ impl Sqlite {
         let checker = connect(path)?;
         checker.pragma_update(None, "synchronous", "FULL")?;
         checker.busy_timeout(CHECK_PATIENCE)?;
+        let copier = connect(path)?;
+        check_identity(path, identity)?;
         Ok(Self {
+            path: path.to_owned(),
+            identity,
             reader: Mutex::new(reader),
-            copier: Mutex::new(connect(path)?),
+            copier: Mutex::new(copier),
             writer: parking_lot::Mutex::new(connection),
             patience: patience.min(MAX_PATIENCE),
             checker: Mutex::new(checker),
             committed: Mutex::new(Instant::now()),
+            // By a broker that was killed.
+            destroyed: AtomicBool::new(true),
             key: RwLock::default(),
         })
     }
@@ -128,18 +146,32 @@ impl Sqlite {
         key.map_or(Access::Sealed, Access::Key)
     }
 
+    fn check_identity(&self) -> Result<(), Error> {
+        check_identity(&self.path, self.identity)
+    }
+
+    /// The connection that writes, once earlier transactions of this process have ended.
+    fn turn(&self, patience: Duration) -> Result<parking_lot::MutexGuard<'_, Connection>, Error> {
+        self.writer.try_lock_for(patience).ok_or_else(|| Error::Database {
+            failure: Failure::Locked,
+            detail: format!("earlier transactions of this broker have not ended after {patience:?}"),
+        })
+    }
+
     fn write(&self, access: Access, work: impl FnOnce(&mut Open<'_>) -> Result<(), Error>) -> Result<(), Error> {
         let deadline = Instant::now() + self.patience;
-        let turn = self.writer.try_lock_for(self.patience.max(MIN_TURN_PATIENCE));
-        let mut connection = turn.ok_or_else(|| Error::Database {
-            failure: Failure::Locked,
-            detail: format!("earlier transactions of this broker have not ended after {:?}", self.patience),
-        })?;
+        let mut connection = self.turn(self.patience.max(MIN_TURN_PATIENCE))?;
         connection.busy_timeout(deadline.saturating_duration_since(Instant::now()))?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut open = Open { transaction, access };
+        self.check_identity()?;
+        let mut open = Open { transaction, access, destroys: false };
         work(&mut open)?;
+        let destroys = open.destroys;
         open.transaction.commit()?;
+        if destroys {
+            // Before another thread can fold: the turn ends with this function.
+            self.destroyed.store(true, Ordering::Relaxed);
+        }
         *lock(&self.committed) = Instant::now();
         Ok(())
     }
@@ -174,16 +206,21 @@ fn copy_with(connection: &Connection, to: &Path) -> Result<(), Error> {
     flushed.map_err(|error| Error::Work(format!("cannot flush {}: {error}", to.display())))
 }
 
-/// Moves the write-ahead log of a database that no process uses into the database.
-///
-/// # Errors
-/// [`Error`]; another process uses the database.
-pub fn fold(path: &Path) -> Result<(), Error> {
-    let is_busy: bool = connect(path)?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    if is_busy {
-        return Err(Error::Database { failure: Failure::Locked, detail: "its write-ahead log is in use".into() });
+/// Device and inode of the file that this path leads to.
+fn identity(path: &Path) -> Result<(u64, u64), Error> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok((metadata.dev(), metadata.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::Missing),
+        Err(error) => Err(Error::Database { failure: Failure::Io, detail: error.to_string() }),
     }
-    Ok(())
+}
+
+fn check_identity(path: &Path, expected: (u64, u64)) -> Result<(), Error> {
+    match identity(path) {
+        Ok(found) if found == expected => Ok(()),
+        Ok(_) | Err(Error::Missing) => Err(Error::Replaced),
+        Err(error) => Err(error),
+    }
 }
 
 /// A transaction that panicked was rolled back.
@@ -212,21 +249,39 @@ impl Store for Sqlite {
 
     fn look(&self, look: Look) -> Result<(), Error> {
         let mut connection = lock(&self.reader);
+        self.check_identity()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
-        look(&Open { transaction, access: self.access() })
+        look(&Open { transaction, access: self.access(), destroys: false })
     }
 
     fn check(&self) -> Result<(), Error> {
+        self.check_identity()?;
         if lock(&self.committed).elapsed() < CHECK_INTERVAL {
             return Ok(());
         }
         let mut connection = lock(&self.checker);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut open = Open { transaction, access: Access::Check };
+        let mut open = Open { transaction, access: Access::Check, destroys: false };
         // A commit without a change writes nothing, and succeeds on a full file system.
         open.put(Table::State, CHECK, b"")?;
         open.transaction.commit()?;
         *lock(&self.committed) = Instant::now();
+        Ok(())
+    }
+
+    fn has_destroyed(&self) -> bool {
+        self.destroyed.load(Ordering::Relaxed)
+    }
+
+    fn fold(&self, patience: Duration) -> Result<(), Error> {
+        let connection = self.turn(patience)?;
+        self.check_identity()?;
+        connection.busy_timeout(patience)?;
+        let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if is_busy {
+            return Err(Error::Database { failure: Failure::Locked, detail: "its write-ahead log is in use".into() });
+        }
+        self.destroyed.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -236,7 +291,7 @@ impl Store for Sqlite {
             let mut connection = lock(&self.reader);
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
             schema::check(&transaction)?;
-            let open = Open { transaction, access: Access::Key(key.clone()) };
+            let open = Open { transaction, access: Access::Key(key.clone()), destroys: false };
             open.each(|table, row| open.verify(table, row).map(drop))?;
         }
         *self.key.write().unwrap_or_else(PoisonError::into_inner) = Some(key);
@@ -270,6 +325,7 @@ impl Store for Sqlite {
     }
 
     fn backup(&self, to: &Path) -> Result<(), Error> {
+        self.check_identity()?;
         // Transactions go on meanwhile.
         copy_with(&lock(&self.copier), to)
     }

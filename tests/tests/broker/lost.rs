@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -13,8 +13,10 @@ use attest::recovery::SignedStatement;
 use cairn_tests::attester::Released;
 use cairn_tests::broker::Broker;
 use cairn_tests::suite::Suite;
+use nix::sys::signal::Signal;
 
 use crate::Row;
+use crate::availability::{await_readiness, get};
 use crate::migrated::to_4;
 use crate::scene::{Node, Scene, ask, commit, release};
 
@@ -25,6 +27,8 @@ pub fn rows() -> Vec<Row> {
         Row::new("page_restores_a_lost_broker_word_for_word_in_an_empty_directory", page),
         Row::new("backup_that_is_not_whole_leaves_an_empty_host_empty", not_whole),
         Row::new("backup_and_restore_that_are_killed_are_whole_when_repeated", killed),
+        Row::new("restore_is_refused_while_a_replica_has_the_database_open", replica),
+        Row::new("broker_whose_database_was_replaced_decides_nothing", replaced),
         Row::new("copy_of_a_database_of_version_4_is_restored_only_if_it_is_trusted", version_4),
         Row::new("disk_without_a_record_is_adopted_by_the_next_broker_of_the_cluster", adopted),
         Row::new("disk_made_after_the_backup_is_adopted_by_the_restored_broker", made_later),
@@ -86,7 +90,7 @@ fn not_whole(suite: &Suite, _: &str) -> Result<()> {
         ("changed", &changed, "the backup was changed"),
         ("longer", &[&good[..], b"more"].concat(), "truncated or damaged"),
         ("foreign", b"no backup", "not a backup"),
-        ("database alone", &database, "sealed.json"),
+        ("database alone", &database, "--database-alone"),
     ] {
         let path = outside.path().join(name);
         fs::write(&path, bytes)?;
@@ -106,6 +110,62 @@ fn not_whole(suite: &Suite, _: &str) -> Result<()> {
     Ok(())
 }
 
+/// One of two brokers with one database is stopped: the other one would go on with the database from before, and both would release a share to one boot.
+fn replica(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let outside = tempfile::tempdir()?;
+    let backup = back_up(&scene.broker, outside.path())?;
+    let mut replica = scene.broker.replica()?;
+    scene.broker.end(Signal::SIGTERM)?;
+    let file = fs::metadata(scene.broker.file("database"))?.ino();
+    let refused = scene.broker.restore(&backup, &["--replace"])?;
+    let found = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && found.contains("another process") && found.contains("hint: "), "{found}");
+    ensure!(fs::metadata(scene.broker.file("database"))?.ino() == file, "the database was replaced");
+    let entries = fs::read_dir(scene.broker.place())?.map(|entry| entry.map(|entry| entry.file_name()));
+    let names = entries.collect::<std::io::Result<Vec<_>>>()?;
+    ensure!(!names.iter().any(|name| name.to_string_lossy().contains("before-")), "something was kept: {names:?}");
+    release(&replica, &mut scene.node, Purpose::Unlock).context("the replica does not go on")?;
+    replica.end(Signal::SIGTERM)?;
+    let restored = scene.broker.restore(&backup, &["--replace"])?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    Ok(())
+}
+
+/// Somebody moves another database over that of a running broker.
+fn replaced(suite: &Suite, _: &str) -> Result<()> {
+    let mut scene = Scene::known(suite)?;
+    let [database, copy, moved] = ["database", "copy", "moved"].map(|name| scene.broker.file(name));
+    rusqlite::Connection::open(&database)?.execute("VACUUM INTO ?1", [copy.display().to_string()])?;
+    let released = release(&scene.broker, &mut scene.node, Purpose::Unlock)?;
+    scene.reboot()?;
+    let mut talk = scene.begin(Purpose::Unlock)?;
+    let evidence = scene.node.evidence(&talk)?;
+    fs::rename(&database, &moved)?;
+    fs::rename(&copy, &database)?;
+    let answers = [
+        talk.show(&evidence)?,
+        scene.broker.wire()?.say("/krp/1/hello", &scene.node.hello(Purpose::Unlock)?)?,
+        scene.broker.wire()?.resume(&released.session)?,
+    ];
+    for (answer, message) in answers.iter().zip(["evidence", "hello", "resumption"]) {
+        ensure!(answer.status == 503 && answer.retry_after.is_some(), "the {message}: {}", answer.status);
+    }
+    await_readiness(&scene.broker, 503)?;
+    let certificate = get(&scene.broker, "/krp/1/broker")?;
+    ensure!(certificate.status == 503, "a certificate without a database: {}", certificate.status);
+    let refused = scene.broker.command(&["node", "retire", "one"])?;
+    let found = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && found.contains("was replaced"), "{found}");
+    let printed = String::from_utf8_lossy(&scene.broker.printed()?).into_owned();
+    ensure!(printed.contains("not ready: the database file was replaced"), "the broker prints {printed}");
+    // The control.
+    fs::rename(&database, &copy)?;
+    fs::rename(&moved, &database)?;
+    await_readiness(&scene.broker, 200)?;
+    scene.must_still_unlock()
+}
+
 /// What a broker of version 4 wrote as its backup: rows that anybody may have written, and no keys.
 fn version_4(suite: &Suite, _: &str) -> Result<()> {
     let mut scene = Scene::known(suite)?;
@@ -119,7 +179,8 @@ fn version_4(suite: &Suite, _: &str) -> Result<()> {
     to_4(&rusqlite::Connection::open(&copy)?, &scene)?;
     let before = fs::read(scene.broker.file("database"))?;
     for (file, more, words) in [
-        (&copy, &["--replace"][..], "key-broker restore --trust-database"),
+        (&copy, &["--replace", "--trust-database"][..], "--database-alone"),
+        (&copy, &["--replace", "--database-alone"], "key-broker restore --database-alone --trust-database"),
         (&whole, &["--replace", "--trust-database"], "omit --trust-database"),
     ] {
         let refused = scene.broker.restore(file, more)?;
@@ -127,8 +188,10 @@ fn version_4(suite: &Suite, _: &str) -> Result<()> {
         ensure!(!refused.status.success() && found.contains(words), "{found}");
         ensure!(fs::read(scene.broker.file("database"))? == before, "the database was replaced");
     }
-    let restored = scene.broker.restore(&copy, &["--replace", "--trust-database"])?;
+    let restored = scene.broker.restore(&copy, &["--replace", "--database-alone", "--trust-database"])?;
     ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let said = String::from_utf8_lossy(&restored.stdout).into_owned();
+    ensure!(said.contains("no signature was verified"), "{said}");
     scene.broker.run()?;
     let tail = scene.broker.admin(&["audit", "tail", "1"])?;
     ensure!(tail[0]["found"].as_str().is_some_and(|found| found.contains("trusted as they were")), "{tail}");

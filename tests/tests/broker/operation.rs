@@ -81,6 +81,8 @@ fn ends_in_order(suite: &Suite, _: &str) -> Result<()> {
     scene.provision()?;
     ensure!(scene.broker.end(Signal::SIGTERM)?.success(), "the broker did not end in order");
     ensure!(!scene.broker.file("admin.sock").exists(), "its socket is left");
+    let log = fs::metadata(scene.broker.file("database-wal")).map_or(0, |metadata| metadata.len());
+    ensure!(log == 0, "{log} bytes are not in the database");
     scene.broker.run()?;
     scene.reboot()?;
     scene.must_still_unlock()
@@ -206,22 +208,23 @@ fn backup_of_leaves(suite: &Suite, _: &str) -> Result<()> {
     let (file, audit) = (scene.broker.file("copy"), scene.broker.file("audit"));
     let backup = scene.broker.admin(&["backup", &file.display().to_string()])?;
     ensure!(backup["audit_log"] == "complete", "{backup}");
-    let restore = |scene: &mut Scene, file: &Path| -> Result<String> {
+    let restore = |scene: &mut Scene, file: &Path, more: &[&str]| -> Result<String> {
         scene.broker.end(Signal::SIGTERM)?;
-        let restored = scene.broker.restore(file, &["--replace"])?;
+        let restored = scene.broker.restore(file, &[&["--replace"], more].concat())?;
         ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
         scene.broker.run()?;
         Ok(String::from_utf8_lossy(&restored.stdout).into_owned())
     };
     // The backup has the directory, too.
     fs::rename(&audit, scene.broker.file("saved"))?;
-    let said = restore(&mut scene, &file)?;
+    let said = restore(&mut scene, &file, &[])?;
     ensure!(!said.contains("missing") && !said.contains("audit.before-"), "{said}");
     scene.broker.admin(&["audit", "verify"])?;
     // A database alone does not: the leaves are named, and the directory can be copied later.
     let kept = said.lines().find_map(|line| line.strip_prefix("kept ")).context("no database is kept")?.to_owned();
     fs::remove_dir_all(&audit)?;
-    let said = restore(&mut scene, Path::new(&kept))?;
+    let said = restore(&mut scene, Path::new(&kept), &["--database-alone"])?;
+    ensure!(said.contains("no signature was verified"), "{said}");
     ensure!(said.contains("missing leaves 0 to 511") && said.contains(&audit.display().to_string()), "{said}");
     let verified = scene.broker.command(&["audit", "verify"])?;
     let words = String::from_utf8_lossy(&verified.stderr).into_owned();
@@ -236,7 +239,7 @@ fn backup_of_leaves(suite: &Suite, _: &str) -> Result<()> {
     // A log that went on after the backup is set aside: the restored one continues otherwise.
     scene.broker.fill_audit(600)?;
     scene.broker.audit_rows()?;
-    let said = restore(&mut scene, &file)?;
+    let said = restore(&mut scene, &file, &[])?;
     ensure!(said.contains("audit.before-") && !said.contains("missing"), "{said}");
     scene.broker.fill_audit(700)?;
     scene.broker.audit_rows()?;

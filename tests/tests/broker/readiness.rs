@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use cairn_tests::suite::Suite;
 use rusqlite::Connection as Database;
 
 use crate::Row;
-use crate::availability::{NODES, PATIENCE, await_readiness, begin_all, fleet, get, show_all};
+use crate::availability::{NODES, Node, PATIENCE, await_readiness, begin_all, fleet, get, show_all};
 use crate::operation::{plain, with_metrics};
 use crate::scene::Scene;
 
@@ -21,6 +22,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("broker_without_its_store_is_not_ready_and_sends_nodes_away", not_ready),
         Row::new("sealed_broker_and_broker_with_a_late_clock_are_not_ready", sealed_or_late),
         Row::new("metrics_delay_no_request_while_releases_are_judged", metrics),
+        Row::new("hello_is_answered_while_the_rows_of_a_backup_are_checked", backup),
         Row::new("requests_that_wait_for_the_store_delay_no_hello", waiting),
         Row::new("store_that_cannot_read_delays_a_node_and_does_not_refuse_it", unreadable),
     ]
@@ -93,20 +95,40 @@ fn metrics(suite: &Suite, _: &str) -> Result<()> {
     let nodes = fleet(suite, &broker)?;
     thread::scope(|scope| -> Result<()> {
         let judging = scope.spawn(|| plain(&broker, "/metrics"));
-        let started = Instant::now();
-        while !until.with_extension("reached").exists() {
-            ensure!(started.elapsed() < PATIENCE, "no release is judged");
-            thread::sleep(Duration::from_millis(20));
-        }
-        // A hello reads the record of its node.
-        let started = Instant::now();
-        let answered = broker.wire()?.begin(nodes[0].hello(Purpose::Provision)?);
-        let waited = started.elapsed();
-        fs::write(&until, "")?;
-        answered?;
-        ensure!(waited < Duration::from_secs(5), "the hello waited {waited:?} for metrics");
+        must_answer_while_held(&broker, &nodes[0], &until)?;
         let text = judging.join().ok().context("a thread panicked")??;
         ensure!(text.contains("cairn_broker_releases{standing=\"good\"} 1"), "{text}");
+        Ok(())
+    })
+}
+
+/// A hello, which reads the record of its node, is answered while the broker waits at a fault point for this file.
+fn must_answer_while_held(broker: &Broker, node: &Node, until: &Path) -> Result<()> {
+    let started = Instant::now();
+    while !until.with_extension("reached").exists() {
+        ensure!(started.elapsed() < PATIENCE, "the broker does not come to the fault point");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let started = Instant::now();
+    let answered = broker.wire()?.begin(node.hello(Purpose::Provision)?);
+    let waited = started.elapsed();
+    fs::write(until, "")?;
+    answered?;
+    ensure!(waited < Duration::from_secs(5), "the hello waited {waited:?}");
+    Ok(())
+}
+
+fn backup(suite: &Suite, _: &str) -> Result<()> {
+    let mut broker = Broker::new("")?;
+    let until = broker.file("until");
+    broker.run_with(&[("CAIRN_HOLD", "rows-of-a-backup"), ("CAIRN_HOLD_UNTIL", &until.display().to_string())])?;
+    let nodes = fleet(suite, &broker)?;
+    let file = broker.file("backup").display().to_string();
+    thread::scope(|scope| -> Result<()> {
+        let written = scope.spawn(|| broker.admin(&["backup", &file]));
+        must_answer_while_held(&broker, &nodes[0], &until)?;
+        let written = written.join().ok().context("a thread panicked")??;
+        ensure!(written["nodes"] == nodes.len(), "{written}");
         Ok(())
     })
 }

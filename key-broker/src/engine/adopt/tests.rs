@@ -19,7 +19,7 @@ fn broker(folder: &Path) -> Engine {
     engine
 }
 
-fn statement(engine: &Engine) -> DiskStatement {
+pub(in super::super) fn statement(engine: &Engine) -> DiskStatement {
     DiskStatement {
         cluster: hex::encode(&engine.cluster.id.0),
         disk: DISK.into(),
@@ -37,6 +37,12 @@ fn document(signer: &Engine, statement: &DiskStatement, share: [u8; 32]) -> Secr
     let signed = message::sign(statement, "broker", &open.keys.message).unwrap().bytes;
     let signed = SignedStatement::write(&open.keys.certificate, std::str::from_utf8(&signed).unwrap()).unwrap();
     SecretText::new(String::from_utf8(Adoption::write(&share, &signed).unwrap().to_vec()).unwrap())
+}
+
+/// An adoption of this disk by the broker that signed its statement.
+pub(in super::super) fn adoption(engine: &Engine, statement: &DiskStatement, replace: bool) -> Adopt {
+    let document = document(engine, statement, SHARE);
+    Adopt { node: "one".into(), slot: "state".into(), generation: 7, replace, document }
 }
 
 fn adopt(engine: &Engine, document: SecretText, change: impl FnOnce(&mut Adopt)) -> Result<String, String> {

@@ -42,7 +42,7 @@ fn back_up(engine: &Engine, folder: &Path, to: &Path) -> serde_json::Value {
 
 fn restored(backup: &Path, folder: &Path, passphrase: &str, replace: bool) -> anyhow::Result<()> {
     let passphrase = passphrase.as_bytes().to_vec();
-    let choices = Choices { replace, trust_database: false };
+    let choices = Choices { replace, ..Choices::default() };
     restore::run(&folder.join(CONFIGURATION), backup, choices, &|| Ok(Zeroizing::new(passphrase.clone())))
 }
 
@@ -203,13 +203,16 @@ fn backup_that_is_put_together_from_two_brokers_is_refused() {
     let good = parent.path().join("good");
     pack(&good, &copy, &folder, &engine);
     let before = files(&second);
+    drop(other);
     let error = format!("{:#}", restored(&good, &second, "a passphrase", true).unwrap_err());
     assert!(error.contains("is another than that of the backup"), "{error}");
-    drop(other);
     assert_eq!(files(&second).len(), before.len() - 2, "only the WAL of the broker that ended is gone");
     restored(&good, &new, "a passphrase", false).unwrap();
     // A database alone is no broker on a new host.
-    let error = format!("{:#}", restored(&copy, &parent.path().join("x"), "a passphrase", false).unwrap_err());
+    let choices = Choices { database_alone: true, ..Choices::default() };
+    let never = || panic!("the passphrase is asked for");
+    let alone = restore::run(&parent.path().join("x").join(CONFIGURATION), &copy, choices, &never);
+    let error = format!("{:#}", alone.unwrap_err());
     assert!(error.contains("sealed.json") && error.contains("hint: "), "{error}");
     assert!(!parent.path().join("x").exists());
 }
@@ -261,4 +264,146 @@ fn broker_whose_share_cannot_be_unwrapped_writes_no_backup() {
     let error = format!("{:#}", backup::write(&engine, &folder.join(CONFIGURATION), &backup).unwrap_err());
     assert!(error.starts_with("cannot write the backup") && error.contains("cannot unwrap the share"), "{error}");
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is left");
+}
+
+#[test]
+fn backup_with_an_identity_file_that_changed_since_unseal_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let backup = parent.path().join("backup");
+    for name in IDENTITY {
+        let path = folder.join(name);
+        let before = fs::read(&path).unwrap();
+        let mut changed = before.clone();
+        changed[0] ^= 1;
+        for bytes in [&changed[..], &before[1..]] {
+            fs::write(&path, bytes).unwrap();
+            let error = format!("{:#}", backup::write(&engine, &folder.join(CONFIGURATION), &backup).unwrap_err());
+            assert!(error.contains(name) && error.contains("hint: "), "{name}: {error}");
+            assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "{name}: something is left");
+        }
+        fs::write(&path, before).unwrap();
+    }
+    back_up(&engine, &folder, &backup);
+    restored(&backup, &parent.path().join("new"), "a passphrase", false).unwrap();
+}
+
+#[test]
+fn backup_with_a_configuration_that_no_broker_can_read_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let backup = parent.path().join("backup");
+    let configuration = folder.join(CONFIGURATION);
+    let before = fs::read(&configuration).unwrap();
+    for text in ["listen = 7\n", "listen = \"127.0.0.1:0\"\n[limits]\nqueue = 0\n"] {
+        fs::write(&configuration, text).unwrap();
+        let error = format!("{:#}", backup::write(&engine, &configuration, &backup).unwrap_err());
+        assert!(error.contains(CONFIGURATION) && error.contains("hint: "), "{error}");
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is left");
+    }
+    fs::write(&configuration, before).unwrap();
+    back_up(&engine, &folder, &backup);
+}
+
+/// The member `database` of a backup, as tar unpacks it.
+fn taken_out(backup: &Path, to: &Path) {
+    let mut archive = tar::Archive::new(fs::File::open(backup).unwrap());
+    let mut first = archive.entries().unwrap().next().unwrap().unwrap();
+    assert_eq!(first.path().unwrap(), Path::new(DATABASE));
+    std::io::copy(&mut first, &mut fs::File::create_new(to).unwrap()).unwrap();
+}
+
+#[test]
+fn database_taken_out_of_a_backup_is_not_restored_as_a_backup() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let [backup, taken] = ["backup", "taken"].map(|name| parent.path().join(name));
+    back_up(&engine, &folder, &backup);
+    drop(engine);
+    taken_out(&backup, &taken);
+    let before = files(&folder);
+    let error = format!("{:#}", restored(&taken, &folder, "a passphrase", true).unwrap_err());
+    assert!(
+        error.contains("no signature") && error.contains("hint: ") && error.contains("--database-alone"),
+        "{error}"
+    );
+    assert!(files(&folder) == before);
+    // The operator may decide so, and not about a backup.
+    let choices = Choices { replace: true, database_alone: true, ..Choices::default() };
+    let ask = || Ok(Zeroizing::new(b"a passphrase".to_vec()));
+    let error = restore::run(&folder.join(CONFIGURATION), &backup, choices, &ask).unwrap_err().to_string();
+    assert!(error.contains("omit --database-alone"), "{error}");
+    restore::run(&folder.join(CONFIGURATION), &taken, choices, &ask).unwrap();
+}
+
+#[test]
+fn restore_is_refused_while_a_broker_that_started_meanwhile_has_the_database_open() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let backup = parent.path().join("backup");
+    back_up(&engine, &folder, &backup);
+    drop(engine);
+    let started = std::cell::RefCell::new(None);
+    let choices = Choices { replace: true, ..Choices::default() };
+    // It starts while the operator enters the passphrase.
+    let ask = || {
+        *started.borrow_mut() = Some(open(&folder).unwrap());
+        Ok(Zeroizing::new(b"a passphrase".to_vec()))
+    };
+    let error = format!("{:#}", restore::run(&folder.join(CONFIGURATION), &backup, choices, &ask).unwrap_err());
+    assert!(error.contains("another process") && error.contains("hint: "), "{error}");
+    let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let is_left = |name: &std::ffi::OsString| name.to_string_lossy().contains("before-");
+    assert!(!names.iter().any(is_left), "{names:?}");
+    // The broker has lost nothing.
+    let engine = started.take().unwrap();
+    enrol_with(&engine, "two", Bytes32([2; 32])).unwrap();
+    // Before the passphrase is asked for, as soon as another process has the database open.
+    let never = || panic!("the passphrase is asked for");
+    restore::run(&folder.join(CONFIGURATION), &backup, choices, &never).unwrap_err();
+    drop(engine);
+    assert_eq!(open(&folder).unwrap().check_rows().unwrap().nodes, 2);
+    restored(&backup, &folder, "a passphrase", true).unwrap();
+    assert_eq!(open(&folder).unwrap().check_rows().unwrap().nodes, 1);
+}
+
+#[test]
+fn backup_with_another_signature_is_refused_before_its_database_is_opened() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let other_parent = tempfile::tempdir().unwrap();
+    let (_, other) = broker(other_parent.path());
+    let [database, backup, new] = ["copy", "backup", "new"].map(|name| parent.path().join(name));
+    engine.copy_database(&database).unwrap();
+    pack(&backup, &database, &folder, &other);
+    let never = || panic!("the passphrase is asked for");
+    let restored = restore::run(&new.join(CONFIGURATION), &backup, Choices::default(), &never);
+    let error = format!("{:#}", restored.unwrap_err());
+    assert!(error.contains("not signed by the broker of this backup"), "{error}");
+    assert!(!new.exists());
+}
+
+/// The directory of the database may be on another file system than broker.toml: what a restore sets aside stays where it is.
+#[test]
+fn leaves_that_a_restore_sets_aside_stay_beside_a_database_that_is_a_link() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    drop(engine);
+    // Another file system, where the machine has one.
+    let elsewhere = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    fs::copy(folder.join(DATABASE), elsewhere.path().join(DATABASE)).unwrap();
+    fs::remove_file(folder.join(DATABASE)).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path().join(DATABASE), folder.join(DATABASE)).unwrap();
+    let engine = open(&folder).unwrap();
+    let backup = parent.path().join("backup");
+    back_up(&engine, &folder, &backup);
+    fill_audit(&engine, MIN_IN_DATABASE + 2 * WIDTH);
+    drop(engine);
+    restored(&backup, &folder, "a passphrase", true).unwrap();
+    let names = |directory: &Path| -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.map(|name| name.into_string().unwrap()).filter(|name| name.starts_with("audit.before-")).collect()
+    };
+    assert_eq!((names(&folder).len(), names(elsewhere.path()).len()), (0, 1));
+    open(&folder).unwrap().admin(&AdminCommand::AuditVerify { heads: vec![] }).unwrap();
 }

@@ -314,3 +314,34 @@ fn view_trigger_index_or_changed_table_is_refused_and_never_runs() {
         }
     }
 }
+
+#[test]
+fn database_that_was_replaced_is_neither_read_nor_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, copy, moved] = ["database", "copy", "moved"].map(|name| folder.path().join(name));
+    let store = Sqlite::create(&path).unwrap().with_test_key();
+    store.transact(&mut |open| open.put(Table::State, b"x", b"1")).unwrap();
+    store.backup(&copy).unwrap();
+    // As mv does, as cp does to a file that was removed, and a file that is gone.
+    let replace: [&dyn Fn(); 2] = [&|| std::fs::rename(&copy, &path).unwrap(), &|| ()];
+    for replace in replace {
+        std::fs::rename(&path, &moved).unwrap();
+        replace();
+        let errors = [
+            store.transact(&mut |_| panic!("it is written")),
+            store.look(&mut |_| panic!("it is read")),
+            store.check(),
+            store.backup(&folder.path().join("other")),
+        ];
+        for error in errors {
+            let error = error.expect_err("the replaced database is used");
+            assert!(matches!(error, Error::Replaced) && error.to_string().contains("restart"), "{error}");
+        }
+        if path.exists() {
+            std::fs::rename(&path, &copy).unwrap();
+        }
+        std::fs::rename(&moved, &path).unwrap();
+        store.check().unwrap();
+        store.transact(&mut |open| open.put(Table::State, b"x", b"2")).unwrap();
+    }
+}

@@ -15,6 +15,7 @@ const PAGE: usize = 64;
 pub(super) struct Open<'a> {
     pub(super) transaction: rusqlite::Transaction<'a>,
     pub(super) access: Access,
+    pub(super) destroys: bool,
 }
 
 /// What a transaction may do with rows.
@@ -135,6 +136,10 @@ impl Transaction for Open<'_> {
     fn first(&self, table: Table) -> Result<Option<Vec<u8>>, Error> {
         let text = format!("SELECT min(key) FROM {}", table.name());
         Ok(self.transaction.prepare_cached(&text)?.query_row([], |row| row.get(0))?)
+    }
+
+    fn destroys(&mut self) {
+        self.destroys = true;
     }
 
     fn count(&self, table: Table) -> Result<u64, Error> {

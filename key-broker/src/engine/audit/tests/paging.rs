@@ -39,6 +39,8 @@ impl Transaction for Counted<'_> {
         not_a_read()
     }
 
+    fn destroys(&mut self) {}
+
     fn last(&self, table: Table, most: usize) -> Result<Vec<Row>, Error> {
         self.most.fetch_max(most, Ordering::Relaxed);
         self.open.last(table, most)
@@ -69,6 +71,14 @@ impl Store for Counting<'_> {
 
     fn check(&self) -> Result<(), Error> {
         self.store.check()
+    }
+
+    fn has_destroyed(&self) -> bool {
+        false
+    }
+
+    fn fold(&self, _: std::time::Duration) -> Result<(), Error> {
+        not_a_read()
     }
 
     fn authenticate(&self, _: RowKey) -> Result<(), Error> {
