@@ -13,6 +13,7 @@ use crate::boot_document::BootDocument;
 use crate::code::Code;
 use crate::console;
 use crate::failure::Failure;
+use crate::image_disks::ImageDisks;
 use crate::measurement::{Measurement, measure};
 use crate::network::Network;
 use crate::process_one;
@@ -31,7 +32,7 @@ pub fn join(
     document: &BootDocument,
     file: &[u8],
     hints: Option<&[u8]>,
-    image_disks: &[String],
+    image_disks: &mut ImageDisks,
     started: Duration,
 ) -> Result<(), Failure> {
     let cluster = Cluster::read(file).map_err(|refusal| Failure::new(Code::ConfigurationInvalid, refusal.found))?;

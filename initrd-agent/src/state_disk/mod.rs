@@ -33,6 +33,7 @@ use zeroize::Zeroizing;
 use crate::code::Code;
 use crate::console;
 use crate::failure::Failure;
+use crate::image_disks::ImageDisks;
 use crate::inventory::Places;
 
 use contents::Contents;
@@ -51,12 +52,11 @@ pub struct Found {
     contents: Contents,
 }
 
-/// Waits for the slot's disk, and reads the area of its header, once. `image_disks` are the kernel's names of the disks
-/// that hold the image's partitions.
+/// Waits for the slot's disk, and reads the area of its header, once.
 ///
 /// # Errors
-/// `DISK_MISSING`, `DISK_AMBIGUOUS`, `DISK_TOO_SMALL`, `DISK_UNREADABLE`, `DEVICE_EVENTS_FAILED`.
-pub fn find(slot: &Slot, image_disks: &[String]) -> Result<Found, Failure> {
+/// `DISK_MISSING`, `DISK_AMBIGUOUS`, `DISK_TOO_SMALL`, `DISK_UNREADABLE`, `IMAGE_DISK_ALTERED`, `DEVICE_EVENTS_FAILED`.
+pub fn find(slot: &Slot, image_disks: &mut ImageDisks) -> Result<Found, Failure> {
     let disk = device::wait(slot, image_disks)?;
     let name = disk.node.display().to_string();
     let file = OpenOptions::new()
@@ -66,7 +66,7 @@ pub fn find(slot: &Slot, image_disks: &[String]) -> Result<Found, Failure> {
         .map_err(|error| Failure::new(Code::DiskUnreadable, format!("opening disk {name}: {error}")))?;
     let contents = contents::read(&file, disk.bytes, &name)?;
     // Disks of some buses appear one after the other: a second one may have come meanwhile.
-    if device::choose(&Places::default(), slot, image_disks)? != disk {
+    if device::look(&Places::default(), slot, image_disks)? != disk {
         return Err(Failure::new(Code::DiskAmbiguous, format!("disk {name} was exchanged while it was read")));
     }
     let state = match (&contents.state, contents.unfinished) {
