@@ -42,7 +42,7 @@ pub fn join(
 
     console::state("disk");
     let slot = &cluster.slots[0];
-    let found = state_disk::find(slot, image_disks)?;
+    let found = state_disk::find(&cluster, slot, image_disks)?;
     stages.end("disk");
 
     console::state("network");
@@ -93,7 +93,7 @@ pub fn join(
 }
 
 /// Opens or makes the disk, measures which volume it is, mounts it, and writes its generation.
-fn open(node: &mut Node, found: Found, released: &Released) -> Result<Opened, Failure> {
+fn open<'a>(node: &mut Node, found: Found<'a>, released: &Released) -> Result<Opened<'a>, Failure> {
     let Released { release, purpose, share, .. } = released;
     let opened = state_disk::open(found, *purpose, &release.disk, share)?;
     measure(node.tpm(), &Measurement::volume(&opened.volume))?;
