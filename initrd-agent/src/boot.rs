@@ -9,11 +9,12 @@ use crate::boot_document::BootDocument;
 use crate::configuration::Configuration;
 use crate::discovery;
 use crate::failure::Failure;
+use crate::image_disks::ImageDisks;
 use crate::inventory::Places;
 use crate::measurement::{Measurement, measure};
 use crate::tpm::Tpm;
 use crate::uevents::Uevents;
-use crate::{api_filesystems, configuration, console, gaps, handover, membership, modules, process_one, verity};
+use crate::{api_filesystems, configuration, console, handover, membership, modules, process_one, verity};
 
 /// Runs the boot. On success this process has become systemd, so there is nothing to return.
 ///
@@ -35,7 +36,8 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
 
     console::state("partitions");
     let found = discovery::wait_for_root(&document, &mut uevents)?;
-    gaps::check(&Places::default(), &found.disks)?;
+    let mut image_disks = ImageDisks::new(&document.root);
+    image_disks.check(&Places::default())?;
     let configuration = configuration::decide(&found.configuration)?;
     if let Configuration::Cluster { file, .. } = &configuration {
         measure(&mut tpm, &Measurement::configuration(file.clone()))?;
@@ -53,11 +55,13 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
             handover::mount_volatile_var()?;
         }
         Configuration::Cluster { file, hints } => {
-            membership::join(&mut tpm, &document, &file, hints.as_deref(), &found.disks, started)?;
+            membership::join(&mut tpm, &document, &file, hints.as_deref(), &mut image_disks, started)?;
         }
     }
 
     console::state("handover");
+    // Another copy may have appeared since the first look.
+    image_disks.check(&Places::default())?;
     measure(&mut tpm, &Measurement::phase("leave-initrd"))?;
     handover::hand_over(tpm, started)
 }

@@ -27,8 +27,6 @@ pub struct Found {
     pub hash: Partition,
     /// All configuration partitions.
     pub configuration: Vec<Candidate>,
-    /// All disks whose tables have partitions of these ids, also those that were not taken: the firmware may have started from another one.
-    pub disks: Vec<String>,
 }
 
 /// Waits until a pair of partitions matches the root hash.
@@ -48,8 +46,7 @@ pub fn wait_for_root(document: &BootDocument, uevents: &mut Uevents) -> Result<F
         let failure = match choose(root, &inventory) {
             Ok((data, hash)) => {
                 console::detail(|| format!("root on {}, hashes on {}", data.device.display(), hash.device.display()));
-                let disks = inventory.root_disks.into_iter().collect();
-                return Ok(Found { data, hash, configuration: inventory.configuration, disks });
+                return Ok(Found { data, hash, configuration: inventory.configuration });
             }
             Err(failure) => failure,
         };

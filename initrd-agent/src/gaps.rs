@@ -42,9 +42,8 @@ const MAX_GAP_BYTES: u64 = 16 << 20;
 ///
 /// # Errors
 /// `IMAGE_DISK_ALTERED`.
-pub fn check(places: &Places, disks: &[String]) -> Result<(), Failure> {
-    let names: BTreeSet<&String> = disks.iter().collect();
-    for name in names {
+pub fn check(places: &Places, disks: &BTreeSet<String>) -> Result<(), Failure> {
+    for name in disks {
         let altered = |what: String| Failure::new(Code::ImageDiskAltered, format!("disk {name}: {what}"));
         let block = inventory::block_size(places, name).map_err(|error| altered(error.to_string()))?;
         let entries = inventory::entries(places, name).map_err(|error| altered(error.to_string()))?;
@@ -148,9 +147,24 @@ fn first_used(disk: &impl ReadAt, from: u64, length: u64) -> std::io::Result<Opt
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::gpt::Guid;
+
+    /// A disk of blocks of 512 bytes with a first table, completed by what a builder writes around it.
+    pub fn completed(mut disk: Vec<u8>) -> Vec<u8> {
+        let last = (disk.len() / 512 - 1) as u64;
+        disk[512..][OTHER_BLOCK].copy_from_slice(&last.to_le_bytes());
+        disk[512..][CHECKSUM].fill(0);
+        let checksum = crc32fast::hash(&disk[512..512 + HEADER as usize]);
+        disk[512..][CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+        disk[BOOT_CODE as usize..512].copy_from_slice(&protective_record(last));
+        let second = second_header(std::array::from_fn(|index| disk[512 + index]), last - 32);
+        let at = disk.len() - 512;
+        disk[at..at + HEADER as usize].copy_from_slice(&second);
+        disk.copy_within(1024..1024 + TABLE as usize, at - TABLE as usize);
+        disk
+    }
 
     const MIB: usize = 1 << 20;
 

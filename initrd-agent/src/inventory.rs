@@ -192,16 +192,16 @@ pub mod tests {
     use super::*;
     use crate::gpt::tests::{KIND, PARTUUID, disk};
 
-    const HASH: Guid = Guid::from_u128(7);
+    pub const HASH: Guid = Guid::from_u128(7);
 
     /// A sysfs and a /dev in a temporary folder.
-    struct Machine {
+    pub struct Machine {
         folder: tempfile::TempDir,
-        places: Places,
+        pub places: Places,
     }
 
     impl Machine {
-        fn new() -> Self {
+        pub fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let places = Places { classes: folder.path().join("class"), nodes: folder.path().join("dev") };
             fs::create_dir_all(&places.classes).unwrap();
@@ -209,7 +209,7 @@ pub mod tests {
             Self { folder, places }
         }
 
-        fn device(&self, name: &str, attributes: &[(&str, &str)]) {
+        pub fn device(&self, name: &str, attributes: &[(&str, &str)]) {
             for (attribute, value) in attributes {
                 let path = self.places.classes.join(name).join(attribute);
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -218,7 +218,7 @@ pub mod tests {
         }
 
         /// A disk of 1 MiB, with a partition 1 of blocks 40 to 47 that the kernel has seen.
-        fn disk(&self, name: &str, bytes: &[u8], sectors: &str) {
+        pub fn disk(&self, name: &str, bytes: &[u8], sectors: &str) {
             self.device(name, &[("size", sectors), ("queue/logical_block_size", "512"), ("dev", "253:0")]);
             self.partition(&format!("{name}1"), name, "253:1", "40");
             fs::write(self.places.nodes.join(name), bytes).unwrap();
@@ -234,7 +234,7 @@ pub mod tests {
         }
     }
 
-    fn root_disk() -> Vec<u8> {
+    pub fn root_disk() -> Vec<u8> {
         disk(512, &[(0, KIND, PARTUUID, 40, 47)])
     }
 

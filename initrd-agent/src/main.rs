@@ -28,6 +28,7 @@ mod failure;
 mod gaps;
 mod gpt;
 mod handover;
+mod image_disks;
 mod inventory;
 mod measurement;
 mod membership;

@@ -13,6 +13,7 @@ use crate::boot_document::BootDocument;
 use crate::code::Code;
 use crate::console;
 use crate::failure::Failure;
+use crate::image_disks::ImageDisks;
 use crate::measurement::{Measurement, measure};
 use crate::network::Network;
 use crate::process_one;
@@ -31,7 +32,7 @@ pub fn join(
     document: &BootDocument,
     file: &[u8],
     hints: Option<&[u8]>,
-    image_disks: &[String],
+    image_disks: &mut ImageDisks,
     started: Duration,
 ) -> Result<(), Failure> {
     let cluster = Cluster::read(file).map_err(|refusal| Failure::new(Code::ConfigurationInvalid, refusal.found))?;
@@ -41,7 +42,7 @@ pub fn join(
 
     console::state("disk");
     let slot = &cluster.slots[0];
-    let found = state_disk::find(slot, image_disks)?;
+    let found = state_disk::find(&cluster, slot, image_disks)?;
     stages.end("disk");
 
     console::state("network");
@@ -92,7 +93,7 @@ pub fn join(
 }
 
 /// Opens or makes the disk, measures which volume it is, mounts it, and writes its generation.
-fn open(node: &mut Node, found: Found, released: &Released) -> Result<Opened, Failure> {
+fn open<'a>(node: &mut Node, found: Found<'a>, released: &Released) -> Result<Opened<'a>, Failure> {
     let Released { release, purpose, share, .. } = released;
     let opened = state_disk::open(found, *purpose, &release.disk, share)?;
     measure(node.tpm(), &Measurement::volume(&opened.volume))?;

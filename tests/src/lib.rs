@@ -62,6 +62,7 @@ mod tests {
             "tests/tests",
             "tests/src",
             "cairn/src",
+            "xtask/src",
         ] {
             rust_sources(&checkout().join(folder), &mut code);
         }

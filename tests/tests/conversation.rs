@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use attest::bytes::Bytes32;
 use attest::hpke::PrivateKey;
 use attest::message::{CommitResult, DiskState, Purpose};
+use attest::recovery::SignedStatement;
 use attester::{Acknowledged, Attester, Error, Machine, Quote, Settings};
 use cairn_tests::attester::SLOT;
 use cairn_tests::lying_broker::{Identity, Lie, LyingBroker, Then};
@@ -197,8 +198,19 @@ fn refusal_ends_the_boot_when_no_session_has_a_stored_release() {
     assert_eq!(broker.requests(), [&conversation[..], &conversation, &["/krp/1/resume"]].concat());
 }
 
+/// A hold is a decision, and the pauses of a held node are short: its sessions are as many as its challenges live.
 #[test]
-fn sixteen_newest_sessions_without_a_decision_are_resumed() {
+fn evidence_that_reaches_the_broker_late_does_not_end_the_boot_of_a_held_node() {
+    let identity = Identity::new().unwrap();
+    let held = [Lie::Hold, Lie::HeldBack, Lie::Refusal];
+    let script = [&[Lie::HeldBack, Lie::Refusal], &held.repeat(16)[..], &[Lie::Latched]].concat();
+    let broker = LyingBroker::start(&identity, &script, Then::Honest).unwrap();
+    let (acknowledged, _) = boot(&identity, &[broker.address()], PATIENCE);
+    assert!(acknowledged.is_ok(), "{:?}", acknowledged.err());
+}
+
+#[test]
+fn every_session_without_a_decision_is_resumed_before_a_refusal_is_final() {
     let identity = Identity::new().unwrap();
     let lost = [Lie::HeldBack, Lie::Refusal];
     let script = [&lost.repeat(17)[..], &[Lie::Refusal]].concat();
@@ -206,7 +218,7 @@ fn sixteen_newest_sessions_without_a_decision_are_resumed() {
     let (acknowledged, _) = boot(&identity, &[broker.address()], PATIENCE);
     assert!(matches!(acknowledged, Err(Error::AttestationRefused(_))), "{:?}", acknowledged.err());
     let resumed = broker.requests().iter().filter(|path| *path == "/krp/1/resume").count();
-    assert_eq!(resumed, 17 + 16);
+    assert_eq!(resumed, 17 + 17);
 }
 
 #[test]
@@ -240,6 +252,22 @@ fn release_that_one_broker_signed_is_accepted_from_another() {
     let (acknowledged, machine) = boot(&identity, &[lost.address(), other.address()], PATIENCE);
     assert!(acknowledged.is_ok(), "{:?}", acknowledged.err());
     assert_eq!((machine.pauses, other.requests()), (1, vec!["/krp/1/resume".to_owned(), "/krp/1/commit".to_owned()]));
+}
+
+#[test]
+fn statement_about_the_disk_comes_with_the_certificate_of_its_signer() {
+    let identity = Identity::new().unwrap();
+    let script = [&[Lie::ClosedAfterCommit][..], &[Lie::NoCertificate(503); 50]].concat();
+    let lost = LyingBroker::start(&identity, &script, Then::Honest).unwrap();
+    let other = LyingBroker::start(&identity, &[], Then::Honest).unwrap();
+    for addresses in [vec![lost.address(), other.address()], vec![other.address()]] {
+        let (acknowledged, _) = boot(&identity, &addresses, PATIENCE);
+        let Acknowledged { ack, broker } = acknowledged.ok().unwrap();
+        let document = SignedStatement::write(&broker, &ack.disk.unwrap()).unwrap();
+        let statement = SignedStatement::verify(&document, &identity.cluster);
+        assert_eq!(statement.map(|statement| statement.generation), Ok(1));
+    }
+    assert_eq!(lost.requests(), ["/krp/1/hello", "/krp/1/evidence", "/krp/1/commit"]);
 }
 
 #[test]

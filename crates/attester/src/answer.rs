@@ -8,13 +8,14 @@ use attest::message::{self, Hold, Refused};
 use connection::Response;
 use measurements::canonical::Document;
 
+use crate::KnownBroker;
 use crate::wait::{Kind, Wait};
 
 /// What a broker answered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer<M> {
-    /// A message that a known broker signed, and the digest of its payload. Whether it is of this conversation is for the caller to check.
-    Message(M, [u8; 32]),
+    /// A message that a known broker signed, the digest of its payload, and the key that signed it. Whether it is of this conversation is for the caller to check.
+    Message(M, [u8; 32], Bytes32),
     /// Final, for this request.
     Refused {
         /// What the operator asks for.
@@ -38,8 +39,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) exporter: &'a [u8; 32],
     /// Message key of the broker at the other end, which alone decides.
     pub(crate) key: Bytes32,
-    /// Message keys of the brokers that may have signed a message that is sent again.
-    pub(crate) known: &'a [Bytes32],
+    /// Brokers that may have signed a message that is sent again.
+    pub(crate) known: &'a [KnownBroker],
 }
 
 impl Asked<'_> {
@@ -69,9 +70,9 @@ impl Asked<'_> {
 
     fn message<M: Document>(&self, response: &Response) -> Answer<M> {
         let mut refusal = None;
-        for key in std::iter::once(&self.key).chain(self.known) {
+        for key in std::iter::once(&self.key).chain(self.known.iter().map(|broker| &broker.message_key)) {
             match message::open(&response.body, key) {
-                Ok((message, digest)) => return Answer::Message(message, digest),
+                Ok((message, digest)) => return Answer::Message(message, digest, *key),
                 Err(found) => refusal = Some(found),
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use attest::binding::{Binding, Commitment, Transcript, activation};
 use attest::bytes::{Bytes32, Hex};
@@ -19,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::answer::{Answer, Asked};
 use crate::unanswered::Unanswered;
 use crate::wait::{Kind, Wait};
-use crate::{Acknowledged, Attester, Error, Machine, Released, all_hex, checks};
+use crate::{Acknowledged, Attester, Error, KnownBroker, Machine, Released, all_hex, checks};
 
 /// Longest answer: an envelope of a message of 16 KiB, in base64.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
@@ -53,7 +54,7 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    fn post<M: Document>(&mut self, path: &str, sent: &Sent, known: &[Bytes32]) -> Answer<M> {
+    fn post<M: Document>(&mut self, path: &str, sent: &Sent, known: &[KnownBroker]) -> Answer<M> {
         let response = match self.connection.post(path, &sent.bytes) {
             Ok(response) => response,
             Err(error) => return Answer::Wait(Wait::new(Kind::Unreachable, self.address, error.to_string())),
@@ -83,9 +84,10 @@ impl<M: Machine> Attester<'_, M> {
         };
         let hello = self.hello(slot, disk, purpose)?;
         let (challenge, challenge_digest) = match broker.post::<Challenge>("/krp/1/hello", &hello, &[]) {
-            Answer::Message(challenge, digest) if challenge.hello.0 == hello.digest => (challenge, digest),
+            Answer::Message(challenge, digest, _) if challenge.hello.0 == hello.digest => (challenge, digest),
             other => return Ok(self.outcome(other, broker.address, "a challenge for another hello")),
         };
+        let received = Instant::now();
         let versions = self.settings.min_version..=VERSION;
         let ek = self.endorsement_key_digest();
         checks::challenge(&challenge, &broker.certificate, versions, (self.machine.banks(), &ek))?;
@@ -103,7 +105,9 @@ impl<M: Machine> Attester<'_, M> {
         match &outcome {
             Outcome::Released(_) => self.kept = Some(broker),
             // A hold is a decision. Everything else may have hidden a release: it is asked for before a new one, which a latched boot would not get.
-            Outcome::Wait(wait) if wait.kind != Kind::Held => unanswered.add(asked),
+            Outcome::Wait(wait) if wait.kind != Kind::Held => {
+                unanswered.add(asked, received, Duration::from_secs(challenge.ttl.into()));
+            }
             Outcome::Wait(_) | Outcome::Refused(_) | Outcome::NothingStored => {}
         }
         Ok(outcome)
@@ -131,9 +135,10 @@ impl<M: Machine> Attester<'_, M> {
             match self.ask_certificate(address) {
                 Ok(broker) => {
                     self.brokers.begin_at(address);
-                    let key = broker.certificate.message_key;
-                    if !self.known.contains(&key) && self.known.len() < MAX_KNOWN_KEYS {
-                        self.known.push(key);
+                    let message_key = broker.certificate.message_key;
+                    let is_known = self.known.iter().any(|known| known.message_key == message_key);
+                    if !is_known && self.known.len() < MAX_KNOWN_KEYS {
+                        self.known.push(KnownBroker { message_key, certificate: broker.envelope.clone() });
                     }
                     let audit_key = broker.certificate.audit_key;
                     if !self.audit_keys.contains(&audit_key) && self.audit_keys.len() < MAX_KNOWN_KEYS {
@@ -245,7 +250,7 @@ impl<M: Machine> Attester<'_, M> {
         asked: &Pending,
     ) -> Result<Outcome, Error<M::Error>> {
         let (release, digest) = match answer {
-            Answer::Message(release, digest) if release.transcript.0 == *asked.transcript.as_bytes() => {
+            Answer::Message(release, digest, _) if release.transcript.0 == *asked.transcript.as_bytes() => {
                 (release, digest)
             }
             other => return Ok(self.outcome(other, address, "a release for another conversation")),
@@ -293,14 +298,14 @@ impl<M: Machine> Attester<'_, M> {
         })
     }
 
-    /// The acknowledgement, and the certificate of the broker that sent it.
+    /// The acknowledgement, and the certificate of the broker that signed it.
     pub(crate) fn send_commit(
         &mut self,
         released: &Released,
         commit: &Commit,
     ) -> Result<Result<Acknowledged, Wait>, Error<M::Error>> {
         let sent = write(commit)?;
-        let post = |broker: &mut Broker, known: &[Bytes32]| broker.post::<Ack>("/krp/1/commit", &sent, known);
+        let post = |broker: &mut Broker, known: &[KnownBroker]| broker.post::<Ack>("/krp/1/commit", &sent, known);
         // The broker that released the share may keep the connection for the report; a report that is sent twice is answered twice.
         let kept = self.kept.take().map(|mut broker| (post(&mut broker, &self.known), broker));
         let is_answered =
@@ -312,8 +317,8 @@ impl<M: Machine> Attester<'_, M> {
                 Err(wait) => return Ok(Err(wait)),
             },
         };
-        let ack = match answer {
-            Answer::Message(ack, _) if ack.commit.0 == sent.digest => ack,
+        let (ack, signer) = match answer {
+            Answer::Message(ack, _, signer) if ack.commit.0 == sent.digest => (ack, signer),
             other => {
                 return match self.outcome(other, broker.address, "an acknowledgement of another report") {
                     Outcome::Refused(request) => Err(Error::CommitRefused(format!(
@@ -328,7 +333,11 @@ impl<M: Machine> Attester<'_, M> {
         };
         checks::receipt(&ack.receipt, self.settings.cluster, &self.audit_keys)?;
         checks::grows(&released.release.receipt, &ack.receipt)?;
-        Ok(Ok(Acknowledged { ack, broker: broker.envelope }))
+        // The broker that answered may repeat what another one signed before it was lost.
+        let other =
+            self.known.iter().find(|known| known.message_key == signer && signer != broker.certificate.message_key);
+        let broker = other.map_or(broker.envelope, |known| known.certificate.clone());
+        Ok(Ok(Acknowledged { ack, broker }))
     }
 }
 

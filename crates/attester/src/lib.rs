@@ -15,7 +15,7 @@ mod unanswered;
 mod wait;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Cluster;
@@ -134,8 +134,15 @@ pub struct Released {
 pub struct Acknowledged {
     /// The acknowledgement.
     pub ack: Ack,
-    /// Certificate of the broker that sent it: an envelope.
+    /// Certificate of the broker that signed it: an envelope.
     pub broker: Vec<u8>,
+}
+
+/// A broker that has shown its certificate in this boot.
+pub(crate) struct KnownBroker {
+    message_key: Bytes32,
+    /// Envelope of its certificate.
+    certificate: Vec<u8>,
 }
 
 /// A machine in conversation with the brokers of its cluster.
@@ -143,8 +150,8 @@ pub struct Attester<'a, M> {
     machine: M,
     settings: Settings<'a>,
     brokers: Brokers,
-    /// Message keys of the brokers that have shown their certificate: one may send what another has signed.
-    known: Vec<Bytes32>,
+    /// Brokers that have shown their certificate: one may send what another has signed.
+    known: Vec<KnownBroker>,
     /// Keys of their audit logs, with which receipts are verified; `None` for a certificate without one.
     audit_keys: Vec<Option<Bytes32>>,
     /// The broker that released a share, at the other end of the connection.
@@ -191,6 +198,7 @@ impl<'a, M: Machine> Attester<'a, M> {
         let mut unanswered = Unanswered::default();
         let mut refusal: Option<String> = None;
         loop {
+            let now = Instant::now();
             let outcome = if let Some(asked) = unanswered.next() {
                 self.resume(asked)?
             } else if let Some(request) = refusal.take() {
@@ -201,7 +209,7 @@ impl<'a, M: Machine> Attester<'a, M> {
             };
             match outcome {
                 Outcome::Released(released) => return Ok(*released),
-                Outcome::NothingStored => unanswered.skip(),
+                Outcome::NothingStored => unanswered.skip(now),
                 Outcome::Wait(wait) => self.wait(&mut backoff, &wait),
                 Outcome::Refused(request) => {
                     refusal = Some(request);

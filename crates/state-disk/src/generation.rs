@@ -55,7 +55,7 @@ pub enum Verdict {
     BrokerBehind,
 }
 
-/// Judges the disk's number by the broker's. The disk may be one ahead: then the last commit was lost.
+/// Judges the disk's number by the broker's. The disk may be one ahead: then the last commit was lost. A database that is one generation old is the same here; the broker's statement beside the header tells the two apart.
 pub fn judge(disk: u64, broker: u64) -> Verdict {
     match disk.checked_sub(broker) {
         None => Verdict::DiskRollback,

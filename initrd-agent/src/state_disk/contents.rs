@@ -22,6 +22,8 @@ pub struct Contents {
     pub area: Vec<u8>,
     /// In the words of the protocol.
     pub state: DiskState,
+    /// Copies of the broker's statement about the disk, as they were found.
+    pub statements: Vec<Vec<u8>>,
     /// The id of the disk that somebody was making here.
     pub unfinished: Option<[u8; 16]>,
 }
@@ -40,15 +42,15 @@ pub fn read(disk: &impl ReadAt, bytes: u64, name: &str) -> Result<Contents, Fail
     let unfinished = unfinished::take(&mut area);
     // What is not zero is not blank, even where it is part of no digest.
     let is_blank = is_zero(&area);
-    // Neither is part of the header's digest. What the statement says is for people without a broker.
-    let _ = statement::take(&mut area);
+    // Neither is part of the header's digest.
+    let statements = statement::take(&mut area);
     let state = match (unfinished, uuid(&area)) {
         (Some(disk), _) => luks(&area, id::write(&disk)),
         (None, Some(uuid)) => luks(&area, uuid),
         (None, None) if is_blank && is_zero(&read_area(disk, bytes - HEADER as u64, name)?) => DiskState::Blank,
         (None, None) => DiskState::Foreign,
     };
-    Ok(Contents { area, state, unfinished })
+    Ok(Contents { area, state, statements, unfinished })
 }
 
 fn read_area(disk: &impl ReadAt, offset: u64, name: &str) -> Result<Vec<u8>, Failure> {

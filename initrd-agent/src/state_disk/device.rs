@@ -2,6 +2,7 @@
 //! fit are never chosen between, and a machine with more disks than are looked at has none. Names and their order mean nothing; partitions on a disk mean nothing either, the
 //! state disk is a whole one.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use attest::cluster::{Device, Slot};
 
 use crate::code::Code;
 use crate::failure::Failure;
+use crate::image_disks::ImageDisks;
 use crate::inventory::{self, Places};
 use crate::uevents::Uevents;
 
@@ -33,14 +35,14 @@ pub struct Disk {
 /// Waits until exactly one disk is the slot's.
 ///
 /// # Errors
-/// `DISK_MISSING` once the wait is over; `DISK_AMBIGUOUS`; `DEVICE_EVENTS_FAILED`.
-pub fn wait(slot: &Slot, image_disks: &[String]) -> Result<Disk, Failure> {
+/// `DISK_MISSING` once the wait is over; `DISK_AMBIGUOUS`; `IMAGE_DISK_ALTERED`; `DEVICE_EVENTS_FAILED`.
+pub fn wait(slot: &Slot, image_disks: &mut ImageDisks) -> Result<Disk, Failure> {
     let places = Places::default();
     // Opened before the first look: what appears after it is an event.
     let mut uevents = Uevents::open()?;
     let started = Instant::now();
     loop {
-        let failure = match choose(&places, slot, image_disks) {
+        let failure = match look(&places, slot, image_disks) {
             Err(failure) if failure.code() == Code::DiskMissing => failure,
             decided => return decided,
         };
@@ -52,15 +54,20 @@ pub fn wait(slot: &Slot, image_disks: &[String]) -> Result<Disk, Failure> {
     }
 }
 
-/// The slot's disk, of those that are there now.
+/// The slot's disk, of those that are there now. A copy of the image's disk that was not there before is checked and left out.
 ///
 /// # Errors
-/// `DISK_MISSING`, `DISK_AMBIGUOUS`, `DEVICE_EVENTS_FAILED`.
-pub fn choose(places: &Places, slot: &Slot, image_disks: &[String]) -> Result<Disk, Failure> {
+/// `DISK_MISSING`, `DISK_AMBIGUOUS`, `IMAGE_DISK_ALTERED`, `DEVICE_EVENTS_FAILED`.
+pub fn look(places: &Places, slot: &Slot, image_disks: &mut ImageDisks) -> Result<Disk, Failure> {
+    image_disks.check(places)?;
+    choose(places, slot, image_disks.names())
+}
+
+fn choose(places: &Places, slot: &Slot, image_disks: &BTreeSet<String>) -> Result<Disk, Failure> {
     let names = disks(places)?;
     let fits: Vec<&String> = names
         .iter()
-        .filter(|name| !image_disks.contains(name))
+        .filter(|name| !image_disks.contains(*name))
         .filter(|name| match &slot.device {
             Device::OnlyOther => true,
             Device::Serial(wanted) => serial(places, name).as_ref() == Some(wanted),
@@ -123,6 +130,9 @@ fn attribute(places: &Places, name: &str, attribute: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gaps::tests::completed;
+    use crate::gpt::tests::PARTUUID;
+    use crate::inventory::tests::{HASH, Machine, root_disk};
 
     /// A sysfs with these disks: name, further attributes.
     fn machine(disks: &[(&str, &[(&str, &str)])]) -> (tempfile::TempDir, Places) {
@@ -151,9 +161,37 @@ mod tests {
             let of = |index: usize| if index == 1 { serials[0] } else { serials[1] };
             let rows: Vec<_> = names.iter().enumerate().map(|(index, name)| (name.as_str(), of(index))).collect();
             let (_folder, places) = machine(&rows);
-            let found = choose(&places, &slot, &[]);
+            let found = choose(&places, &slot, &BTreeSet::new());
             assert_eq!(found.map(drop).map_err(|failure| failure.code()), expected, "{disks}");
         }
+    }
+
+    /// Disks of some buses appear after the one that was taken as the root.
+    #[test]
+    fn copy_of_the_image_disk_that_appears_late_is_checked_and_left_out() {
+        let machine = Machine::new();
+        let image = completed(root_disk());
+        let mut image_disks = ImageDisks::of_partitions(PARTUUID, HASH);
+        machine.disk("vda", &image, "2048");
+        image_disks.check(&machine.places).unwrap();
+        let mut look = || {
+            look(&machine.places, &slot(Device::OnlyOther), &mut image_disks)
+                .map(|disk| disk.node)
+                .map_err(|failure| failure.code())
+        };
+        assert_eq!(look(), Err(Code::DiskMissing));
+        machine.disk("vdb", &[0; 1 << 20], "2048");
+        let state_disk = machine.places.nodes.join("vdb");
+        assert_eq!(look(), Ok(state_disk.clone()));
+        machine.disk("vdc", &image, "2048");
+        assert_eq!(look(), Ok(state_disk.clone()));
+        let mut altered = image.clone();
+        altered[9] = 1;
+        machine.disk("sda", &altered, "2048");
+        assert_eq!(look(), Err(Code::ImageDiskAltered));
+        // Without its table it does not become a state disk.
+        machine.disk("sda", &[0; 1 << 20], "2048");
+        assert_eq!(look(), Ok(state_disk));
     }
 
     #[test]
@@ -177,7 +215,7 @@ mod tests {
         ];
         for (case, disks, slot, expected) in rows {
             let (_folder, places) = machine(disks);
-            let found = choose(&places, &slot, &["vda".to_owned()]);
+            let found = choose(&places, &slot, &BTreeSet::from(["vda".to_owned()]));
             match expected {
                 Ok(node) => {
                     let disk = found.expect(case);

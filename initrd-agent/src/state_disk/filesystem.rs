@@ -4,7 +4,7 @@
 //! journal on another disk.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -21,6 +21,8 @@ const VAR: &str = "/sysroot/var";
 const LIBRARIES: &str = "/sysroot/usr/lib/x86_64-linux-gnu";
 /// e2fsck: 1 is "errors corrected", 2 "and reboot", which concerns mounted file systems.
 const CORRECTED: i32 = 3;
+/// What is kept of a program's output.
+const MAX_OUTPUT_BYTES: usize = 300;
 /// Where e2fsck looks for an external journal, and finds none. Without it, e2fsck reads all disks for the UUID in the
 /// superblock. A journal in the volume is used without regard to it.
 const NO_EXTERNAL_JOURNAL: &str = "/nonexistent";
@@ -105,21 +107,43 @@ pub fn grow(device: &str, bytes: u64) {
     }
 }
 
-/// Runs a program of the root; gives its exit code, and the last of what it said.
+/// Runs a program of the root; gives its exit code, and the end of its output.
 fn run(program: &str, arguments: &[&str]) -> std::io::Result<(i32, String)> {
-    let output = Command::new(Path::new(LIBRARIES).join("ld-linux-x86-64.so.2"))
+    let mut command = Command::new(Path::new(LIBRARIES).join("ld-linux-x86-64.so.2"));
+    command
         .args(["--library-path", LIBRARIES])
         .arg(format!("{ROOT}/usr/sbin/{program}"))
         .args(arguments)
         .env_clear()
-        .env("MKE2FS_CONFIG", format!("{ROOT}/etc/mke2fs.conf"))
-        .stdin(Stdio::null())
-        .output()?;
-    let text = [output.stderr, output.stdout].concat();
-    let text = String::from_utf8_lossy(&text).trim().replace('\n', "; ");
-    let from = text.len().saturating_sub(300);
-    let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or_default();
-    Ok((output.status.code().unwrap_or(-1), text[from..].to_owned()))
+        .env("MKE2FS_CONFIG", format!("{ROOT}/etc/mke2fs.conf"));
+    outcome(command)
+}
+
+/// Runs a command. Its output is read whole and not kept: a damaged file system may have any number of lines.
+fn outcome(mut command: Command) -> std::io::Result<(i32, String)> {
+    let (mut output, writer) = io::pipe()?;
+    let mut child = command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn()?;
+    // It has the ends of the pipe that are written to.
+    drop(command);
+    let text = end_of(&mut output);
+    let code = child.wait()?.code().unwrap_or(-1);
+    Ok((code, String::from_utf8_lossy(&text?).trim().replace('\n', "; ")))
+}
+
+/// The last bytes before the end.
+fn end_of(input: &mut impl Read) -> io::Result<Vec<u8>> {
+    let (mut end, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        match input.read(&mut chunk) {
+            Ok(0) => return Ok(end),
+            Ok(length) => {
+                end.extend_from_slice(&chunk[..length]);
+                end.drain(..end.len().saturating_sub(MAX_OUTPUT_BYTES));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn failure(code: Code, what: &str, result: std::io::Result<(i32, String)>) -> Failure {
@@ -153,6 +177,26 @@ mod tests {
             file.as_file().read_exact_at(&mut superblock, SUPERBLOCK).unwrap();
             assert_eq!(superblock::check(&superblock), Ok(()), "{bytes}");
         }
+    }
+
+    /// Kibibytes of the most memory that this process had.
+    fn memory() -> u64 {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn output_of_a_program_is_read_whole_and_its_end_is_kept() {
+        let before = memory();
+        let mut command = Command::new("sh");
+        command.args(["-c", "head -c 400000000 /dev/zero >&2; echo; echo one; echo two >&2; exit 3"]);
+        let (code, text) = outcome(command).unwrap();
+        assert_eq!(code, 3);
+        assert!(text.ends_with("; one; two") && text.len() < 2 * MAX_OUTPUT_BYTES, "{} bytes", text.len());
+        let grown = memory() - before;
+        assert!(grown < 200_000, "{grown} KiB of memory");
+        assert!(outcome(Command::new("/nonexistent")).is_err());
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod volume;
 
 use std::fs::{File, OpenOptions};
 
-use attest::cluster::Slot;
+use attest::cluster::{Cluster, Slot};
 use attest::message::{DiskGrant, DiskState, Purpose};
 use attest::recovery::SignedStatement;
 use state_disk::generation::Block;
@@ -33,6 +33,7 @@ use zeroize::Zeroizing;
 use crate::code::Code;
 use crate::console;
 use crate::failure::Failure;
+use crate::image_disks::ImageDisks;
 use crate::inventory::Places;
 
 use contents::Contents;
@@ -42,7 +43,8 @@ use table::Mapping;
 use volume::Volume;
 
 /// The disk of a slot, and what is on it.
-pub struct Found {
+pub struct Found<'a> {
+    cluster: &'a Cluster,
     slot: String,
     profile: Profile,
     disk: Disk,
@@ -51,12 +53,11 @@ pub struct Found {
     contents: Contents,
 }
 
-/// Waits for the slot's disk, and reads the area of its header, once. `image_disks` are the kernel's names of the disks
-/// that hold the image's partitions.
+/// Waits for the slot's disk, and reads the area of its header, once.
 ///
 /// # Errors
-/// `DISK_MISSING`, `DISK_AMBIGUOUS`, `DISK_TOO_SMALL`, `DISK_UNREADABLE`, `DEVICE_EVENTS_FAILED`.
-pub fn find(slot: &Slot, image_disks: &[String]) -> Result<Found, Failure> {
+/// `DISK_MISSING`, `DISK_AMBIGUOUS`, `DISK_TOO_SMALL`, `DISK_UNREADABLE`, `IMAGE_DISK_ALTERED`, `DEVICE_EVENTS_FAILED`.
+pub fn find<'a>(cluster: &'a Cluster, slot: &Slot, image_disks: &mut ImageDisks) -> Result<Found<'a>, Failure> {
     let disk = device::wait(slot, image_disks)?;
     let name = disk.node.display().to_string();
     let file = OpenOptions::new()
@@ -66,7 +67,7 @@ pub fn find(slot: &Slot, image_disks: &[String]) -> Result<Found, Failure> {
         .map_err(|error| Failure::new(Code::DiskUnreadable, format!("opening disk {name}: {error}")))?;
     let contents = contents::read(&file, disk.bytes, &name)?;
     // Disks of some buses appear one after the other: a second one may have come meanwhile.
-    if device::choose(&Places::default(), slot, image_disks)? != disk {
+    if device::look(&Places::default(), slot, image_disks)? != disk {
         return Err(Failure::new(Code::DiskAmbiguous, format!("disk {name} was exchanged while it was read")));
     }
     let state = match (&contents.state, contents.unfinished) {
@@ -76,10 +77,10 @@ pub fn find(slot: &Slot, image_disks: &[String]) -> Result<Found, Failure> {
         (DiskState::Luks { uuid, .. }, _) => format!("says that it is {uuid}"),
     };
     console::line(&format!("state disk {name} {state}"));
-    Ok(Found { slot: slot.name.clone(), profile: slot.profile(), disk, file, contents })
+    Ok(Found { cluster, slot: slot.name.clone(), profile: slot.profile(), disk, file, contents })
 }
 
-impl Found {
+impl Found<'_> {
     /// What a node says in its hello. A disk that is being made is described as if it were made already.
     pub const fn state(&self) -> &DiskState {
         &self.contents.state
@@ -97,7 +98,8 @@ impl Found {
 }
 
 /// A disk that is open and whose generation is right.
-pub struct Opened {
+pub struct Opened<'a> {
+    cluster: &'a Cluster,
     /// SHA-256 of its header's whole area.
     pub header: [u8; 32],
     /// Name of its volume key, which PCR 15 is extended with.
@@ -137,7 +139,12 @@ enum Kind {
 /// `GRANT_INVALID`, `DISK_FOREIGN`, `HEADER_DIGEST`, `HEADER_INVALID`, `DISK_KEY_WRONG`, `DISK_OPEN_FAILED`,
 /// `DISK_TABLE_MISMATCH`, `GENERATION_INVALID`, `DISK_ROLLBACK`, `BROKER_BEHIND`, `DISK_TOO_SMALL`,
 /// `FILESYSTEM_DAMAGED`, `DISK_FORMAT_FAILED`, `DISK_WRITE_FAILED`, `DISK_UNREADABLE`.
-pub fn open(found: Found, purpose: Purpose, grant: &DiskGrant, share: &Zeroizing<[u8; 32]>) -> Result<Opened, Failure> {
+pub fn open<'a>(
+    found: Found<'a>,
+    purpose: Purpose,
+    grant: &DiskGrant,
+    share: &Zeroizing<[u8; 32]>,
+) -> Result<Opened<'a>, Failure> {
     let id = grant::check(grant, &found.slot, purpose)?;
     let granted = Granted { id, keys: keys::derive(share, &id), generation: grant.generation };
     match purpose {
@@ -146,8 +153,8 @@ pub fn open(found: Found, purpose: Purpose, grant: &DiskGrant, share: &Zeroizing
     }
 }
 
-fn make(found: Found, grant: &DiskGrant, granted: Granted) -> Result<Opened, Failure> {
-    let Found { disk, file, contents, profile, .. } = found;
+fn make<'a>(found: Found<'a>, grant: &DiskGrant, granted: Granted) -> Result<Opened<'a>, Failure> {
+    let Found { cluster, disk, file, contents, profile, .. } = found;
     let (area, key) = provision::make_header(&disk, &file, &contents, grant, &granted.keys, profile)?;
     let mut header = luks::Header::load(&area, &disk.node)?;
     if header.volume_key(profile, &granted.keys.passphrase)? != key {
@@ -164,12 +171,13 @@ fn make(found: Found, grant: &DiskGrant, granted: Granted) -> Result<Opened, Fai
     console::line(&format!("state disk {} is made as {}", disk.node.display(), grant.id));
     let (header, volume) = (header::digest(&area), keys::volume(&key[..], &id));
     let generation = number + 1;
-    Ok(Opened { header, volume, generation, granted, disk, file, mapping, block, kind: Kind::Made })
+    Ok(Opened { cluster, header, volume, generation, granted, disk, file, mapping, block, kind: Kind::Made })
 }
 
-fn unlock(found: Found, grant: &DiskGrant, granted: Granted) -> Result<Opened, Failure> {
-    let Found { disk, file, contents: Contents { area, unfinished, .. }, profile, .. } = found;
+fn unlock<'a>(found: Found<'a>, grant: &DiskGrant, granted: Granted) -> Result<Opened<'a>, Failure> {
+    let Found { cluster, disk, file, contents: Contents { area, statements, unfinished, .. }, profile, .. } = found;
     let digest = known_header(&area, grant, profile)?;
+    acknowledged_before(&statements, cluster, &digest, grant)?;
     let mut header = luks::Header::load(&area, &disk.node)?;
     let key = header.volume_key(profile, &granted.keys.passphrase)?;
     let mapping = map(header, &key, &disk, &grant.id, profile)?;
@@ -188,7 +196,7 @@ fn unlock(found: Found, grant: &DiskGrant, granted: Granted) -> Result<Opened, F
     console::line(&format!("state disk {} is open as {}", disk.node.display(), grant.id));
     let volume = keys::volume(&key[..], &id);
     let (generation, kind) = (number + 1, if grown { Kind::Grown } else { Kind::Kept });
-    Ok(Opened { header: digest, volume, generation, granted, disk, file, mapping, block, kind })
+    Ok(Opened { cluster, header: digest, volume, generation, granted, disk, file, mapping, block, kind })
 }
 
 /// The digest of a header that the broker knows and that is one of ours.
@@ -208,6 +216,28 @@ fn known_header(area: &[u8], grant: &DiskGrant, profile: Profile) -> Result<[u8;
     Ok(*checked.digest())
 }
 
+/// Compares the broker's statements about the disk with its grant: a statement is written only after a broker has acknowledged its generation, so no later grant may be of an earlier one. A
+/// commit that was lost leaves no statement.
+fn acknowledged_before(
+    statements: &[Vec<u8>],
+    cluster: &Cluster,
+    header: &[u8; 32],
+    grant: &DiskGrant,
+) -> Result<(), Failure> {
+    let verified = statements.iter().filter_map(|statement| SignedStatement::verify(statement, cluster).ok());
+    let of_this_disk = verified.filter(|statement| statement.disk == grant.id && statement.header.0 == *header);
+    match of_this_disk.map(|statement| statement.generation).max() {
+        Some(acknowledged) if acknowledged > grant.generation => {
+            let what = format!(
+                "a broker has acknowledged generation {acknowledged} of the disk, the broker knows of {}",
+                grant.generation
+            );
+            Err(Failure::new(Code::BrokerBehind, what))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Maps the disk, and believes the kernel only after its table was compared.
 fn map(mut header: luks::Header, key: &VolumeKey, disk: &Disk, id: &str, profile: Profile) -> Result<Mapping, Failure> {
     header.map(key)?;
@@ -225,7 +255,7 @@ fn erase_mark(disk: &Disk, file: &File) -> Result<(), Failure> {
     })
 }
 
-impl Opened {
+impl Opened<'_> {
     /// Repairs the file system, gives it the tag of this boot's generation, mounts it as the running system's `/var`,
     /// grows it to its disk, and gives the system its machine id.
     ///
@@ -263,14 +293,15 @@ impl Opened {
     pub fn acknowledged(&self, said: Option<&str>, broker: &[u8]) -> Result<(), Failure> {
         if let Some(said) = said {
             let document = SignedStatement::write(broker, said).ok();
-            match document.and_then(|document| statement::copies(&document)) {
+            let verified = document.filter(|document| SignedStatement::verify(document, self.cluster).is_ok());
+            match verified.and_then(|document| statement::copies(&document)) {
                 Some(copies) => provision::write_statement(&mut { &self.file }, &copies).map_err(|error| {
                     let what = format!("writing the broker's statement to {}: {error}", self.disk.node.display());
                     Failure::new(Code::DiskWriteFailed, what)
                 })?,
-                None => {
-                    console::line("the broker's statement about the disk is too long: cairn recover will not verify it")
-                }
+                None => console::line(
+                    "the broker's statement about the disk is too long or not signed by it: nothing was written",
+                ),
             }
         }
         if self.kind == Kind::Made { erase_mark(&self.disk, &self.file) } else { Ok(()) }
@@ -279,7 +310,14 @@ impl Opened {
 
 #[cfg(test)]
 mod tests {
-    use attest::bytes::Bytes32;
+    use std::slice;
+
+    use attest::bytes::{Bytes32, Hex};
+    use attest::cluster::{Assurance, BrokerCertificate, CERTIFICATE_TYPE, Keys};
+    use attest::message;
+    use attest::recovery::DiskStatement;
+    use measurements::canonical::{self, Document as _};
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
     use state_disk::layout::{HEADER, METADATA};
 
     use super::*;
@@ -294,6 +332,77 @@ mod tests {
     fn grant(id: &str, areas: &[&[u8]]) -> DiskGrant {
         let headers = areas.iter().map(|area| Bytes32(header::digest(area))).collect();
         DiskGrant { generation: 1, headers, id: id.into(), overwrite: false, recovery: None, slot: "state".into() }
+    }
+
+    /// A cluster, and statements that its broker has signed: by disk, header and generation.
+    fn cluster() -> (Cluster, impl Fn(&str, [u8; 32], u64) -> Vec<u8>) {
+        let [root, broker] = [1, 5].map(|seed| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap());
+        let public = |key: &Ed25519KeyPair| Bytes32(key.public_key().as_ref().try_into().unwrap());
+        let cluster = Cluster {
+            assurance: Assurance::TpmVirtual,
+            broker: Keys { keys: vec![public(&root)], threshold: 1 },
+            epoch: 0,
+            id: Hex(vec![7; 16]),
+            recovery: Keys { keys: vec![Bytes32([8; 32])], threshold: 1 },
+            schema: Cluster::SCHEMA.into(),
+            slots: vec![],
+        };
+        let certificate = BrokerCertificate {
+            audit_key: None,
+            cluster: cluster.id.clone(),
+            epoch: 0,
+            message_key: public(&broker),
+            schema: BrokerCertificate::SCHEMA.into(),
+            tls_key: Bytes32([6; 32]),
+        };
+        let certificate = canonical::write(&certificate).unwrap();
+        let certificate = envelope::Envelope::sign(CERTIFICATE_TYPE, &certificate, "root", &root);
+        let certificate = serde_json::to_vec(&certificate).unwrap();
+        let statement = move |disk: &str, header: [u8; 32], generation: u64| {
+            let statement = DiskStatement {
+                cluster: hex::encode([7; 16]),
+                disk: disk.into(),
+                generation,
+                header: Bytes32(header),
+                node: "one".into(),
+                schema: DiskStatement::SCHEMA.into(),
+                slot: "state".into(),
+            };
+            let signed = message::sign(&statement, "broker", &broker).unwrap().bytes;
+            SignedStatement::write(&certificate, std::str::from_utf8(&signed).unwrap()).unwrap()
+        };
+        (cluster, statement)
+    }
+
+    /// The disk itself may be one generation ahead: a commit that was lost has no statement.
+    #[test]
+    fn statement_of_a_later_generation_than_the_grant_is_an_older_broker() {
+        const HEADER: [u8; 32] = [3; 32];
+        let (cluster, statement) = cluster();
+        let grant = DiskGrant { generation: 5, ..grant(DISK, &[]) };
+        let judged = |statements: &[Vec<u8>]| {
+            acknowledged_before(statements, &cluster, &HEADER, &grant).map_err(|failure| failure.code())
+        };
+        let (old, same, later) = (statement(DISK, HEADER, 4), statement(DISK, HEADER, 5), statement(DISK, HEADER, 6));
+        for accepted in [&[][..], slice::from_ref(&old), &[same.clone(), same.clone()], &[same.clone(), old.clone()]] {
+            assert_eq!(judged(accepted), Ok(()));
+        }
+        // A write of the second copy was cut.
+        for refused in [slice::from_ref(&later), &[later.clone(), same.clone()], &[same, later.clone()]] {
+            assert_eq!(judged(refused), Err(Code::BrokerBehind));
+        }
+        let mut forged = later;
+        let digit = forged.len() - 20;
+        forged[digit] ^= 1;
+        let another = statement("0b5f6c6e-0000-4000-8000-000000000002", HEADER, 6);
+        for (case, ignored) in [
+            ("not signed by a broker", forged),
+            ("another disk", another),
+            ("an earlier header of the disk", statement(DISK, [4; 32], 6)),
+            ("other bytes", b"{}".to_vec()),
+        ] {
+            assert_eq!(judged(&[ignored]), Ok(()), "{case}");
+        }
     }
 
     #[test]

@@ -318,7 +318,7 @@ mod tests {
             (luks(TEXT), Some(id), true),
             (luks(TEXT), Some(other), false),
         ] {
-            let contents = Contents { area: vec![], state, unfinished };
+            let contents = Contents { area: vec![], state, statements: vec![], unfinished };
             let result = may_be_made(&contents, &grant(), &id);
             assert_eq!(result.map_err(|failure| failure.code()), if allowed { Ok(()) } else { Err(Code::DiskForeign) });
             assert!(may_be_made(&contents, &DiskGrant { overwrite: true, ..grant() }, &id).is_ok());

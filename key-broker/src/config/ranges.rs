@@ -10,6 +10,8 @@ const DAY: i64 = 24 * HOUR;
 const CENTURY: i64 = 36_525;
 /// More than a process can have open, or should keep waiting.
 const MANY: i64 = 1_000_000;
+/// A node keeps each session without a decision as long as its challenge lives (crates/attester/src/unanswered.rs): at most so many.
+const MAX_CHALLENGE: i64 = 10 * MINUTE;
 /// More than a broker can answer in a minute.
 const MAX_PER_MINUTE: i64 = 10_000_000;
 
@@ -21,7 +23,7 @@ const RANGES: [(&str, &str, i64, i64); 18] = [
     ("limits", "queue", 1, MANY),
     ("limits", "patience_seconds", 1, HOUR),
     ("limits", "connection_seconds", 1, DAY),
-    ("limits", "challenge_seconds", 1, DAY),
+    ("limits", "challenge_seconds", 1, MAX_CHALLENGE),
     ("limits", "commit_seconds", 1, 7 * DAY),
     ("limits", "store_seconds", 0, DAY),
     ("limits", "hold_seconds", 1, DAY),

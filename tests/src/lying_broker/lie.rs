@@ -46,6 +46,10 @@ pub enum Lie {
     HeldBack,
     /// The oldest evidence that was held back reaches the broker, which stores its release; 403 to the evidence, signed: that boot has its release.
     Latched,
+    /// 202 to the evidence, signed: no lie.
+    Hold,
+    /// The acknowledgement is stored, and the connection is closed before it is sent.
+    ClosedAfterCommit,
     /// 403 to the commit, without a signature.
     UnsignedRefusalOfCommit,
     /// The acknowledgement is that of another commit.

@@ -10,9 +10,10 @@ use attest::bytes::{Bytes32, Hex};
 use attest::cluster::{BrokerCertificate, CERTIFICATE_TYPE, Cluster};
 use attest::hpke::{self, Context as Sealing};
 use attest::message::{
-    self, Ack, Challenge, Commit, DiskGrant, Evidence, Hello, Hold, Purpose, Receipt, Refused, Release, Resume,
+    self, Ack, Challenge, Commit, CommitResult, DiskGrant, Evidence, Hello, Hold, Purpose, Receipt, Refused, Release,
+    Resume,
 };
-use attest::recovery::Recovery;
+use attest::recovery::{DiskStatement, Recovery};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use envelope::Envelope;
@@ -39,6 +40,8 @@ pub(super) struct Liar {
     /// Sessions and releases of evidence that has not reached the broker yet, oldest first.
     held_back: VecDeque<(Vec<u8>, Vec<u8>)>,
     stored: Stored,
+    /// Acknowledgements by the digests of their commits.
+    acknowledged: Stored,
     log: Log,
 }
 
@@ -53,7 +56,7 @@ type Answer = (u16, Vec<u8>);
 
 impl Liar {
     pub(super) fn new(identity: &Identity, tls_key: [u8; 32]) -> Result<Self> {
-        let Identity { cluster, root, stored, log } = identity;
+        let Identity { cluster, root, stored, acknowledged, log } = identity;
         let (key, other, audit) = (new_key()?, new_key()?, new_key()?);
         let certificate = |root: &Ed25519KeyPair, tls_key: [u8; 32], epoch: u64| -> Result<Vec<u8>> {
             let certificate = BrokerCertificate {
@@ -75,8 +78,22 @@ impl Liar {
             lower: certificate(root, tls_key, epoch.saturating_sub(1))?,
         };
         let (cluster, stored, log) = (cluster.clone(), stored.clone(), log.clone());
+        let acknowledged = acknowledged.clone();
         let (held_back, challenge) = (VecDeque::new(), [0; 32]);
-        Ok(Self { cluster, key, other, audit, certificates, lie: None, hello: None, challenge, held_back, stored, log })
+        Ok(Self {
+            cluster,
+            key,
+            other,
+            audit,
+            certificates,
+            lie: None,
+            hello: None,
+            challenge,
+            held_back,
+            stored,
+            acknowledged,
+            log,
+        })
     }
 
     /// A new connection.
@@ -146,6 +163,7 @@ impl Liar {
         match self.lie {
             Some(Lie::UnsignedRefusal) => Ok(Some((403, unsigned(&refused(body, exporter))?))),
             Some(Lie::UnsignedHold) => Ok(Some((202, unsigned(&hold(body, exporter))?))),
+            Some(Lie::Hold) => Ok(Some((202, message::sign(&hold(body, exporter), "broker", &self.key)?.bytes))),
             Some(Lie::HoldOfAnotherRequest) => {
                 Ok(Some((202, message::sign(&hold(b"another", exporter), "broker", &self.key)?.bytes)))
             }
@@ -264,16 +282,44 @@ impl Liar {
             }
             _ => {}
         }
+        let acknowledged = self.acknowledged.clone();
+        let mut acknowledged = acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ack) = acknowledged.get(&digest[..]) {
+            return Ok((200, ack.clone()));
+        }
         let size = if self.lie == Some(Lie::ShrunkLog) { 1 } else { self.append() };
         let ack = Ack {
             certificate: None,
-            disk: None,
+            disk: Some(self.statement(&commit)?),
             commit: Bytes32(if self.lie == Some(Lie::AnotherCommit) { [5; 32] } else { digest }),
             generation: commit.generation,
             receipt: self.receipt(size),
             schema: Ack::SCHEMA.into(),
         };
-        Ok((200, message::sign(&ack, "broker", &self.key)?.bytes))
+        let ack = message::sign(&ack, "broker", &self.key)?.bytes;
+        if self.lie == Some(Lie::ClosedAfterCommit) {
+            acknowledged.insert(digest.to_vec(), ack);
+            bail!("closes");
+        }
+        Ok((200, ack))
+    }
+
+    /// The statement about the disk of a commit.
+    fn statement(&self, commit: &Commit) -> Result<String> {
+        let header = match &commit.result {
+            CommitResult::Formatted { header, .. } | CommitResult::Opened { header, .. } => *header,
+            CommitResult::Failed { .. } => Bytes32([0; 32]),
+        };
+        let statement = DiskStatement {
+            cluster: hex::encode(&self.cluster.id.0),
+            disk: DISK.into(),
+            generation: commit.generation,
+            header,
+            node: "one".into(),
+            schema: DiskStatement::SCHEMA.into(),
+            slot: SLOT.into(),
+        };
+        Ok(String::from_utf8(message::sign(&statement, "broker", &self.key)?.bytes)?)
     }
 }
 

@@ -33,10 +33,11 @@ pub struct Identity {
     pub cluster: Cluster,
     root: Ed25519KeyPair,
     stored: Stored,
+    acknowledged: Stored,
     log: Log,
 }
 
-/// Releases by their sessions, which all brokers of a cluster have.
+/// Releases by their sessions, or acknowledgements by their commits, which all brokers of a cluster have.
 type Stored = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
 /// Entries of the audit log, which all brokers of a cluster have.
 type Log = Arc<AtomicU64>;
@@ -46,7 +47,7 @@ impl Identity {
     pub fn of(broker: &Broker) -> Result<Self> {
         let root = std::fs::read_to_string(broker.file("offline/root.key")).context("Failed to read the root key")?;
         let root = Ed25519KeyPair::from_pkcs8(&hex::decode(root.trim())?).map_err(|error| anyhow!("{error}"))?;
-        Ok(Self { cluster: broker.cluster_document()?, root, stored: Stored::default(), log: Log::default() })
+        Ok(Self::new_of(broker.cluster_document()?, root))
     }
 
     /// A new one, of epoch 2, that requires a TPM.
@@ -62,7 +63,11 @@ impl Identity {
             schema: Cluster::SCHEMA.into(),
             slots: vec![Slot { device: Device::OnlyOther, layout: None, mount: "/var".into(), name: SLOT.into() }],
         };
-        Ok(Self { cluster, root, stored: Stored::default(), log: Log::default() })
+        Ok(Self::new_of(cluster, root))
+    }
+
+    fn new_of(cluster: Cluster, root: Ed25519KeyPair) -> Self {
+        Self { cluster, root, stored: Stored::default(), acknowledged: Stored::default(), log: Log::default() }
     }
 }
 

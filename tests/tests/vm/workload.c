@@ -1,5 +1,5 @@
 /* The program of the containers, linked statically. "probe" is for the node itself: it tries to run a copy of itself from
- * each place that can be written. */
+ * each place that can be written. Other words are printed, and name the container. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +12,11 @@
 
 static const char *const places[] = { "/var/lib/copy", "/run/copy", "/tmp/copy", "/dev/shm/copy", "/run/containerd/copy",
 				      "/var/lib/containerd/copy" };
+
+/* Where a container with a read-only root can write. */
+static const char *const own_places[] = { "/run/copy", "/dev/copy", "/dev/shm/copy" };
+/* Where containerd's interface of Kubernetes keeps its state. */
+static const char *const cri = "/var/lib/containerd/io.containerd.grpc.v1.cri";
 
 /* Copies this program to a path and runs the copy: "ran", "refused", or why it could not be tried. */
 static const char *run_copy(const char *path)
@@ -29,8 +34,8 @@ static const char *run_copy(const char *path)
 	return status == 0 ? "ran" : status == 50 << 8 ? "refused" : "ended otherwise";
 }
 
-/* What the program is in: its processes, its root and how that is mounted. */
-static void show(void)
+/* What the program is in: its processes, its root, how that is mounted, and where a copy of it runs. */
+static void show(const char *container)
 {
 	char line[512];
 	DIR *root = opendir("/");
@@ -44,6 +49,8 @@ static void show(void)
 		if (strstr(line, " / "))
 			printf("WORKLOAD mount %.60s\n", strtok(line, "\n"));
 	printf("WORKLOAD copy in the root: %s\n", run_copy("/copy"));
+	for (size_t i = 0; i < sizeof own_places / sizeof *own_places; i++)
+		printf("WORKLOAD %s, %s: %s\n", container, own_places[i], run_copy(own_places[i]));
 }
 
 int main(int count, char **words)
@@ -55,9 +62,11 @@ int main(int count, char **words)
 	if (!strcmp(what, "fail"))
 		return 3;
 	if (strcmp(what, "probe"))
-		show();
-	else
+		show(what);
+	else {
 		for (size_t i = 0; i < sizeof places / sizeof *places; i++)
 			printf("PROBE %s: %s\n", places[i], run_copy(places[i]));
+		printf("PROBE CRI: %s\n", access(cri, F_OK) ? "off" : "on");
+	}
 	return 0;
 }

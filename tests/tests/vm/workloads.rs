@@ -74,6 +74,12 @@ fn containers(suite: &Suite, row: &str) -> Result<()> {
         "Finished hello.service",
         "/ erofs ro,",
         "WORKLOAD copy in the root: Read-only file system",
+        "WORKLOAD measured, /run/copy: refused",
+        "WORKLOAD measured, /dev/copy: refused",
+        "WORKLOAD measured, /dev/shm/copy: refused",
+        // containerd's own mounts, for comparison.
+        "WORKLOAD show, /run/copy: ran",
+        "PROBE CRI: off",
         "Finished hello-measured.service",
         "Failed to start failing.service",
     ];

@@ -1,5 +1,6 @@
 //! What the finished root can do on its own: services that are started on request, rules of udev, drop-ins, temporary files, hooks. `os/activation.toml` lists all of it, and the build fails where tree and list differ, in either direction.
 
+mod execution;
 mod text;
 mod udev;
 mod units;
@@ -103,6 +104,7 @@ impl Activation {
         }
         compare("udev", &without_reason(udev::found(tree)?), &self.udev);
         compare(UNITS, &units::found(tree)?, &self.units);
+        differences.extend(execution::found(tree)?);
         differences.extend(unused.iter().map(|entry| format!("profile.toml: {entry:?} is listed and not there")));
         let forbidden = modprobe_commands(tree)?.into_iter();
         differences.extend(

@@ -236,3 +236,11 @@ fn line_of_each_kind_is_found_with_the_real_list() {
         assert!(is_found, "{path}: {text}: {found:#?}");
     }
 }
+
+#[test]
+fn unit_with_a_place_to_write_and_execute_fails_with_the_real_list() {
+    let default = ("usr/lib/systemd/system/default.target", "Wants=multi-user.target dbus.service");
+    let service = ("usr/lib/systemd/system/dbus.service", "[Service]\nPrivateTmp=disconnected");
+    let found = real().differences(&tree(&[default, service]), &BTreeSet::new()).unwrap();
+    assert!(found.iter().any(|line| line.starts_with("execution: dbus.service: ")), "{found:#?}");
+}

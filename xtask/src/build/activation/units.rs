@@ -111,6 +111,37 @@ fn file_of<'a>(tree: &'a Tree, name: &str) -> Option<(String, &'a Entry)> {
     })
 }
 
+/// Paths of the texts of a unit in the order in which systemd applies them: its file, then its drop-ins by their file names, of which the first folder
+/// with a name counts. A unit that is a link is its target, with the drop-ins of both names.
+pub fn texts(tree: &Tree, name: &str) -> Vec<String> {
+    let mut names = vec![name.to_owned()];
+    let mut texts = Vec::new();
+    while let Some((path, entry)) = names.last().and_then(|name| file_of(tree, name)) {
+        match &entry.kind {
+            Kind::Symlink(target) if !names.iter().any(|name| name == last_name(target)) => {
+                names.push(last_name(target).to_owned());
+            }
+            _ => {
+                texts.push(path);
+                break;
+            }
+        }
+    }
+    let aliases = aliases(tree);
+    let other = names.iter().flat_map(|name| names_of(name)).filter_map(|name| aliases.get(&name)).flatten();
+    let all: Vec<&String> = names.iter().chain(other).collect();
+    let mut drop_ins: BTreeMap<String, String> = BTreeMap::new();
+    for drop_in_folder in all.iter().flat_map(|name| drop_in_folders(name)) {
+        for folder in FOLDERS.map(|folder| format!("{folder}/{drop_in_folder}")) {
+            for file in tree.names(&folder).filter(|file| file.ends_with(".conf")) {
+                drop_ins.entry(file.to_owned()).or_insert_with(|| format!("{folder}/{file}"));
+            }
+        }
+    }
+    texts.extend(drop_ins.into_values());
+    texts
+}
+
 fn can_start(tree: &Tree, name: &str) -> bool {
     file_of(tree, name).is_some_and(|(_, entry)| match &entry.kind {
         Kind::Symlink(target) => target != "/dev/null",
@@ -207,7 +238,8 @@ fn drop_in_folders(name: &str) -> Vec<String> {
     folders
 }
 
-fn option(line: &str) -> Option<(&str, &str)> {
+/// Key and value of a line.
+pub fn option(line: &str) -> Option<(&str, &str)> {
     line.split_once('=').map(|(key, value)| (key.trim(), value.trim()))
 }
 
