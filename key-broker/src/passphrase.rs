@@ -8,7 +8,7 @@ use clap::Args;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
-use crate::seal::passphrase_of;
+use crate::seal::{SHORTEST, passphrase_of};
 
 /// Where the passphrase comes from: a file, the systemd credential `key-broker-passphrase`, or the terminal.
 #[derive(Args, Clone)]
@@ -28,7 +28,8 @@ pub fn passphrase(args: &PassphraseArgs, new: bool) -> Result<Zeroizing<Vec<u8>>
     }
     ensure!(std::io::stdin().is_terminal(), "There is no terminal to ask for the passphrase: use --passphrase-file");
     let first = ask("Passphrase: ")?;
-    ensure!(first.len() >= 8, "The passphrase has fewer than 8 characters: choose a longer one");
+    let next = if new { "choose a longer one" } else { "it is not the broker's; try again" };
+    ensure!(first.len() >= SHORTEST, "The passphrase has fewer than {SHORTEST} characters: {next}");
     if new && ask("Again: ")? != first {
         bail!("These are two different passphrases: try again");
     }

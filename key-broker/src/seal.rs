@@ -150,6 +150,9 @@ fn check_mode(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of the shortest passphrase that a broker is made with.
+pub const SHORTEST: usize = 8;
+
 /// A passphrase out of a file that only its owner reads.
 pub fn passphrase_of(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     check_mode(path)?;
@@ -157,7 +160,11 @@ pub fn passphrase_of(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
         bytes.pop();
     }
-    ensure!(bytes.len() >= 8, "The passphrase in {} has fewer than 8 characters: choose a longer one", path.display());
+    ensure!(
+        bytes.len() >= SHORTEST,
+        "The passphrase in {} has fewer than {SHORTEST} characters: choose a longer one for a new broker; it is that of no broker",
+        path.display()
+    );
     Ok(bytes)
 }
 

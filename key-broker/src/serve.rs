@@ -31,7 +31,9 @@ pub fn run(config: &Config, args: &PassphraseArgs) -> Result<()> {
     let served = runtime.block_on(async {
         let bind = |address: SocketAddr| async move {
             let bound = tokio::net::TcpListener::bind(address).await;
-            bound.with_context(|| format!("Failed to listen at {address}: is another broker there?"))
+            bound.with_context(|| {
+                format!("Failed to listen at {address}: free the port, or set an address of this host in broker.toml")
+            })
         };
         let listener = bind(config.listen).await?;
         let (stop, stopped) = tokio::sync::watch::channel(false);

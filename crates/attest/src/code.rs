@@ -174,7 +174,9 @@ impl Code {
             Self::BinderMismatch => "start the boot again; if it stays, somebody stands between node and broker",
             Self::PcrSelection | Self::PcrBank => "enrol the node anew if its TPM has other banks now",
             Self::LogReplay | Self::LogGrammar => "the log was cut or changed on its way, or the node is not genuine",
-            Self::LogUnexpectedEvent | Self::PcrMismatch => "`cairn explain` with the node's log names what differs",
+            Self::LogUnexpectedEvent | Self::PcrMismatch => {
+                "`cairn explain` with the node's log names what differs; `key-broker explain REQUEST --event-log FILE` writes that log"
+            }
             Self::BootCapped => "boot the node again: this boot has already been given what it may have",
             Self::NotPredicted => "use a machine reference that knows every register",
             Self::VcekChain => "fetch the certificate of this chip and its present firmware anew",

@@ -18,12 +18,12 @@ const RECOGNIZED_BYTES: u64 = 2 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
+        /// The cause, which is part of the text.
+        cause: std::io::Error,
     },
     /// It is a directory, a device or a socket.
     #[error("cannot read {}: it is {found}\nhint: name a file", path.display())]
@@ -77,7 +77,7 @@ pub fn open(path: &Path) -> Result<File, Error> {
 
 /// The file, and its size: 0 for one that has none.
 fn open_types(path: &Path, may_be_block_device: bool) -> Result<(File, u64), Error> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
+    let io = |cause| Error::Io { path: path.to_owned(), cause };
     // The type first: to open a device may have effects.
     let metadata = fs::metadata(path).map_err(io)?;
     let kind = metadata.file_type();
@@ -101,7 +101,7 @@ fn read_types(path: &Path, max: u64, may_be_block_device: bool) -> Result<Vec<u8
     let mut bytes = Vec::with_capacity(if is_larger { 0 } else { usize::try_from(size).unwrap_or(0) + 1 });
     let most = if is_larger { RECOGNIZED_BYTES.min(max) } else { max.saturating_add(1) };
     let read = (&mut file).take(most).read_to_end(&mut bytes);
-    read.map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    read.map_err(|cause| Error::Io { path: path.to_owned(), cause })?;
     if is_larger || bytes.len() as u64 > max {
         bytes.truncate(usize::try_from(RECOGNIZED_BYTES).unwrap_or(usize::MAX));
         let size = is_larger.then_some(size);
@@ -129,6 +129,8 @@ mod tests {
         }
         let text = error(&folder.path().join("none"), 9);
         assert!(text.starts_with("cannot read ") && text.contains("No such file"), "{text}");
+        // Programs print an error with its sources: this one has none.
+        assert!(std::error::Error::source(&read(&folder.path().join("none"), 9).unwrap_err()).is_none());
     }
 
     #[test]

@@ -68,5 +68,6 @@ pub(super) fn node_retire(transaction: &mut dyn Transaction, name: &str) -> Resu
     forget_grants(transaction, name)?;
     node.retired = true;
     put(transaction, Table::Nodes, name.as_bytes(), &node)?;
-    Ok(Ok((name.to_owned(), format!("retired; shares destroyed: {}", destroyed.join(", ")))))
+    let destroyed = if destroyed.is_empty() { "none".to_owned() } else { destroyed.join(", ") };
+    Ok(Ok((name.to_owned(), format!("retired; shares destroyed: {destroyed}"))))
 }

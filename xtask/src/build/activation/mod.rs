@@ -78,7 +78,7 @@ impl Activation {
             return Ok(());
         }
         bail!(
-            "os/activation.toml does not say what the root can do on its own ({} differences); drop it in os/tree.toml, or list it:\n  {}",
+            "os/activation.toml does not say what the root can do on its own ({} differences); drop it in os/tree.toml, or list it there, or in `activation` of the profile that brings it:\n  {}",
             differences.len(),
             differences.join("\n  ")
         )
