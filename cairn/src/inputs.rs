@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use attest::cluster::Cluster;
 use clap::{Args, ValueEnum};
-use measurements::boot::{BootMethod, Image, Machine, Measured};
+use measurements::boot::{self, BootMethod, Image, Machine, Measured};
 use measurements::compose::Configuration;
 use measurements::document::image::ImageReference;
 use measurements::document::machine::MachineReference;
@@ -61,7 +62,15 @@ impl MachineArgs {
             Some(path) => {
                 let read = |path: &Path| input_file::read(path, MAX_FIRMWARE_BYTES);
                 let store = self.variables.as_deref().map(read).transpose()?;
-                Machine::with_firmware(&read(path)?, store.as_deref()).with_context(|| unusable(path))?
+                let machine = Machine::with_firmware(&read(path)?, store.as_deref());
+                // The error is of the file that it is about.
+                machine.map_err(|error| {
+                    let path = match (&error, &self.variables) {
+                        (boot::Error::Variables(_), Some(store)) => store,
+                        _ => path,
+                    };
+                    anyhow::Error::new(error).context(unusable(path))
+                })?
             }
             None => Machine::unknown(),
         };
@@ -84,8 +93,18 @@ impl MachineArgs {
 
     /// The configuration.
     pub fn configuration(&self) -> Result<Configuration> {
-        let bytes = self.cluster.as_deref().map(read).transpose()?;
-        Ok(bytes.map_or(Configuration::Stateless, |bytes| Configuration::cluster(&bytes)))
+        let Some(path) = &self.cluster else { return Ok(Configuration::Stateless) };
+        let bytes = read(path)?;
+        // A node with any other file there ends its boot.
+        if let Err(refusal) = Cluster::read(&bytes) {
+            let kind = input_file::Kind::of(&bytes);
+            anyhow::bail!(
+                "{} is no cluster.json: it is {kind}; {}\nhint: name the cluster.json that `key-broker init` wrote",
+                path.display(),
+                refusal.found
+            );
+        }
+        Ok(Configuration::cluster(&bytes))
     }
 }
 
@@ -149,4 +168,40 @@ const MAX_IMAGE_BYTES: u64 = 4 << 30;
 /// Reads a document, a log or a key.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(input_file::read(path, MAX_DOCUMENT_BYTES)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(cluster: Option<PathBuf>, firmware: Option<PathBuf>, variables: Option<PathBuf>) -> MachineArgs {
+        MachineArgs { boot: None, secure_boot: None, firmware, variables, machine: None, cluster }
+    }
+
+    #[test]
+    fn file_that_is_no_cluster_is_no_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cluster.json");
+        for content in [&b"<html>404 Not Found</html>"[..], b"", b"MZ", b"{\"schema\":\"cairn.cluster/1\"}\n"] {
+            std::fs::write(&path, content).unwrap();
+            let error = args(Some(path.clone()), None, None).configuration().err().expect("it is a configuration");
+            let text = format!("{error:#}");
+            assert!(text.contains("is no cluster.json") && text.contains("key-broker init"), "{text}");
+        }
+        assert!(args(None, None, None).configuration().is_ok());
+    }
+
+    #[test]
+    fn variable_store_that_cannot_be_used_is_named_and_not_the_firmware() {
+        let folder = tempfile::tempdir().unwrap();
+        let [code, store] = ["code.fd", "store.fd"].map(|name| folder.path().join(name));
+        for path in [&code, &store] {
+            std::fs::write(path, [0; 4096]).unwrap();
+        }
+        let error = args(None, Some(code), Some(store)).read().err().expect("it is a machine");
+        let text = format!("{error:#}");
+        assert!(text.contains("store.fd") != text.contains("code.fd"), "{text}");
+        let is_of_the_store = text.contains("variable store");
+        assert_eq!(text.contains("store.fd"), is_of_the_store, "{text}");
+    }
 }

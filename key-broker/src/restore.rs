@@ -10,6 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use zeroize::Zeroizing;
 
 use crate::backup::archive::{directory_of, is_database};
@@ -70,8 +72,17 @@ impl Target {
 
     /// The lock of the database that is there. A broker that has it open would go on with it after the rename, and one boot would get its share from both.
     fn take(&self) -> Result<Option<Alone>> {
+        // Another restore may have made one while this one waited for the passphrase.
+        ensure!(self.is_there || !self.named.exists(), self.appeared());
         let taken = self.is_there.then(|| Alone::take(&self.database)).transpose();
         taken.map_err(|error| self.cannot_take(error))
+    }
+
+    fn appeared(&self) -> String {
+        format!(
+            "{} did not exist when this restore began, and exists now\nhint: another restore or `key-broker init` has made it: use that one, or restore again with --replace",
+            self.named.display()
+        )
     }
 
     /// That no broker has the database open, before the operator enters a passphrase. Another cause why it cannot be locked is reported later, when the backup is proved.
@@ -101,8 +112,18 @@ impl Target {
             alone.copy(&kept).with_context(|| format!("cannot keep {}", database.display()))?;
             println!("kept {}", kept.display());
         }
-        remove_beside(database)?;
-        fs::rename(copied, database).with_context(|| format!("Failed to write {}", database.display()))?;
+        if alone.is_some() {
+            remove_beside(database)?;
+            fs::rename(copied, database).with_context(|| format!("Failed to write {}", database.display()))?;
+        } else {
+            // Of a database that was lost; a new one would take what is in it for its own.
+            remove_beside(database)?;
+            let moved = renameat2(AT_FDCWD, copied, AT_FDCWD, database, RenameFlags::RENAME_NOREPLACE);
+            match moved {
+                Err(Errno::EEXIST) => anyhow::bail!(self.appeared()),
+                moved => moved.with_context(|| format!("Failed to write {}", database.display()))?,
+            }
+        }
         File::open(directory_of(database))
             .and_then(|directory| directory.sync_all())
             .context("Failed to flush the directory")?;

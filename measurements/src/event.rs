@@ -31,6 +31,8 @@ pub mod kind {
     pub const FIRMWARE_BLOB: u32 = 0x8000_0008;
     /// EV_EFI_HANDOFF_TABLES
     pub const HANDOFF_TABLES: u32 = 0x8000_0009;
+    /// EV_EFI_HCRTM_EVENT
+    pub const HCRTM: u32 = 0x8000_0010;
     /// EV_EFI_VARIABLE_AUTHORITY
     pub const AUTHORITY: u32 = 0x8000_00e0;
     /// No firmware event: the kernel, the agent or systemd extended it.

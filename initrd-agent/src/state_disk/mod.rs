@@ -238,6 +238,18 @@ fn acknowledged_before(
     }
 }
 
+/// Both copies of a broker's statement, if a broker of the cluster has signed it about this disk, header and generation: another one would end later boots, or have `cairn recover` refuse the disk.
+fn statement_about(
+    (disk, header, generation): (&str, &[u8; 32], u64),
+    document: Option<Vec<u8>>,
+    cluster: &Cluster,
+) -> Option<[Vec<u8>; 2]> {
+    let document = document?;
+    let said = SignedStatement::verify(&document, cluster).ok()?;
+    let is_about = said.disk == disk && said.header.0 == *header && said.generation == generation;
+    is_about.then(|| statement::copies(&document)).flatten()
+}
+
 /// Maps the disk, and believes the kernel only after its table was compared.
 fn map(mut header: luks::Header, key: &VolumeKey, disk: &Disk, id: &str, profile: Profile) -> Result<Mapping, Failure> {
     header.map(key)?;
@@ -292,15 +304,14 @@ impl Opened<'_> {
     /// `DISK_WRITE_FAILED`.
     pub fn acknowledged(&self, said: Option<&str>, broker: &[u8]) -> Result<(), Failure> {
         if let Some(said) = said {
-            let document = SignedStatement::write(broker, said).ok();
-            let verified = document.filter(|document| SignedStatement::verify(document, self.cluster).is_ok());
-            match verified.and_then(|document| statement::copies(&document)) {
+            let about = (&id::write(&self.granted.id)[..], &self.header, self.generation);
+            match statement_about(about, SignedStatement::write(broker, said).ok(), self.cluster) {
                 Some(copies) => provision::write_statement(&mut { &self.file }, &copies).map_err(|error| {
                     let what = format!("writing the broker's statement to {}: {error}", self.disk.node.display());
                     Failure::new(Code::DiskWriteFailed, what)
                 })?,
                 None => console::line(
-                    "the broker's statement about the disk is too long or not signed by it: nothing was written",
+                    "the broker's statement is too long, not signed by it, or not about this disk, header and generation: nothing was written",
                 ),
             }
         }
@@ -403,6 +414,23 @@ mod tests {
         ] {
             assert_eq!(judged(&[ignored]), Ok(()), "{case}");
         }
+    }
+
+    #[test]
+    fn statement_about_another_disk_header_or_generation_is_not_written() {
+        const HEADER: [u8; 32] = [3; 32];
+        let (cluster, statement) = cluster();
+        let written = |document: Vec<u8>| statement_about((DISK, &HEADER, 5), Some(document), &cluster).is_some();
+        assert!(written(statement(DISK, HEADER, 5)));
+        assert!(!written(statement("0b5f6c6e-0000-4000-8000-000000000002", HEADER, 5)), "another disk");
+        assert!(!written(statement(DISK, [4; 32], 5)), "another header");
+        for generation in [4, 6, (1 << 53) - 1] {
+            assert!(!written(statement(DISK, HEADER, generation)), "generation {generation}");
+        }
+        let mut forged = statement(DISK, HEADER, 5);
+        let digit = forged.len() - 20;
+        forged[digit] ^= 1;
+        assert!(!written(forged), "another signature");
     }
 
     #[test]

@@ -158,6 +158,13 @@ impl Limits {
     pub fn take_unwritten(&mut self) -> BTreeMap<&'static str, u64> {
         std::mem::take(&mut self.unwritten)
     }
+
+    /// What was taken and could not be written.
+    pub fn put_unwritten_back(&mut self, counts: BTreeMap<&'static str, u64>) {
+        for (code, count) in counts {
+            *self.unwritten.entry(code).or_default() += count;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +208,9 @@ mod tests {
         // No more than all of them.
         assert!(!write("192.0.2.6", now));
         assert_eq!([(); 3].map(|()| write("192.0.2.1", now + MINUTE)), [true, true, false]);
+        let taken = limits.take_unwritten();
+        assert_eq!(taken, [("CODE", 8)].into());
+        limits.put_unwritten_back(taken);
         assert_eq!(limits.take_unwritten(), [("CODE", 8)].into());
         assert!(limits.take_unwritten().is_empty());
         let mut none = Limits::new(1, 0);

@@ -118,10 +118,13 @@ impl Engine {
         let codes: Vec<String> = counts.iter().map(|(code, count)| format!("{code} {count}")).collect();
         let found = format!("refusals of strangers that have no row of their own: {}", codes.join(", "));
         let leaf = self.leaf("", &hex::encode(&request[..]), &Refusal::new(Own::RateLimited, found));
-        // A store that cannot be written makes the broker unready, which says why.
-        let _ = self
+        let written = self
             .store
             .transact(&mut |transaction| audit::append(transaction, leaf.clone(), &self.signer(&open)).map(drop));
+        // A store that cannot be written makes the broker unready, which says why; they are counted again in the next minute.
+        if written.is_err() {
+            self.limits.lock().unwrap_or_else(PoisonError::into_inner).put_unwritten_back(counts);
+        }
     }
 
     /// The refusal of a report whose quote was verified. The quote does not cover all of a report, so one quote is enough for any number of them: the first refusal of a release is written into the audit log, and what is

@@ -61,7 +61,8 @@ impl Engine {
         if self.is_sealed() {
             return Err(Trouble::Waiting("the broker is sealed".into()));
         }
-        match witness::next(&*self.store, &self.bundles, key, has) {
+        let is_unknown = self.trouble(key) == Some(Trouble::not_asked());
+        match witness::next(&*self.store, &self.bundles, key, has, is_unknown) {
             Ok(Next::Submit(submission)) => Ok(Some(submission)),
             Ok(Next::Nothing) => Ok(None),
             Ok(Next::Ahead { size }) => Err(Trouble::Conflict(format!(

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 
 use super::{Error, Failure, Look, RowKey, Store, Table, Transaction, TrustWork, Work};
@@ -90,11 +91,15 @@ impl Sqlite {
     pub fn open_with(path: &Path, patience: Duration) -> Result<Self, Error> {
         let identity = identity(path)?;
         let mut connection = connect(path)?;
+        // The log of another database must not come into this one when the connection is closed.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         if connection.pragma_query_value(None, "user_version", |row| row.get(0).map(|found: i64| found == 0))? {
             return Err(Error::Foreign);
         }
         // A restore may have kept it locked until it was replaced.
         check_identity(path, identity)?;
+        check_log(&connection, path, identity)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // What is removed, destroyed shares above all, is overwritten.
@@ -110,6 +115,9 @@ impl Sqlite {
             found => return Err(Error::Version { found, expected: VERSION }),
         }
         schema::check(&transaction)?;
+        if owner_of(&transaction)? != mark(identity) {
+            transaction.pragma_update(None, "application_id", mark(identity))?;
+        }
         transaction.commit()?;
         let reader = connect(path)?;
         reader.pragma_update(None, "query_only", "ON")?;
@@ -174,6 +182,36 @@ impl Sqlite {
         }
         *lock(&self.committed) = Instant::now();
         Ok(())
+    }
+}
+
+/// Names the file that a database and its write-ahead log belong to, in the header of the database (`application_id`, which is in the log, too, once it is written). Of its inode alone: devices are numbered anew at each
+/// start of a host. 0 is a database of an earlier version, and is no mark.
+fn mark((_, inode): (u64, u64)) -> i32 {
+    let [a, b, c, d, e, f, g, h] = inode.to_be_bytes();
+    let folded = i32::from_be_bytes([a ^ e, b ^ f, c ^ g, d ^ h]);
+    if folded == 0 { 1 } else { folded }
+}
+
+fn owner_of(connection: &Connection) -> Result<i32, Error> {
+    Ok(connection.pragma_query_value(None, "application_id", |row| row.get(0))?)
+}
+
+/// That the write-ahead log beside a database is its own: a database that was put in the place of another one finds the log of that one, and would be mixed with it.
+fn check_log(connection: &Connection, path: &Path, identity: (u64, u64)) -> Result<(), Error> {
+    // SQLite has it beside the file that a link leads to.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut log = path.clone().into_os_string();
+    log.push("-wal");
+    let log = PathBuf::from(log);
+    let is_empty = std::fs::metadata(&log).map_or(true, |log| log.len() == 0);
+    match owner_of(connection)? {
+        owner if !is_empty && owner != 0 && owner != mark(identity) => Err(Error::Work(format!(
+            "{} is the write-ahead log of another database than {}: that was put in its place; stop all brokers, and put the database back that was there, or restore a backup with `key-broker restore FILE --replace`",
+            log.display(),
+            path.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -9,6 +9,9 @@ use crate::boot::Point;
 use crate::compose::{Composition, MAX_FAILED_OPTIONS};
 use crate::{Bank, Source};
 
+/// Legal values of a register that are printed.
+const MOST_SHOWN: usize = 3;
+
 /// Values of registers, by bank and number.
 pub type Registers = BTreeMap<Bank, BTreeMap<u8, Vec<u8>>>;
 
@@ -52,7 +55,11 @@ pub fn registers(expected: &Composition, found: &Registers, others: &[(String, C
     let register = ORDER.into_iter().find(|register| closest.different.contains(register)).unwrap_or_default();
     let (input, whose) = follows_from(register);
     let names: Vec<String> = closest.different.iter().map(u8::to_string).collect();
-    let expected = expected.registers(point).get(&register).and_then(|value| value.in_bank(bank).map(hex::encode));
+    let registers = expected.registers(point);
+    let legal = registers.get(&register).map(|value| value.all_in_bank(bank)).unwrap_or_default();
+    let shown: Vec<String> = legal.iter().take(MOST_SHOWN).map(hex::encode).collect();
+    let more = if legal.len() > MOST_SHOWN { format!(" or {} more", legal.len() - MOST_SHOWN) } else { String::new() };
+    let expected = (!shown.is_empty()).then(|| format!("{}{more}", shown.join(&format!(" or {}:", bank.name()))));
     Verdict::Mismatch(Box::new(Mismatch {
         event: None,
         register: format!("PCR {register}"),

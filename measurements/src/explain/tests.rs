@@ -275,6 +275,17 @@ fn registers_that_nobody_knows_are_said_by_their_inputs() {
             "07".repeat(32)
         )
     );
+    // Of several legal values, each is named.
+    let several: Vec<(u8, Vec<Vec<u8>>)> = composition
+        .registers(Point::Firmware)
+        .into_iter()
+        .map(|(register, value)| (register, value.all_in_bank(Bank::Sha256).into_iter().map(<[u8]>::to_vec).collect()))
+        .filter(|(_, all): &(u8, Vec<Vec<u8>>)| all.len() > 1)
+        .collect();
+    let (register, all) = several.first().unwrap();
+    let verdict = super::registers::registers(&composition, &found([(*register, vec![7; 32])].into()), &[]);
+    let first = format!("expected  sha256:{} or sha256:{}", hex::encode(&all[0]), hex::encode(&all[1]));
+    assert!(text(&verdict).contains(&first), "{}", text(&verdict));
     let none = super::registers::registers(&composition, &BTreeMap::new(), &[]);
     assert!(text(&none).starts_with("CANNOT TELL"));
 }

@@ -17,6 +17,8 @@ pub struct Pe<'a> {
     security: Option<usize>,
     /// Bytes of all headers.
     headers: usize,
+    /// Bytes in memory.
+    size: usize,
     /// Certificate table in the file: start and length.
     certificates: Option<(usize, usize)>,
     sections: Vec<Section<'a>>,
@@ -43,6 +45,9 @@ pub enum Error {
     /// A header is missing or cut short.
     #[error("not a PE image: {0}")]
     Header(&'static str),
+    /// It is for another processor.
+    #[error("the PE image is for {0}, and only images for x86-64 are predicted")]
+    Machine(&'static str),
     /// A section cannot be.
     #[error("section {0}: {1}")]
     Section(String, &'static str),
@@ -54,6 +59,8 @@ pub enum Error {
 /// More sections than any UKI has.
 const MOST_SECTIONS: usize = 96;
 const X86_64: u16 = 0x8664;
+const IA_32: u16 = 0x14c;
+const AARCH64: u16 = 0xaa64;
 const PE32_PLUS: u16 = 0x20b;
 /// Where the data directory begins in the optional header.
 const DIRECTORIES: usize = 112;
@@ -73,8 +80,11 @@ impl<'a> Pe<'a> {
             return Err(Error::Header("the PE signature is missing"));
         }
         let coff = coff + 4;
-        if bytes.half(coff) != Some(X86_64) {
-            return Err(Error::Header("it is not for x86-64"));
+        match bytes.half(coff) {
+            Some(X86_64) => {}
+            Some(IA_32) => return Err(Error::Machine("32-bit x86")),
+            Some(AARCH64) => return Err(Error::Machine("AArch64")),
+            _ => return Err(Error::Machine("another processor")),
         }
         let count = usize::from(bytes.half(coff + 2).ok_or_else(short)?);
         if count > MOST_SECTIONS {
@@ -88,6 +98,7 @@ impl<'a> Pe<'a> {
         if table < optional + DIRECTORIES {
             return Err(Error::Header("the optional header is cut short"));
         }
+        let size = bytes.word(optional + 56).ok_or_else(short)? as usize;
         let headers = bytes.word(optional + 60).ok_or_else(short)? as usize;
         if headers < table + 40 * count || bytes.len() < headers {
             return Err(Error::Header("the size of the headers is wrong"));
@@ -103,7 +114,7 @@ impl<'a> Pe<'a> {
         if certificates.is_some_and(|(start, _)| start < end) {
             return Err(Error::Certificates("overlaps what is hashed"));
         }
-        Ok(Self { bytes, checksum: optional + 64, security, headers, certificates, sections })
+        Ok(Self { bytes, checksum: optional + 64, security, headers, size, certificates, sections })
     }
 
     /// The sections in the order of the table.
@@ -119,6 +130,11 @@ impl<'a> Pe<'a> {
     /// Bytes of all headers, which lie before the sections in file and memory.
     pub fn headers(&self) -> usize {
         self.headers
+    }
+
+    /// Bytes of the image in memory, as its header says.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// The whole image.
@@ -226,6 +242,9 @@ pub(crate) mod tests {
             bytes.extend(*data);
             bytes.resize((start + raw) as usize, 0);
         }
+        // Room for sections that tests make larger.
+        let size = bytes.len() as u32 + 0x1_0000;
+        bytes[0x58 + 56..0x58 + 60].copy_from_slice(&size.to_le_bytes());
         bytes
     }
 

@@ -6,6 +6,7 @@
 use super::bytes::At;
 use super::log_kind;
 use crate::Bank;
+use crate::event::kind;
 
 /// EV_NO_ACTION: informs, extends nothing.
 pub const NO_ACTION: u32 = 3;
@@ -93,6 +94,7 @@ impl Log {
             is_confidential: bytes.word(0) != Some(0),
             locality: 0,
         };
+        let mut has_hcrtm = false;
         let mut at = 32 + length;
         let tail = tail(bytes);
         while at < tail {
@@ -101,8 +103,13 @@ impl Log {
             if event.kind == NO_ACTION && event.data.starts_with(b"StartupLocality\0") {
                 log.locality = event.data.byte(16).unwrap_or(0);
             }
+            has_hcrtm |= event.kind == kind::HCRTM && event.register == 0;
             log.events.push(event);
             at = end;
+        }
+        // An H-CRTM was measured before the TPM was started, which takes the locality of both (TPM 2.0 Library, Part 1, 34.3).
+        if has_hcrtm {
+            log.locality = HCRTM_LOCALITY;
         }
         Ok(log)
     }
@@ -120,6 +127,9 @@ impl Log {
         value
     }
 }
+
+/// Of `_TPM_Hash_Start`, which an H-CRTM uses.
+const HCRTM_LOCALITY: u8 = 4;
 
 /// Where the zeros or the 0xff at the end begin: no event begins there.
 fn tail(bytes: &[u8]) -> usize {
@@ -209,6 +219,27 @@ pub(crate) mod tests {
             assert_eq!(log.replay(bank, 9), [0; 32]);
             bytes.truncate(length);
         }
+    }
+
+    #[test]
+    fn register_0_of_a_machine_with_an_h_crtm_begins_with_its_locality() {
+        let bank = Bank::Sha256;
+        let replay = |events: &[Vec<u8>]| Log::parse(&[header(), events.concat()].concat()).unwrap().replay(bank, 0);
+        let of_kind = |kind: u32, mut event: Vec<u8>| {
+            event[4..8].copy_from_slice(&kind.to_le_bytes());
+            event
+        };
+        let hcrtm = of_kind(kind::HCRTM, event(0, b"HCRTM"));
+        let mut start = [0; 32];
+        let from = |start: &[u8; 32]| bank.extend(start, &bank.digest(b"HCRTM"));
+        assert_eq!(replay(&[event(0, b"HCRTM")]), from(&start), "another type of event");
+        start[31] = 4;
+        assert_eq!(replay(std::slice::from_ref(&hcrtm)), from(&start));
+        // What a later event says of a locality is of the start without it.
+        let locality = of_kind(NO_ACTION, event(0, b"StartupLocality\0\x03"));
+        assert_eq!(replay(&[hcrtm, locality.clone()]), from(&start));
+        start[31] = 3;
+        assert_eq!(replay(&[locality, event(0, b"HCRTM")]), from(&start));
     }
 
     #[test]

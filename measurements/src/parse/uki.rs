@@ -139,6 +139,12 @@ fn check_memory(pe: &Pe, read: &[Section], stub: Stub) -> Result<(), Error> {
             return refuse("shares memory with something else");
         }
     }
+    // Whatever it is, EDK2 (`PeCoffLoaderLoadImage`) then starts nothing of the image.
+    let is_outside = |section: &&Section| section.address.saturating_add(section.virtual_size) > pe.size();
+    if let Some(section) = pe.sections().iter().find(is_outside) {
+        let problem = "lies outside of the image in memory, so no firmware starts it: build the UKI again, with ukify";
+        return Err(Error::Memory(section.name.clone(), problem));
+    }
     Ok(())
 }
 
@@ -210,6 +216,17 @@ mod tests {
         let uki = Uki::parse(&bytes).unwrap();
         let names: Vec<&str> = uki.measured_sections().iter().map(|(name, _)| *name).collect();
         assert_eq!(names, [".linux", ".uname"]);
+    }
+
+    #[test]
+    fn image_whose_sections_lie_outside_of_its_size_is_refused() {
+        let mut bytes = image(&[(".sdmagic", MAGIC), (".linux", b"l"), (".cmdline", b"c")]);
+        assert!(Uki::parse(&bytes).is_ok());
+        let size = 0x58 + 56;
+        let smaller = bytes.len() as u32 - 0x200;
+        bytes[size..size + 4].copy_from_slice(&smaller.to_le_bytes());
+        let error = Uki::parse(&bytes).unwrap_err().to_string();
+        assert!(error.contains("section .cmdline") && error.contains("no firmware starts it"), "{error}");
     }
 
     #[test]

@@ -40,6 +40,16 @@ impl Value {
         }
     }
 
+    /// All legal values in a bank; none where they are not known.
+    pub fn all_in_bank(&self, bank: Bank) -> Vec<&[u8]> {
+        let all = match self {
+            Self::Exact(values) => std::slice::from_ref(values),
+            Self::OneOf(all) => all,
+            Self::HostDependent(_) => &[],
+        };
+        all.iter().filter_map(|values| values.get(&bank).map(Vec::as_slice)).collect()
+    }
+
     /// What is legal where this or another value is.
     pub fn or(self, other: Self) -> Self {
         let legal = |value| match value {

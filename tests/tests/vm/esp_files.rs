@@ -82,6 +82,7 @@ fn replaced_and_unread(suite: &Suite, row: &str) -> Result<()> {
             ("EFI/BOOT/pwned.addon.efi", &add_on),
             ("loader/loader.conf", configuration),
             ("loader/entries/pwned.conf", entry),
+            // Fewer bytes than a seed has, and so of no use to the stub.
             ("loader/random-seed", CREDENTIAL.as_bytes()),
             ("startup.nsh", b"\\EFI\\Linux\\pwned.efi\r\n"),
         ],

@@ -349,11 +349,10 @@ fn demonstration(suite: &Suite, _: &str) -> Result<()> {
 /// Power goes wherever the console says something while a disk is made; the next boot goes on, and the disk is made once.
 fn power_cuts(suite: &Suite, row: &str) -> Result<()> {
     /// Where the disk, or what the broker knows of it, has changed just before.
-    const POINTS: [&str; 3] = ["released by request", "is made as", "state=commit"];
+    const POINTS: [&str; 4] = ["released by request", "is made as", "state=commit", "state=handover"];
     /// Only with `--full`.
-    const MORE: [&str; 7] = [
+    const MORE: [&str; 6] = [
         "state=open",
-        "state=handover",
         "state=disk",
         "state=network",
         "state=attestation",

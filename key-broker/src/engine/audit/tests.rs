@@ -292,7 +292,7 @@ fn witness_key(seed: u8) -> (Ed25519KeyPair, VerifierKey) {
 
 impl Log {
     fn submission(&self, key: &VerifierKey, has: Option<u64>) -> witness::Submission {
-        match witness::next(&self.store, &self.bundles, key, has).unwrap() {
+        match witness::next(&self.store, &self.bundles, key, has, false).unwrap() {
             witness::Next::Submit(submission) => submission,
             witness::Next::Nothing => panic!("nothing is sent"),
             witness::Next::Ahead { size } => panic!("{size} leaves are too few"),
@@ -338,7 +338,7 @@ impl Log {
 #[test]
 fn witness_gets_a_proof_from_each_head_that_it_may_know() {
     let (mut log, witness) = (Log::new(), witness_key(2));
-    let next = |log: &Log, has| witness::next(&log.store, &log.bundles, &witness.1, has).unwrap();
+    let next = |log: &Log, has| witness::next(&log.store, &log.bundles, &witness.1, has, false).unwrap();
     assert!(matches!(next(&log, None), witness::Next::Nothing), "an empty log has no head");
     for size in [1, 2, 3, 7, 8, 11, 20] {
         log.grow(size);
@@ -350,6 +350,10 @@ fn witness_gets_a_proof_from_each_head_that_it_may_know() {
         assert_eq!(log.judged(&log.submission(&witness.1, None)), Some((last, size)));
         log.cosign(&witness, None).unwrap();
         assert!(matches!(next(&log, None), witness::Next::Nothing), "it has signed the newest head");
+        // Unless what is kept of it may be of an older database.
+        let again = witness::next(&log.store, &log.bundles, &witness.1, None, true).unwrap();
+        let witness::Next::Submit(again) = again else { panic!("a witness of {size} leaves is not asked") };
+        assert_eq!(log.judged(&again), Some((size, size)));
         assert!(matches!(next(&log, Some(size + 1)), witness::Next::Ahead { size: found } if found == size));
     }
     // Leaves that have moved to files are read from there.
@@ -395,6 +399,6 @@ fn log_that_does_not_begin_with_what_a_witness_has_signed_is_found_before_anythi
     log.cosign(&witness, None).unwrap();
     log.grow(12);
     log.change(10);
-    let Err(problem) = witness::next(&log.store, &log.bundles, &witness.1, None) else { panic!("it is sent") };
+    let Err(problem) = witness::next(&log.store, &log.bundles, &witness.1, None, false) else { panic!("it is sent") };
     assert!(matches!(problem, Problem::Changed(_)), "{problem}");
 }

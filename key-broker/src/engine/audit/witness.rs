@@ -85,11 +85,18 @@ pub fn cosigned(open: &dyn Transaction, witness: &VerifierKey) -> Result<Cosigne
     Ok(get(open, Table::State, &key_of(witness))?.unwrap_or_default())
 }
 
-/// The next request to a witness. `has` is the size that the witness says it has, where that is not what was kept of it.
+/// The next request to a witness. `has` is the size that the witness says it has, where that is not what was kept of it. A witness that `must_be_asked` gets one also where it has signed the newest head: the database may
+/// be an older one, and the witness knows more.
 ///
 /// # Errors
 /// [`Problem`].
-pub fn next(store: &dyn Store, bundles: &Bundles, witness: &VerifierKey, has: Option<u64>) -> Result<Next, Problem> {
+pub fn next(
+    store: &dyn Store,
+    bundles: &Bundles,
+    witness: &VerifierKey,
+    has: Option<u64>,
+    must_be_asked: bool,
+) -> Result<Next, Problem> {
     let (mut head, mut last) = (Head::default(), Cosigned::default());
     store.look(&mut |open| {
         (head, last) = (head_of(open)?, cosigned(open, witness)?);
@@ -99,7 +106,7 @@ pub fn next(store: &dyn Store, bundles: &Bundles, witness: &VerifierKey, has: Op
     if old > head.size {
         return Ok(Next::Ahead { size: head.size });
     }
-    if head.size == 0 || (has.is_none() && old == head.size) {
+    if head.size == 0 || (has.is_none() && old == head.size && !must_be_asked) {
         return Ok(Next::Nothing);
     }
     let mut leaves = Leaves::of(store, bundles)?.limited(head.size);

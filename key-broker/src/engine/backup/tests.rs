@@ -367,6 +367,31 @@ fn restore_is_refused_while_a_broker_that_started_meanwhile_has_the_database_ope
     assert_eq!(open(&folder).unwrap().check_rows().unwrap().nodes, 1);
 }
 
+/// Two operators restore on a new host: the second does not take the database of the first away.
+#[test]
+fn restore_without_replace_leaves_a_database_alone_that_appeared_meanwhile() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, engine) = broker(parent.path());
+    let [backup, new] = ["backup", "new"].map(|name| parent.path().join(name));
+    back_up(&engine, &folder, &backup);
+    drop(engine);
+    let first = std::cell::RefCell::new(None);
+    let ask = || {
+        restored(&backup, &new, "a passphrase", false).unwrap();
+        let engine = open(&new).unwrap();
+        enrol_with(&engine, "two", Bytes32([2; 32])).unwrap();
+        *first.borrow_mut() = Some(engine);
+        Ok(Zeroizing::new(b"a passphrase".to_vec()))
+    };
+    let second = restore::run(&new.join(CONFIGURATION), &backup, Choices::default(), &ask);
+    let error = format!("{:#}", second.expect_err("the database of the first restore was replaced"));
+    assert!(error.contains("exists now") && error.contains("--replace"), "{error}");
+    let engine = first.take().unwrap();
+    enrol_with(&engine, "three", Bytes32([3; 32])).unwrap();
+    drop(engine);
+    assert_eq!(open(&new).unwrap().check_rows().unwrap().nodes, 3);
+}
+
 #[test]
 fn backup_with_another_signature_is_refused_before_its_database_is_opened() {
     let parent = tempfile::tempdir().unwrap();

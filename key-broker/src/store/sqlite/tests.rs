@@ -345,3 +345,38 @@ fn database_that_was_replaced_is_neither_read_nor_written() {
         store.transact(&mut |open| open.put(Table::State, b"x", b"2")).unwrap();
     }
 }
+
+/// The file that was put there is an older one, the log has what came later: neither is used, and nothing is written to it.
+#[test]
+fn database_in_the_place_of_another_is_not_mixed_with_the_log_of_that_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, older, current] = ["database", "older", "current"].map(|name| folder.path().join(name));
+    let store = Sqlite::create(&path).unwrap().with_test_key();
+    store.transact(&mut |open| open.put(Table::State, b"x", b"1")).unwrap();
+    store.fold(PATIENCE).unwrap();
+    std::fs::copy(&path, &older).unwrap();
+    store.transact(&mut |open| open.put(Table::State, b"x", b"2")).unwrap();
+    // It was killed: nothing closes the database.
+    std::mem::forget(store);
+    std::fs::rename(&path, &current).unwrap();
+    std::fs::copy(&older, &path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    for _ in 0..2 {
+        let error = Sqlite::open(&path).err().expect("the log of another database is read").to_string();
+        assert!(error.contains("write-ahead log of another database") && error.contains("restore"), "{error}");
+        assert!(std::fs::read(&path).unwrap() == before, "it was written to");
+    }
+    // The database that the log belongs to.
+    std::fs::rename(&current, &path).unwrap();
+    let mut value = None;
+    let store = Sqlite::open(&path).unwrap().with_test_key();
+    store.look(&mut |open| open.get(Table::State, b"x").map(|found| value = found)).unwrap();
+    assert_eq!(value.as_deref(), Some(&b"2"[..]));
+    // And the older one without that log.
+    drop(store);
+    std::fs::remove_file(&path).unwrap();
+    let _ = std::fs::remove_file(folder.path().join("database-wal"));
+    let _ = std::fs::remove_file(folder.path().join("database-shm"));
+    std::fs::copy(&older, &path).unwrap();
+    Sqlite::open(&path).unwrap();
+}

@@ -12,7 +12,8 @@ use super::{text, units};
 const TRUE: [&str; 5] = ["1", "yes", "y", "true", "on"];
 const FALSE: [&str; 5] = ["0", "no", "n", "false", "off"];
 /// Settings that give back execution, or that mount an image beside the root, with execution.
-const FORBIDDEN: [&str; 4] = ["ExecPaths", "ExtensionImages", "MountImages", "RootImage"];
+const FORBIDDEN: [&str; 6] =
+    ["ExecPaths", "ExtensionDirectories", "ExtensionImages", "MountImages", "RootDirectory", "RootImage"];
 
 /// Findings by unit, for each unit that can start.
 pub fn found(tree: &Tree) -> Result<Vec<String>> {
@@ -29,7 +30,7 @@ fn settings(tree: &Tree, name: &str) -> Result<BTreeMap<String, Vec<String>>> {
     let mut settings: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for path in units::texts(tree, name) {
         let Some(entry) = tree.get(&path) else { continue };
-        for line in text::lines_without_comments(&text::read(&path, entry)?, " ") {
+        for line in text::unit_lines(&text::read(tree, &path, entry)?) {
             let Some((key, value)) = units::option(&line) else { continue };
             let values = settings.entry(key.to_owned()).or_default();
             if value.is_empty() {
@@ -99,6 +100,10 @@ mod tests {
             ("TemporaryFileSystem=/a:noexec,exec", "TemporaryFileSystem=/a:noexec,exec"),
             ("ExecPaths=/run", "remove ExecPaths="),
             ("MountImages=/a:/b", "remove MountImages="),
+            ("RootDirectory=/x", "remove RootDirectory="),
+            ("ExtensionDirectories=/var/x", "remove ExtensionDirectories="),
+            ("Environment=A=b\\\\\nPrivateTmp=disconnected", "a.service: PrivateTmp=disconnected"),
+            ("Environment=A=b\\ \nPrivateTmp=disconnected", "a.service: PrivateTmp=disconnected"),
         ] {
             let found = findings(&[(UNIT, text)]);
             assert!(found.starts_with("execution: ") && found.contains(words), "{text}: {found:?}");
@@ -137,6 +142,23 @@ mod tests {
             (vec![(UNIT, GOOD), ("usr/lib/systemd/system/a.service.d/1.conf", BAD)], true),
             (vec![(UNIT, GOOD), ("etc/systemd/system/service.d/1.conf", BAD)], true),
             (vec![(UNIT, GOOD), ("etc/systemd/system/service.d/1.txt", BAD)], false),
+            // A link is the file that it names, wherever that is.
+            (
+                vec![
+                    ("lib", "-> usr/lib"),
+                    (UNIT, BAD),
+                    ("etc/systemd/system/a.service", "-> /lib/systemd/system/a.service"),
+                ],
+                true,
+            ),
+            (
+                vec![
+                    (UNIT, GOOD),
+                    ("usr/share/1.conf", BAD),
+                    ("etc/systemd/system/a.service.d/1.conf", "-> /usr/share/1.conf"),
+                ],
+                true,
+            ),
             // By name, whatever the folder; of one name the first folder alone.
             (
                 vec![

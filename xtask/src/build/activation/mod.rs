@@ -159,7 +159,7 @@ fn modprobe_commands(tree: &Tree) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for (path, entry) in tree.iter().filter(|(path, _)| path.contains("modprobe.d/")) {
         let is_command = |line: &String| matches!(line.split_whitespace().next(), Some("install" | "remove"));
-        let lines = text::joined_lines(&text::read(path, entry)?);
+        let lines = text::joined_lines(&text::read(tree, path, entry)?);
         found.extend(lines.into_iter().filter(is_command).map(|line| format!("/{path}: {line}")));
     }
     Ok(found)

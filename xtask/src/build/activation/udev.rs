@@ -39,7 +39,7 @@ pub fn wanted_units(tree: &Tree) -> Result<BTreeSet<String>> {
 
 fn for_each_line(tree: &Tree, mut work: impl FnMut(&str)) -> Result<()> {
     for (path, entry) in tree.iter().filter(|(path, _)| path.ends_with(".rules") && path.contains("udev/rules.d/")) {
-        text::lines_without_comments(&text::read(path, entry)?, "").iter().for_each(|line| work(line));
+        text::rule_lines(&text::read(tree, path, entry)?).iter().for_each(|line| work(line));
     }
     Ok(())
 }

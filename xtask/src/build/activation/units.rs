@@ -70,7 +70,7 @@ pub fn found(tree: &Tree) -> Result<BTreeMap<String, String>> {
         BY_NAME.iter().map(|name| (name.to_string(), "by its name".into())).collect();
     queue.extend(udev::wanted_units(tree)?.into_iter().map(|name| (name, "a rule of udev".into())));
     for (path, entry) in tree.iter().filter(|(path, _)| DBUS_FOLDERS.iter().any(|folder| path.starts_with(folder))) {
-        let lines = text::lines_without_comments(&text::read(path, entry)?, " ");
+        let lines = text::unit_lines(&text::read(tree, path, entry)?);
         let services = lines.iter().filter_map(|line| option(line)).filter(|(key, _)| *key == "SystemdService");
         queue.extend(services.map(|(_, name)| (name.to_owned(), format!("/{path}"))));
     }
@@ -177,7 +177,7 @@ fn following(tree: &Tree, name: &str, aliases: &BTreeMap<String, BTreeSet<String
         }
     }
     for (path, entry) in files {
-        for line in text::lines_without_comments(&text::read(&path, entry)?, " ") {
+        for line in text::unit_lines(&text::read(tree, &path, entry)?) {
             let Some((key, value)) = option(&line) else { continue };
             let words = value.split_whitespace();
             if OPTIONS.contains(&key) {
