@@ -63,13 +63,9 @@ impl MachineArgs {
                 let read = |path: &Path| input_file::read(path, MAX_FIRMWARE_BYTES);
                 let store = self.variables.as_deref().map(read).transpose()?;
                 let machine = Machine::with_firmware(&read(path)?, store.as_deref());
-                // The error is of the file that it is about.
                 machine.map_err(|error| {
-                    let path = match (&error, &self.variables) {
-                        (boot::Error::Variables(_), Some(store)) => store,
-                        _ => path,
-                    };
-                    anyhow::Error::new(error).context(unusable(path))
+                    let path = about(&error, path, self.variables.as_deref()).to_owned();
+                    anyhow::Error::new(error).context(unusable(&path))
                 })?
             }
             None => Machine::unknown(),
@@ -105,6 +101,14 @@ impl MachineArgs {
             );
         }
         Ok(Configuration::cluster(&bytes))
+    }
+}
+
+/// The file that an error is about.
+fn about<'a>(error: &boot::Error, code: &'a Path, store: Option<&'a Path>) -> &'a Path {
+    match (error, store) {
+        (boot::Error::Variables(_), Some(store)) => store,
+        _ => code,
     }
 }
 
@@ -172,6 +176,8 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use measurements::parse::variables;
+
     use super::*;
 
     fn args(cluster: Option<PathBuf>, firmware: Option<PathBuf>, variables: Option<PathBuf>) -> MachineArgs {
@@ -192,16 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn variable_store_that_cannot_be_used_is_named_and_not_the_firmware() {
-        let folder = tempfile::tempdir().unwrap();
-        let [code, store] = ["code.fd", "store.fd"].map(|name| folder.path().join(name));
-        for path in [&code, &store] {
-            std::fs::write(path, [0; 4096]).unwrap();
-        }
-        let error = args(None, Some(code), Some(store)).read().err().expect("it is a machine");
-        let text = format!("{error:#}");
-        assert!(text.contains("store.fd") != text.contains("code.fd"), "{text}");
-        let is_of_the_store = text.contains("variable store");
-        assert_eq!(text.contains("store.fd"), is_of_the_store, "{text}");
+    fn file_that_an_error_is_about_is_named() {
+        let [code, store] = [Path::new("code.fd"), Path::new("store.fd")];
+        let of_the_store = boot::Error::Variables(variables::Error::Missing);
+        assert_eq!(about(&of_the_store, code, Some(store)), store);
+        // A whole image has its store in itself.
+        assert_eq!(about(&of_the_store, code, None), code);
+        assert_eq!(about(&boot::Error::SecureBoot("x"), code, Some(store)), code);
     }
 }
