@@ -19,6 +19,14 @@ const FORBIDDEN: [&str; 6] =
 pub fn found(tree: &Tree) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in units::found(tree)?.keys() {
+        let is_outside = |path: &String| {
+            tree.get(path).is_some_and(|entry| matches!(text::target(tree, path, entry), text::Target::Outside))
+        };
+        for path in units::texts(tree, name).iter().filter(|path| is_outside(path)) {
+            found.push(format!(
+                "execution: {name}: /{path} is a link that leads out of the root: put the file in its place"
+            ));
+        }
         let settings = settings(tree, name)?;
         found.extend(faults(name, &settings).into_iter().map(|fault| format!("execution: {name}: {fault}")));
     }
@@ -191,6 +199,15 @@ mod tests {
             (vec![(UNIT, BAD), alias, ("etc/systemd/system/a.service.d/1.conf", GOOD)], false),
         ] {
             assert_eq!(!findings(&files).is_empty(), is_refused, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn unit_whose_text_is_not_in_the_root_is_refused() {
+        for path in ["etc/systemd/system/a.service", "etc/systemd/system/a.service.d/1.conf"] {
+            let files = [(UNIT, "PrivateTmp=no"), (path, "-> /run/a")];
+            let found = findings(&files);
+            assert!(found.contains(path) && found.contains("leads out of the root"), "{found:?}");
         }
     }
 }

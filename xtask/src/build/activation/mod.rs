@@ -176,6 +176,9 @@ pub(super) mod tests {
             let mut at = String::new();
             for part in path.rsplit_once('/').map_or("", |(parent, _)| parent).split('/') {
                 at = if at.is_empty() { part.to_owned() } else { format!("{at}/{part}") };
+                if at.is_empty() {
+                    continue;
+                }
                 tree.insert(&at, Entry::directory(0o755)).unwrap();
             }
             let entry = text.strip_prefix("-> ").map_or_else(|| Entry::file(*text, 0o644), Entry::symlink);

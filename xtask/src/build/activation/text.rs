@@ -1,18 +1,36 @@
 //! Lines of the configuration files that activate something, as their readers join and drop them.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use cairn_image::tree::{Entry, Kind, Tree};
 
 /// More links than the kernel follows.
 const MOST_LINKS: usize = 40;
 
-/// The text of a file, also of one that a link names. Directories have none, nor has what is masked.
+/// The text of a file, also of one that a link names. Directories have none, nor has what is masked, or is not in the root: such a link is listed with its target.
 pub fn read(tree: &Tree, path: &str, entry: &Entry) -> Result<String> {
+    match target(tree, path, entry) {
+        Target::Entry(path, entry) => content(&path, entry),
+        Target::Masked | Target::Outside => Ok(String::new()),
+    }
+}
+
+/// What a path is once all links are followed.
+pub enum Target<'a> {
+    /// This entry, at this path.
+    Entry(String, &'a Entry),
+    /// `/dev/null`.
+    Masked,
+    /// Nothing in the root.
+    Outside,
+}
+
+/// Follows links.
+pub fn target<'a>(tree: &'a Tree, path: &str, entry: &'a Entry) -> Target<'a> {
     let (mut at, mut entry) = (path.to_owned(), entry);
     for _ in 0..MOST_LINKS {
-        let Kind::Symlink(target) = &entry.kind else { return content(&at, entry) };
+        let Kind::Symlink(target) = &entry.kind else { return Target::Entry(at, entry) };
         if target == "/dev/null" {
-            return Ok(String::new());
+            return Target::Masked;
         }
         at = joined_path(&at, target);
         // `/lib` and its like are links themselves.
@@ -21,14 +39,10 @@ pub fn read(tree: &Tree, path: &str, entry: &Entry) -> Result<String> {
         {
             at = format!("{}/{rest}", folder.trim_start_matches('/'));
         }
-        let Some(next) = tree.get(&at) else {
-            bail!(
-                "/{path} is a link to {target}, which is not in the root: what it activates cannot be listed; put the file in its place"
-            );
-        };
+        let Some(next) = tree.get(&at) else { return Target::Outside };
         entry = next;
     }
-    bail!("/{path} is a link that leads to itself")
+    Target::Outside
 }
 
 /// The path that a link at `path` leads to, without `.` and `..`.

@@ -117,8 +117,9 @@ pub fn texts(tree: &Tree, name: &str) -> Vec<String> {
     let mut names = vec![name.to_owned()];
     let mut texts = Vec::new();
     while let Some((path, entry)) = names.last().and_then(|name| file_of(tree, name)) {
+        let is_outside = matches!(text::target(tree, &path, entry), text::Target::Outside);
         match &entry.kind {
-            Kind::Symlink(target) if !names.iter().any(|name| name == last_name(target)) => {
+            Kind::Symlink(target) if !is_outside && !names.iter().any(|name| name == last_name(target)) => {
                 names.push(last_name(target).to_owned());
             }
             _ => {
