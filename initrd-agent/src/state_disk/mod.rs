@@ -243,7 +243,7 @@ fn statement_about(
     (disk, header, generation): (&str, &[u8; 32], u64),
     document: Option<Vec<u8>>,
     cluster: &Cluster,
-) -> Option<[Vec<u8>; 2]> {
+) -> Option<[(usize, Vec<u8>); 2]> {
     let document = document?;
     let said = SignedStatement::verify(&document, cluster).ok()?;
     let is_about = said.disk == disk && said.header.0 == *header && said.generation == generation;

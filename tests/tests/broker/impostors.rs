@@ -120,7 +120,8 @@ fn flooded_log(suite: &Suite, _: &str) -> Result<()> {
         let rows = tail.as_array().context("no leaves")?;
         let own = rows.iter().filter(|row| row["code"] == "SESSION_INVALID").count();
         let counted = rows.iter().filter(|row| row["code"] == "RATE_LIMITED");
-        let counted = counted.filter_map(|row| row["found"].as_str()?.rsplit_once("SESSION_INVALID ")?.1.parse().ok());
+        let counted =
+            counted.filter_map(|row| row["found"].as_str()?.rsplit_once("SESSION_INVALID ")?.1.parse::<usize>().ok());
         let counted: usize = counted.sum();
         // Room for one more comes every 6 s.
         ensure!((SHARE..FLOOD / 2).contains(&own), "{FLOOD} refusals at one address have {own} rows");
