@@ -190,7 +190,7 @@ mod tests {
         let path = folder.path().join("cluster.json");
         for content in [&b"<html>404 Not Found</html>"[..], b"", b"MZ", b"{\"schema\":\"cairn.cluster/1\"}\n"] {
             std::fs::write(&path, content).unwrap();
-            let error = args(Some(path.clone()), None, None).configuration().err().expect("it is a configuration");
+            let error = args(Some(path.clone()), None, None).configuration().expect_err("it is a configuration");
             let text = format!("{error:#}");
             assert!(text.contains("is no cluster.json") && text.contains("key-broker init"), "{text}");
         }

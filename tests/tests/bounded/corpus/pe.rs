@@ -33,6 +33,8 @@ pub fn image(sections: &[(&str, &[u8])]) -> Vec<u8> {
         bytes.extend(*data);
         bytes.resize(start + raw, 0);
     }
+    let size = (bytes.len() as u32).to_le_bytes();
+    bytes[OPTIONAL + 56..OPTIONAL + 60].copy_from_slice(&size);
     bytes
 }
 
