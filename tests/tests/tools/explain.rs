@@ -78,7 +78,7 @@ fn the_readme_shows_what_explain_prints() {
     let (code, printed) = files.explain(MACHINE, "--event-log", &log, &also);
     assert_eq!(code, 3, "{printed}");
     let command = format!(
-        "cargo xtask explain --reference cairn_0.1.0.reference.json --machine {MACHINE}.machine.json --event-log log --also *.machine.json"
+        "cargo xtask explain --reference target/image/cairn_0.1.0.reference.json --machine measurements/machines/{MACHINE}.machine.json --event-log node.log --also measurements/machines/*.machine.json"
     );
     must_be_printed("README.md", &command, &printed).unwrap();
 }

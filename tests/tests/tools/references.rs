@@ -1,5 +1,7 @@
 //! Image and machine references: what they say follows from the files that they are about, and `cairn measure` makes the same registers of a disk, a UKI and a reference.
 
+use attest::bytes::{Bytes32, Hex};
+use attest::cluster::{Assurance, Cluster, Device, Keys, Slot};
 use std::collections::BTreeMap;
 use std::process::Command;
 
@@ -187,9 +189,19 @@ fn every_format_of_measure_keeps_to_its_schema_on_every_machine() {
 fn a_cluster_moves_pcr_12_and_host_data() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = folder.path().join("cluster.json");
-    std::fs::write(&cluster, b"{\"schema\":\"cairn.cluster/1\"}\n").unwrap();
+    let content = Cluster {
+        assurance: Assurance::Development,
+        broker: Keys { keys: vec![Bytes32([1; 32])], threshold: 1 },
+        epoch: 0,
+        id: Hex(vec![7; 16]),
+        recovery: Keys { keys: vec![Bytes32([8; 32])], threshold: 1 },
+        schema: "cairn.cluster/1".into(),
+        slots: vec![Slot { device: Device::OnlyOther, layout: None, mount: "/var".into(), name: "state".into() }],
+    };
+    let content = content.write().unwrap();
+    std::fs::write(&cluster, &content).unwrap();
     let (cluster, reference) = (cluster.display().to_string(), image().file("reference.json").display().to_string());
-    let digest = Sha256Digest::of(b"{\"schema\":\"cairn.cluster/1\"}\n").to_string();
+    let digest = Sha256Digest::of(&content).to_string();
     let snp = measure(&[&reference, "--machine", &machine_file("qemu-snp-kernel"), "--cluster", &cluster]);
     assert!(snp.contains(&format!("HOST_DATA  {digest}")), "{snp}");
     let words = [&reference, "--machine", &machine_file(MACHINE), "--cluster", &cluster, "--format", "event-log"];
