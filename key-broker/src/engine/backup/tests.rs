@@ -386,6 +386,7 @@ fn restore_without_replace_leaves_a_database_alone_that_appeared_meanwhile() {
     let second = restore::run(&new.join(CONFIGURATION), &backup, Choices::default(), &ask);
     let error = format!("{:#}", second.expect_err("the database of the first restore was replaced"));
     assert!(error.contains("exists now") && error.contains("--replace"), "{error}");
+    assert!(new.join("database-wal").exists(), "the log of the open database was removed");
     let engine = first.take().unwrap();
     enrol_with(&engine, "three", Bytes32([3; 32])).unwrap();
     drop(engine);
