@@ -95,7 +95,7 @@ impl MachineArgs {
         if let Err(refusal) = Cluster::read(&bytes) {
             let kind = input_file::Kind::of(&bytes);
             anyhow::bail!(
-                "{} is no cluster.json: it is {kind}; {}\nhint: name the cluster.json that `key-broker init` wrote",
+                "{} is not a cluster.json: it is {kind}; {}\nhint: name the cluster.json that `key-broker init` created",
                 path.display(),
                 refusal.found
             );
@@ -192,7 +192,7 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             let error = args(Some(path.clone()), None, None).configuration().expect_err("it is a configuration");
             let text = format!("{error:#}");
-            assert!(text.contains("is no cluster.json") && text.contains("key-broker init"), "{text}");
+            assert!(text.contains("is not a cluster.json") && text.contains("key-broker init"), "{text}");
         }
         assert!(args(None, None, None).configuration().is_ok());
     }

@@ -364,6 +364,8 @@ fn database_in_the_place_of_another_is_not_mixed_with_the_log_of_that_one() {
     for _ in 0..2 {
         let error = Sqlite::open(&path).err().expect("the log of another database is read").to_string();
         assert!(error.contains("write-ahead log of another database") && error.contains("restore"), "{error}");
+        // What a restore asks before its passphrase.
+        check_unused(&path).unwrap();
         assert!(std::fs::read(&path).unwrap() == before, "it was written to");
     }
     // The database that the log belongs to.
