@@ -199,12 +199,7 @@ fn owner_of(connection: &Connection) -> Result<i32, Error> {
 
 /// That the write-ahead log beside a database is its own: a database that was put in the place of another one finds the log of that one, and would be mixed with it.
 fn check_log(connection: &Connection, path: &Path, identity: (u64, u64)) -> Result<(), Error> {
-    // SQLite has it beside the file that a link leads to.
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut log = path.clone().into_os_string();
-    log.push("-wal");
-    let log = PathBuf::from(log);
-    let is_empty = std::fs::metadata(&log).map_or(true, |log| log.len() == 0);
+    let (log, is_empty) = log_of(path);
     match owner_of(connection)? {
         owner if !is_empty && owner != 0 && owner != mark(identity) => Err(Error::Work(format!(
             "{} is the write-ahead log of another database than {}: that was put in its place; stop all brokers, and put the database back that was there, or restore a backup with `key-broker restore FILE --replace`",
@@ -213,6 +208,17 @@ fn check_log(connection: &Connection, path: &Path, identity: (u64, u64)) -> Resu
         ))),
         _ => Ok(()),
     }
+}
+
+/// The write-ahead log of a database, and whether nothing is in it.
+fn log_of(path: &Path) -> (PathBuf, bool) {
+    // SQLite has it beside the file that a link leads to.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut log = path.into_os_string();
+    log.push("-wal");
+    let log = PathBuf::from(log);
+    let is_empty = std::fs::metadata(&log).map_or(true, |log| log.len() == 0);
+    (log, is_empty)
 }
 
 /// A connection to a database that exists: a missing one is never replaced with an empty one.

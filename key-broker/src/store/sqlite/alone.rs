@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::{CHECK_PATIENCE, connect, copy_with};
+use super::{CHECK_PATIENCE, connect, copy_with, log_of};
 use crate::store::{Error, Failure};
 
 /// A database that nothing else has open. While this value exists, no other connection can read or write it.
@@ -50,9 +50,10 @@ pub fn check_unused(path: &Path) -> Result<(), Error> {
 
 /// A connection whose first access fails while another one is open, even if that one is idle: each of a database with a write-ahead log has a shared lock.
 fn exclusive(path: &Path) -> Result<Connection, Error> {
+    // A log that is there may be that of another database, which must not come into it if nothing is replaced. One that this connection makes goes with it.
+    let (_, is_empty) = log_of(path);
     let connection = connect(path)?;
-    // Its write-ahead log may be that of another database, which must not come into it if nothing is replaced.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !is_empty)?;
     connection.busy_timeout(CHECK_PATIENCE)?;
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     Ok(connection)
