@@ -20,15 +20,16 @@ const AT_A_TIME: usize = 2;
 type Row = harness::Row<Workshop>;
 
 fn main() -> ExitCode {
+    // Long ones first: at the end, both processors have something to do.
     let rows = [
+        reproducible::rows(),
+        caching::rows(),
+        interrupted::rows(),
+        rebuilt::rows(),
+        packages::rows(),
         bad_hosts::rows(),
         bad_mirrors::rows(),
         bad_sources::rows(),
-        caching::rows(),
-        interrupted::rows(),
-        packages::rows(),
-        rebuilt::rows(),
-        reproducible::rows(),
     ];
     harness::run(AT_A_TIME, Workshop::open(), rows.into_iter().flatten().collect())
 }
