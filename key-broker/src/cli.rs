@@ -1,10 +1,10 @@
 //! The command line.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use attest::bytes::{Bytes32, Hex};
 use clap::{CommandFactory as _, Parser as _};
 use input_file::Statement;
@@ -127,7 +127,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Explain { request, event_log } => {
             return explain(&Config::read(config)?, request, event_log.as_deref(), json);
         }
-        Command::Backup { file } => AdminCommand::Backup { to: std::path::absolute(file)? },
+        Command::Backup { file } => return back_up(&Config::read(config)?, std::path::absolute(file)?, json),
         Command::Status => AdminCommand::Status,
     };
     say(&socket::ask(&Config::read(config)?.file("admin.sock"), command)?, json)
@@ -142,6 +142,17 @@ fn explain(config: &Config, request: String, event_log: Option<&Path>, json: boo
         value["hint"] = event_log::write(&answer, file, &config.file("cluster.json"))?.into();
     }
     say(&value, json)
+}
+
+/// The broker writes the file. A service can have another `/tmp` than whoever asks.
+fn back_up(config: &Config, to: PathBuf, json: bool) -> Result<()> {
+    let written = socket::ask(&config.file("admin.sock"), AdminCommand::Backup { to: to.clone() })?;
+    ensure!(
+        to.exists(),
+        "the broker has written {}, and the file does not exist here: as a service, the broker has another /tmp\nhint: name a file in the directory of broker.toml",
+        to.display()
+    );
+    say(&written, json)
 }
 
 /// Prints one field of the answer without its name.
@@ -197,4 +208,41 @@ fn make(args: InitArgs) -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::engine::tests::init;
+
+    /// A fake broker, which says that it has written the file, and writes it only if it sees the same directory.
+    fn ask_fake_broker(folder: &Path, to: &Path, sees: bool) -> Result<()> {
+        let listener = UnixListener::bind(folder.join("admin.sock")).unwrap();
+        let wanted = to.to_owned();
+        let fake = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+            if sees {
+                std::fs::write(&wanted, "").unwrap();
+            }
+            stream.write_all(b"{\"done\":{\"backup\":\"it\"}}\n").unwrap();
+        });
+        let asked = back_up(&Config::read(&folder.join("broker.toml")).unwrap(), to.to_owned(), true);
+        fake.join().unwrap();
+        std::fs::remove_file(folder.join("admin.sock")).unwrap();
+        asked
+    }
+
+    #[test]
+    fn backup_that_only_the_broker_sees_is_an_error() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = init(parent.path());
+        let to = parent.path().join("backup");
+        let error = ask_fake_broker(&folder, &to, false).unwrap_err().to_string();
+        assert!(error.contains("does not exist here") && error.contains("hint: "), "{error}");
+        ask_fake_broker(&folder, &to, true).unwrap();
+    }
 }

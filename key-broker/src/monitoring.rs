@@ -93,6 +93,8 @@ fn metrics(engine: &Engine) -> Response<Full<Bytes>> {
     for (code, count) in engine.counts() {
         text += &format!("cairn_broker_decisions_total{{code=\"{code}\"}} {count}\n");
     }
+    text += "# TYPE cairn_broker_predictions gauge\n";
+    text += &format!("cairn_broker_predictions {}\n", engine.predictions());
     if let Some(figures) = engine.figures() {
         text += "# TYPE cairn_broker_releases gauge\n";
         for (standing, count) in [("good", figures.good), ("refused", figures.refused)] {

@@ -131,7 +131,7 @@ fn extending(log: &Log) -> impl Iterator<Item = &LogEvent> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use measurements::boot::{Machine, Measured};
@@ -148,7 +148,7 @@ mod tests {
         Event::of(register, kind, Source::Image, format!("{bytes:?}"), bytes)
     }
 
-    fn composition(configuration: &Configuration, uki: &[u8]) -> Composition {
+    pub(crate) fn composition(configuration: &Configuration, uki: &[u8]) -> Composition {
         with_boot(configuration, vec![event(4, kind::APPLICATION, uki), event(11, kind::IPL, b"section")])
     }
 

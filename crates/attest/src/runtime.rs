@@ -176,9 +176,14 @@ mod verify {
         let log = Log::parse(&answer.event_log.0)
             .map_err(|error| Refusal::new(Code::Malformed, format!("the firmware's log: {error}")))?;
         policy::as_predicted(&quoted, &log, expected, Point::Running, &[CAP])?;
-        let (release, volume) = cap(&quoted, answer.user_space_log.as_bytes(), cluster)?;
+        closed(&quoted, answer.user_space_log.as_bytes(), cluster, key)
+    }
+
+    /// The verdict on a boot whose registers are as predicted: it was closed as a boot of this cluster, and a certificate that vouches for its key is of this boot.
+    pub(super) fn closed(quoted: &Quoted, log: &[u8], cluster: &Cluster, key: AkTrust) -> Result<Verdict, Refusal> {
+        let (release, volume) = cap(quoted, log, cluster)?;
         if let AkTrust::NodeCertificate(certificate) = &key {
-            of_this_boot(certificate, &quoted, &release, &volume)?;
+            of_this_boot(certificate, quoted, &release, &volume)?;
         }
         let say = |what, found: String| Checked { what, found };
         let checked = vec![

@@ -54,7 +54,12 @@ impl Writer {
         let directory = directory_of(to);
         // Mode 0600, whatever the process has for its umask.
         let file = tempfile::Builder::new().prefix(WRITING).tempfile_in(directory);
-        let inner = file.with_context(|| format!("cannot create a file in {}", directory.display()))?;
+        let inner = file.map_err(|error| {
+            anyhow!(
+                "cannot create a file in {}: {error}\nhint: the broker writes it: name a file in a directory where it may write, for example that of broker.toml",
+                directory.display()
+            )
+        })?;
         let builder = Builder::new(Hashed { inner, bytes: 0, hash: digest::Context::new(&SHA256) });
         Ok(Self { to: to.to_owned(), builder })
     }

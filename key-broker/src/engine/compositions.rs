@@ -36,6 +36,11 @@ impl<T> Compositions<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many are kept.
+    pub fn len(&self) -> usize {
+        self.kept().values.len()
+    }
+
     /// That of this release and machine, if it is kept.
     pub fn get(&self, key: &Key) -> Option<Arc<T>> {
         let mut kept = self.kept();
@@ -81,6 +86,6 @@ mod tests {
         assert_eq!([found(0xab, 0), found(0xab, 1), found(0xab, 2), found(0xcd, 3)], [true, false, true, true]);
         compositions.forget("abab");
         assert_eq!([found(0xab, 0), found(0xab, 2), found(0xcd, 3)], [false, false, true]);
-        assert_eq!(compositions.kept().values.len(), 1);
+        assert_eq!(compositions.len(), 1);
     }
 }

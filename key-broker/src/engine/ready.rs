@@ -13,14 +13,14 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// By how much the host's clock may be behind the latest time in the database. A witness or timestamp authority whose clock is ahead by an accepted `SKEW` must not make a broker with a right clock unready.
 pub(super) const MAX_CLOCK_BEHIND_SECONDS: u64 = SKEW + 30;
 
-/// Why the broker decides nothing.
+/// Why a load balancer should send nodes elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unready {
     /// It waits for its passphrase.
     Sealed,
     /// No transaction can be committed.
     Store,
-    /// The host's clock is too far behind.
+    /// The host's clock is too far behind. The broker still decides, with its own calendar.
     Clock,
 }
 

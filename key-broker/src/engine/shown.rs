@@ -75,6 +75,11 @@ pub(super) fn disks(transaction: &dyn Transaction) -> Result<Value, Error> {
 const PAGE: usize = 256;
 
 impl Engine {
+    /// Predictions that are kept.
+    pub fn predictions(&self) -> usize {
+        self.compositions.len()
+    }
+
     /// The highest number of boots in a row that got the share of one disk and did not report; none where the database cannot be read.
     pub fn unreported_boots(&self) -> Option<u32> {
         let (mut most, mut last) = (0, None::<Vec<u8>>);

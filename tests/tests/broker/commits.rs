@@ -24,6 +24,7 @@ pub fn rows() -> Vec<Row> {
         Row::new("report_on_another_release_is_refused", another_release),
         Row::new("failed_report_gets_no_certificate", failed),
         Row::new("report_that_was_changed_on_its_way_does_not_refuse_the_report_of_the_node", changed_on_its_way),
+        Row::new("report_that_was_changed_where_its_quote_covers_it_is_refused", changed_under_the_quote),
         Row::new("report_of_another_result_than_was_released_is_refused", another_result),
         Row::new("quarantined_disk_without_data_is_made_after_a_grant", quarantined),
         Row::new("alarm_of_a_node_holds_its_disk_until_an_operator_grants_it", alarms),
@@ -205,6 +206,52 @@ fn changed_on_its_way(suite: &Suite, _: &str) -> Result<()> {
     }
     ensure!(receipts.windows(2).all(|sizes| sizes[1] == sizes[0] + 1), "rows were added: {receipts:?}");
     Ok(())
+}
+
+/// A holder of the TLS key changes what the quote covers after it was made, or puts another quote there.
+fn changed_under_the_quote(suite: &Suite, _: &str) -> Result<()> {
+    type Change = fn(&mut Commit);
+    const CHANGES: [(&str, Change, &str); 6] = [
+        ("the header", |commit| *fields(commit).0 = Bytes32([9; 32]), "BINDER_MISMATCH"),
+        ("the volume", |commit| *fields(commit).1 = Bytes32([9; 32]), "BINDER_MISMATCH"),
+        ("the generation", |commit| commit.generation += 1, "BINDER_MISMATCH"),
+        (
+            "the result",
+            |commit| commit.result = CommitResult::Failed { code: "DISK_KEY_WRONG".into() },
+            "BINDER_MISMATCH",
+        ),
+        ("a register", |commit| commit.registers[3].0[0] ^= 1, "PCR_DIGEST"),
+        ("the signature", |commit| *commit.signature.0.last_mut().unwrap_or(&mut 0) ^= 1, "QUOTE_SIGNATURE"),
+    ];
+    let mut scene = Scene::new(suite)?;
+    let mut other = scene.another("two")?;
+    for purpose in [Purpose::Provision, Purpose::Unlock] {
+        let released = release(&scene.broker, &mut scene.node, purpose)?;
+        let own = report(&scene.broker, &mut scene.node, &released, purpose)?;
+        for (what, change, code) in CHANGES {
+            let mut changed = own.clone();
+            change(&mut changed);
+            ensure!(changed != own, "{what} was not changed");
+            let response = scene.broker.wire()?.say("/krp/1/commit", &changed)?;
+            scene.broker.must_refuse(&response, code).with_context(|| format!("{purpose:?}, {what}"))?;
+        }
+        // All is as the node says it, and another TPM quotes it.
+        let response =
+            scene.broker.wire()?.say("/krp/1/commit", &other.commit(&released, own.result.clone(), own.generation)?)?;
+        scene.broker.must_refuse(&response, "AK_MISMATCH").with_context(|| format!("{purpose:?}, another TPM"))?;
+        scene.broker.wire()?.must_acknowledge(&own)?;
+        scene.node.keep(&released);
+        scene.reboot()?;
+    }
+    Ok(())
+}
+
+/// Header and volume of a report on a disk that was made or opened.
+fn fields(commit: &mut Commit) -> (&mut Bytes32, &mut Bytes32) {
+    match &mut commit.result {
+        CommitResult::Formatted { header, volume } | CommitResult::Opened { header, volume } => (header, volume),
+        CommitResult::Failed { .. } => unreachable!("the report is on an open disk"),
+    }
 }
 
 /// The second valid signature (r, n - s) of a TPMT_SIGNATURE of ECDSA with P-256, which ends with s.

@@ -16,6 +16,7 @@ use crate::scene::{Node, Scene, ask, provision, release};
 
 pub fn rows() -> Vec<Row> {
     vec![
+        Row::new("predictions_of_a_revoked_release_are_dropped", predictions),
         Row::new("retired_machine_gets_nothing_of_its_successor", successor),
         Row::new("second_attestation_key_of_one_boot_gets_no_second_share", second_key),
         Row::new("disk_granted_in_a_released_boot_gets_no_share", granted_in_the_boot),
@@ -147,6 +148,25 @@ fn must_show_unreported(broker: &Broker, boots: usize) -> Result<()> {
     let line = format!("\ncairn_broker_unreported_boots {boots}\n");
     ensure!(metrics.contains(&line), "no {line:?} in {metrics}");
     Ok(())
+}
+
+/// A prediction is as large as its release makes it: a release that nobody gets any more leaves none.
+fn predictions(suite: &Suite, _: &str) -> Result<()> {
+    let mut broker = Broker::new("")?;
+    with_metrics(&broker)?;
+    broker.run()?;
+    let mut scene = Scene::with(suite, broker)?;
+    let kept = |scene: &Scene, count: usize| -> Result<()> {
+        let metrics = plain(&scene.broker, "/metrics")?;
+        ensure!(metrics.contains(&format!("\ncairn_broker_predictions {count}\n")), "not {count}: {metrics}");
+        Ok(())
+    };
+    kept(&scene, 0)?;
+    scene.must_still_release()?;
+    kept(&scene, 1)?;
+    let allowed = scene.broker.admin(&["release", "list"])?[0]["release"].as_str().unwrap_or_default().to_owned();
+    scene.broker.admin(&["release", "revoke", &allowed])?;
+    kept(&scene, 0)
 }
 
 /// Whoever drops the reports would keep the generation where it is, for ever.

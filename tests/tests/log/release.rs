@@ -7,12 +7,16 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use cairn_tests::environment::{output_of, program, xtask};
 use cairn_tests::formats::Schema;
+use cairn_tests::printed::must_be_printed;
 use cairn_tests::sources::{commit, snapshot};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Row;
 use crate::scene::{MEASURED_BOOT_TYPE, Scene, Site, must_fail, said};
+
+/// The command of the README, whose printed output is compared with that of the first release here.
+const RELEASE: &str = "cargo xtask release stable --key signing/release.key --log URL --read-log URL --tsa URL --trust-root signing/trust-root.json";
 
 pub fn rows() -> Vec<Row> {
     vec![Row::new("a_release_is_one_command_that_goes_on_and_the_next_one_says_what_changed", released)]
@@ -49,15 +53,15 @@ impl Desk<'_> {
         self.xtask(&[&["release", "stable", "--channels", &channels], more].concat(), "release.key")
     }
 
-    /// Releases, which must succeed; the page.
-    fn must_release(&self, more: &[&str]) -> Result<Value> {
+    /// Releases, which must succeed; the page, and what is printed.
+    fn must_release(&self, more: &[&str]) -> Result<(Value, String)> {
         let output = self.release(more)?;
         ensure!(output.status.success(), "the release failed: {}", said(&output));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let path = text.lines().find(|line| line.ends_with(".release.json")).context("no page is named")?;
         let page: Value = serde_json::from_slice(&fs::read(path).context("Failed to read the page")?)?;
         Schema::get("release")?.check(&page)?;
-        Ok(page)
+        Ok((page, text))
     }
 
     fn verify(&self, words: &[&str]) -> Result<Output> {
@@ -124,12 +128,13 @@ fn released(scene: &Scene, row: &str) -> Result<()> {
     let trial = fs::read(folder.join("cairn_0.1.0.trial.json")).context("the trial is lost")?;
     let policy = desk.site.witnessed.witness.policy();
     desk.site.witnessed.log.start(0, Some(&policy))?;
-    let page = desk.must_release(&[])?;
+    let (page, text) = desk.must_release(&[])?;
+    must_be_printed("README.md", RELEASE, &text)?;
     ensure!(fs::read(folder.join("cairn_0.1.0.provenance.dsse.json"))? == kept, "it was signed again");
     ensure!(fs::read(folder.join("cairn_0.1.0.trial.json"))? == trial, "it was booted again");
     ensure!(page["changes"].is_null() && page["trial"]["switch_root_ms"].as_u64() > Some(0), "{page}");
     let size = desk.site.size()?;
-    ensure!(desk.must_release(&[])? == page && desk.site.size()? == size, "the same release was logged twice");
+    ensure!(desk.must_release(&[])?.0 == page && desk.site.size()? == size, "the same release was logged twice");
 
     // As the page says, by others and by ourselves; the page is for people, too.
     let name = |suffix: &str| folder.join(format!("cairn_0.1.0.{suffix}")).display().to_string();
@@ -181,7 +186,7 @@ fn next(desk: &mut Desk, first: &Path, bundle: &str) -> Result<()> {
     fs::write(&reference, kept).context("Failed to restore a reference")?;
     ensure!(fs::read(first.join("cairn_0.1.0.raw"))? == image, "the published image was overwritten");
     must_fail(&desk.release(&["--previous", &desk.checkout.join("os").display().to_string()])?, &["holds 0 images"])?;
-    let page = desk.must_release(&["--previous", &first.display().to_string()])?;
+    let (page, _) = desk.must_release(&["--previous", &first.display().to_string()])?;
     let changes = &page["changes"];
     let named = |what: &str| -> Vec<&str> {
         changes[what].as_array().into_iter().flatten().filter_map(|change| change["name"].as_str()).collect()

@@ -13,6 +13,7 @@ use cairn_tests::broker::Broker;
 use cairn_tests::environment::output_of;
 use cairn_tests::image::Image;
 use cairn_tests::node::{NAMED, Node, request};
+use cairn_tests::printed::must_be_printed;
 use cairn_tests::suite::Suite;
 use cairn_tests::watch::Watched;
 use xtask::vm::Machine;
@@ -200,6 +201,10 @@ fn says_what_it_is(suite: &Suite, broker: &Broker, node: &Node, port: u16, autho
     ] {
         let (found, text) = ask(image, more)?;
         ensure!(found == Some(code) && text.contains(words), "{more:?}: {found:?}, {text}");
+        if more.is_empty() && code == 0 {
+            let command = "cairn verify-node 192.0.2.20:7444 --reference cairn_0.1.0.reference.json --machine q35-ovmf-2025.02-2cpus-1gib-node.machine.json --cluster cluster.json";
+            must_be_printed("README.md", command, &text)?;
+        }
     }
     // The head of the audit log that the node keeps is one that its broker accepts.
     let receipt = broker.file("receipt").display().to_string();
@@ -339,11 +344,12 @@ fn demonstration(suite: &Suite, _: &str) -> Result<()> {
     let (code, text) = boot(&[])?;
     let last = "== OK: the node attested, made its disk, rebooted and unlocked it";
     ensure!(code == Some(0) && text.contains(last), "{code:?}: {text}");
+    must_be_printed("README.md", "cargo xtask boot --with-broker", &text)?;
     let (code, text) = boot(&["--change-a-byte"])?;
     let reason =
         "PCR 4: it is not this one: the UKI; the first part of it that differs is the content of section .osrel";
     ensure!(code == Some(REFUSED) && text.contains(reason), "{code:?}: {text}");
-    Ok(())
+    must_be_printed("README.md", "cargo xtask boot --with-broker --change-a-byte", &text)
 }
 
 /// Power goes wherever the console says something while a disk is made; the next boot goes on, and the disk is made once.

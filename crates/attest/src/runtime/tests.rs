@@ -1,11 +1,14 @@
 use measurements::Bank;
 use measurements::canonical;
+use measurements::compose::Configuration;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
-use super::verify::of_this_boot;
+use super::verify::{closed, of_this_boot};
 use super::*;
 use crate::cluster::{Assurance, BrokerCertificate, CERTIFICATE_TYPE, Cluster, Device, Keys, Slot};
 use crate::message::{self, NodeCertificate};
+use crate::policy::tests::composition;
+use crate::tpm::quote::tests::FakeTpm;
 use crate::tpm::{AttestationKey, BootId, Quoted};
 use crate::{Code, Refusal};
 
@@ -142,5 +145,69 @@ fn node_certificate_of_another_boot_release_or_volume_is_rejected() {
     ] {
         let refusal = of_this_boot(&certificate(), &quoted, release, volume).unwrap_err();
         assert!(refusal.code == Code::AkUnverified && refusal.found.contains(words), "{refusal}");
+    }
+}
+
+/// systemd's log of a boot of this cluster, and PCR 15 after it.
+fn closed_boot(release: &str, volume: &str) -> (String, Vec<u8>) {
+    let bank = Bank::Sha384;
+    let words = [format!("cluster:{}", hex::encode([7; 16])), format!("release:{release}"), format!("volume:{volume}")];
+    let record = |word: &String| {
+        let digest = hex::encode(bank.digest(word.as_bytes()));
+        format!(
+            "\u{1e}{{\"pcr\":15,\"digests\":[{{\"hashAlg\":\"sha384\",\"digest\":\"{digest}\"}}],\"content_type\":\"systemd\",\"content\":{{\"string\":\"{word}\",\"eventType\":\"phase\"}}}}\n"
+        )
+    };
+    let extend = |value: Vec<u8>, word: &String| bank.extend(&value, &bank.digest(word.as_bytes()));
+    (words.iter().map(record).collect(), words.iter().fold(vec![0; bank.length()], extend))
+}
+
+#[test]
+fn certificate_of_another_boot_does_not_vouch_for_this_one() {
+    let (release, volume) = (hex::encode([1; 32]), hex::encode([2; 32]));
+    let (log, value) = closed_boot(&release, &volume);
+    let quoted = |reset, value: &[u8]| {
+        let boot = BootId { key: AttestationKey::parse(&area(4)).unwrap().name(), reset, restart: 4 };
+        Quoted { bank: Bank::Sha384, boot, registers: [(15, value.to_vec())].into() }
+    };
+    let vouched = || AkTrust::NodeCertificate(Box::new(certificate()));
+    let judge = |quoted: &Quoted, key| closed(quoted, log.as_bytes(), &cluster(), key);
+    let verdict = judge(&quoted(3, &value), vouched()).unwrap();
+    assert!(verdict.checked.iter().any(|checked| checked.found.contains(&release)), "{verdict:?}");
+    let refusal = judge(&quoted(5, &value), vouched()).unwrap_err();
+    assert!(refusal.code == Code::AkUnverified && refusal.found.contains("another boot"), "{refusal}");
+    // Without a certificate, nobody has said which boot it is.
+    judge(&quoted(5, &value), AkTrust::EndorsementKey("ek".into())).unwrap();
+    let (other, _) = closed_boot(&hex::encode([3; 32]), &volume);
+    let refusal = closed(&quoted(3, &value), other.as_bytes(), &cluster(), vouched()).unwrap_err();
+    assert!(refusal.code == Code::PcrMismatch && refusal.found.contains("does not lead"), "{refusal}");
+    let others = Cluster { id: Hex(vec![9; 16]), ..cluster() };
+    let refusal = closed(&quoted(3, &value), log.as_bytes(), &others, vouched()).unwrap_err();
+    assert!(refusal.code == Code::PcrMismatch && refusal.found.contains("not this cluster"), "{refusal}");
+}
+
+#[test]
+fn answer_to_another_question_or_on_another_connection_is_refused() {
+    let tpm = FakeTpm::new();
+    let (nonce, tls_key) = ([1; 32], [2; 32]);
+    let (quote, signature) = tpm.quote(&extra_data(&nonce, &tls_key, tpm.key.name().as_bytes()));
+    let answer = Answer {
+        ak: Hex(tpm.area.clone()),
+        bank: Bank::Sha256,
+        quote: Hex(quote),
+        registers: tpm.registers.values().cloned().map(Hex).collect(),
+        signature: Hex(signature),
+        ..answer(&certificate(), &key(5), EPOCH)
+    };
+    let expected = composition(&Configuration::Stateless, b"the UKI");
+    let judge = |nonce, tls_key| {
+        let key = AkTrust::EndorsementKey("ek".into());
+        verify(&answer, nonce, tls_key, &expected, &cluster(), key).unwrap_err()
+    };
+    // The control: with the same question, the next check fails.
+    let refusal = judge(&nonce, &tls_key);
+    assert!(refusal.code == Code::Malformed && refusal.found.contains("the firmware's log"), "{refusal}");
+    for refusal in [judge(&[3; 32], &tls_key), judge(&nonce, &[3; 32])] {
+        assert_eq!(refusal.code, Code::BinderMismatch, "{refusal}");
     }
 }

@@ -3,7 +3,7 @@
 mod certificate;
 mod credential;
 mod public;
-mod quote;
+pub(crate) mod quote;
 mod reader;
 
 pub use certificate::certified;

@@ -169,7 +169,7 @@ fn parse_signature(bytes: &[u8]) -> Result<[u8; 64], Refusal> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 
@@ -179,10 +179,12 @@ mod tests {
     use crate::binding::{Binding, Purpose};
 
     /// Stands for a TPM: a fake with one key.
-    struct FakeTpm {
+    pub(crate) struct FakeTpm {
         pair: EcdsaKeyPair,
-        key: AttestationKey,
-        registers: BTreeMap<u8, Vec<u8>>,
+        /// Public area of the key.
+        pub(crate) area: Vec<u8>,
+        pub(crate) key: AttestationKey,
+        pub(crate) registers: BTreeMap<u8, Vec<u8>>,
     }
 
     /// What goes into a quote.
@@ -196,13 +198,14 @@ mod tests {
     }
 
     impl FakeTpm {
-        fn new() -> Self {
+        pub(crate) fn new() -> Self {
             let random = SystemRandom::new();
             let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
             let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random).unwrap();
-            let key = AttestationKey::parse(&area(pair.public_key().as_ref(), AK)).unwrap();
+            let area = area(pair.public_key().as_ref(), AK);
+            let key = AttestationKey::parse(&area).unwrap();
             let registers = (0..16).map(|register| (register, vec![register; 32])).collect();
-            Self { pair, key, registers }
+            Self { pair, area, key, registers }
         }
 
         fn parts(&self) -> Parts {
@@ -216,8 +219,20 @@ mod tests {
             }
         }
 
-        /// The quote, its signature, and what checking it gives.
+        /// A quote with this `extraData`, and its signature.
+        pub(crate) fn quote(&self, extra_data: &[u8]) -> (Vec<u8>, Vec<u8>) {
+            self.sign(&Parts { extra_data: extra_data.to_vec(), ..self.parts() })
+        }
+
+        /// What checking a quote gives.
         fn check(&self, parts: &Parts) -> Result<Quoted, Refusal> {
+            let (attest, signature) = self.sign(parts);
+            let evidence = Evidence { attest: &attest, signature: &signature, registers: &self.registers };
+            check(&evidence, &self.key, Bank::Sha256, &binding().extra_data())
+        }
+
+        /// The quote and its signature.
+        fn sign(&self, parts: &Parts) -> (Vec<u8>, Vec<u8>) {
             let mut attest = parts.magic.to_be_bytes().to_vec();
             attest.extend(parts.kind.to_be_bytes());
             for field in [&parts.signer, &parts.extra_data] {
@@ -243,8 +258,7 @@ mod tests {
                 signature.extend(32_u16.to_be_bytes());
                 signature.extend(number);
             }
-            let evidence = Evidence { attest: &attest, signature: &signature, registers: &self.registers };
-            check(&evidence, &self.key, Bank::Sha256, &binding().extra_data())
+            (attest, signature)
         }
     }
 
