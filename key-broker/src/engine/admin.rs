@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use attest::bytes::{Bytes32, Hex};
+use attest::cluster::Assurance;
 use measurements::Bank;
 use measurements::document::image::ImageReference;
 use measurements::document::machine::MachineReference;
@@ -202,7 +203,16 @@ impl Engine {
         self.clock.at_least(audit::latest_time(transaction)?);
         let leaf = self.administered(node, what.clone());
         audit::append(transaction, leaf, &self.signer(open))?;
-        Ok(Ok(json!({"done": what})))
+        let mut said = json!({"done": what});
+        if matches!(command, AdminCommand::ReleaseAllow { .. }) && self.cluster.assurance > Assurance::Development {
+            said["warning"] = format!(
+                "cluster.json asks for {}: nodes with this unsigned release are refused with {}; name the bundle of a published release with --bundle",
+                self.cluster.assurance,
+                Code::from(Own::AssuranceTooLow).name()
+            )
+            .into();
+        }
+        Ok(Ok(said))
     }
 
     fn node_enrol(

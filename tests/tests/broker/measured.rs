@@ -252,6 +252,14 @@ fn two_releases(suite: &Suite, _: &str) -> Result<()> {
 fn worth(suite: &Suite, _: &str) -> Result<()> {
     let mut broker = Broker::of_assurance("tpm-virtual", "")?;
     broker.run()?;
+    // The operator learns it before a node does.
+    let reference = suite.image.file("reference.json").display().to_string();
+    let allow = ["release", "allow", "--unsigned-development", &reference];
+    let said = broker.admin(&allow)?;
+    let warns = said["warning"].as_str().is_some_and(|text| text.contains(code(34)) && text.contains("--bundle"));
+    ensure!(warns, "no warning: {said}");
+    let said = Broker::start()?.admin(&allow)?;
+    ensure!(said.get("warning").is_none(), "a warning where nothing is wrong: {said}");
     let mut scene = Scene::with(suite, broker)?;
     scene.must_refuse(code(34), |_, _, _| Ok(()))
 }
