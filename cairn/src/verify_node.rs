@@ -228,7 +228,10 @@ fn said(verdict: &Verdict, json: bool) -> String {
             .map(|checked| (checked.what.to_owned(), checked.found.clone().into()))
             .chain([("key".to_owned(), key.into())])
             .collect();
-        return format!("{}\n", json!({"verdict": "verified", "checked": checked}));
+        return format!(
+            "{}\n",
+            json!({"verdict": "verified", "assurance": verdict.assurance.name(), "checked": checked})
+        );
     }
     let rows = verdict.checked.iter().map(|checked| format!("{:13}  {}\n", checked.what, checked.found));
     format!("VERIFIED\n{:13}  {key}\n{}", "key", rows.collect::<String>())

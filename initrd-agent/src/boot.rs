@@ -14,7 +14,7 @@ use crate::inventory::Places;
 use crate::measurement::{Measurement, measure};
 use crate::tpm::Tpm;
 use crate::uevents::Uevents;
-use crate::{api_filesystems, configuration, console, handover, membership, modules, process_one, verity};
+use crate::{api_filesystems, configuration, console, handover, machine_id, membership, modules, process_one, verity};
 
 /// Runs the boot. On success this process has become systemd, so there is nothing to return.
 ///
@@ -53,6 +53,7 @@ pub fn run(started: Duration) -> Result<Infallible, Failure> {
         Configuration::Stateless => {
             measure(&mut tpm, &Measurement::stateless())?;
             handover::mount_volatile_var()?;
+            machine_id::bind_random()?;
         }
         Configuration::Cluster { file, hints } => {
             membership::join(&mut tpm, &document, &file, hints.as_deref(), &mut image_disks, started)?;

@@ -30,6 +30,7 @@ mod gpt;
 mod handover;
 mod image_disks;
 mod inventory;
+mod machine_id;
 mod measurement;
 mod membership;
 mod modules;

@@ -141,6 +141,8 @@ mod verify {
     pub struct Verdict {
         /// How the attestation key is known.
         pub key: AkTrust,
+        /// What the evidence is worth.
+        pub assurance: Assurance,
         /// What was checked, in words.
         pub checked: Vec<Checked>,
     }
@@ -185,6 +187,7 @@ mod verify {
         if let AkTrust::NodeCertificate(certificate) = &key {
             of_this_boot(certificate, quoted, &release, &volume)?;
         }
+        let assurance = assurance(&key, cluster)?;
         let say = |what, found: String| Checked { what, found };
         let checked = vec![
             say("image", "every event and register of the image is as its reference says".into()),
@@ -192,8 +195,33 @@ mod verify {
             say("configuration", format!("PCR 12 is that of the cluster {}", hex::encode(&cluster.id.0))),
             say("cap", format!("the boot was closed with the release {release} before its disk was opened")),
             say("volume", format!("it runs on the volume {volume}")),
+            say("assurance", format!("{assurance}: {}", trusted_with(assurance))),
         ];
-        Ok(Verdict { key, checked })
+        Ok(Verdict { key, assurance, checked })
+    }
+
+    /// What a quote of a TPM is worth whose key is known so. A broker's certificate says whether references were signed; the asker answers for those that he names.
+    fn assurance(key: &AkTrust, cluster: &Cluster) -> Result<Assurance, Refusal> {
+        let named = match key {
+            AkTrust::NodeCertificate(certificate) => &*certificate.assurance,
+            AkTrust::EndorsementKey(_) | AkTrust::EndorsementCertificate(..) => Assurance::TpmVirtual.name(),
+        };
+        let known = Assurance::ALL.into_iter().find(|assurance| assurance.name() == named);
+        known.filter(|assurance| *assurance >= cluster.assurance).ok_or_else(|| {
+            let found = format!("the node's evidence is worth {named:?}, cluster.json demands {}", cluster.assurance);
+            Refusal::new(Code::AkUnverified, found)
+        })
+    }
+
+    /// What must be trusted beside the evidence.
+    const fn trusted_with(assurance: Assurance) -> &'static str {
+        match assurance {
+            Assurance::Development => "nobody signed the references, and the host of the machine is trusted",
+            Assurance::Simulated => "the hardware is simulated, and the host of the machine is trusted",
+            Assurance::TpmVirtual => "the host of the machine is trusted, because the TPM can be the host's",
+            Assurance::TpmDiscrete => "whoever can reach the bus of the TPM is trusted",
+            Assurance::Snp | Assurance::Tdx => "the maker of the processor is trusted",
+        }
     }
 
     /// A certificate of an earlier boot says nothing about this one.
@@ -274,21 +302,15 @@ mod verify {
         if certificate.epoch != broker.epoch {
             return Err(refuse("the node's certificate is of another epoch than the broker that signed it"));
         }
-        let assurance = Assurance::ALL.into_iter().find(|assurance| assurance.name() == certificate.assurance);
-        if assurance.is_none_or(|assurance| assurance < cluster.assurance) {
-            let found = format!(
-                "the node's evidence was worth {:?}, cluster.json demands {}",
-                certificate.assurance, cluster.assurance
-            );
-            return Err(refuse(&found));
-        }
         if now > certificate.not_after {
             return Err(refuse("the node's certificate has ended: restart the node"));
         }
         if name.is_some_and(|name| name != certificate.node) {
             return Err(refuse(&format!("this is the node {:?}", certificate.node)));
         }
-        Ok(AkTrust::NodeCertificate(Box::new(certificate)))
+        let key = AkTrust::NodeCertificate(Box::new(certificate));
+        assurance(&key, cluster)?;
+        Ok(key)
     }
 }
 

@@ -14,7 +14,6 @@ mod device;
 mod filesystem;
 mod grant;
 mod luks;
-mod machine_id;
 mod provision;
 mod table;
 mod volume;
@@ -35,6 +34,7 @@ use crate::console;
 use crate::failure::Failure;
 use crate::image_disks::ImageDisks;
 use crate::inventory::Places;
+use crate::machine_id;
 
 use contents::Contents;
 use device::Disk;
@@ -285,7 +285,7 @@ impl Opened<'_> {
         if self.kind == Kind::Grown {
             filesystem::grow(device, volume::filesystem_bytes(self.mapping.bytes));
         }
-        machine_id::bind(&self.granted.id)
+        machine_id::bind_of_disk(&self.granted.id)
     }
 
     /// Writes the generation block of this boot, whose tag the file system must have by now. Done twice, it changes

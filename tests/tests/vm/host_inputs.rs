@@ -28,6 +28,8 @@ const RESCUE: &str = "systemd.unit=rescue.target systemd.setenv=LD_PRELOAD=/dev/
 const NAMES: &str = "systemd.machine_id=11111111111111111111111111111111 systemd.hostname=pwned systemd.setenv=LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libm.so.6";
 const HOSTNAME: &str = "pwned";
 const MACHINE_ID: &str = "11111111111111111111111111111111";
+/// Of SMBIOS, type 1.
+const UUID: &str = "22222222-2222-4222-8222-222222222222";
 const SHOW_NAMES: &str = "cat /proc/sys/kernel/hostname /etc/machine-id";
 /// How many of two services have the library of the variable in their environment.
 const COUNT_PRELOADS: &str = "for u in systemd-udevd dbus; do tr '\\0' '\\n' < /proc/$(systemctl show -p MainPID --value $u)/environ; done | grep -c '^LD_PRELOAD=/usr/lib' || true";
@@ -272,7 +274,8 @@ fn untouched(suite: &Suite, row: &str, machine: &Machine, registers: &[usize]) -
 fn look_around(suite: &Suite, row: &str) -> Result<()> {
     let partitions = Partitions::make(suite)?;
     let second = Disk::with_partitions(&partitions.all())?;
-    let extra = [smbios_credential(), fw_cfg_credential()].concat();
+    let uuid = vec!["-smbios".into(), format!("type=1,uuid={UUID}")];
+    let extra = [smbios_credential(), fw_cfg_credential(), uuid].concat();
     let folder = tempfile::tempdir().context("Failed to make a folder")?;
     let firmware = with_efi_variables(suite, &[], folder.path(), NAMES)?.firmware;
     let machine = Machine { extra, firmware, ..suite.machine(&[suite.debug.file("raw"), second.path()]) };
@@ -287,6 +290,13 @@ fn look_around(suite: &Suite, row: &str) -> Result<()> {
     ensure!(extra_initrd.is_empty(), "the stub's archive was passed on: {extra_initrd}");
     let names = shell.run(SHOW_NAMES)?;
     ensure!(!names.contains(HOSTNAME) && !names.contains(MACHINE_ID), "a variable of the firmware gave names: {names}");
+    // systemd takes it on this machine, where /etc/machine-id names none.
+    let shown = shell.run("cat /sys/class/dmi/id/product_uuid")?;
+    ensure!(shown.trim() == UUID, "SMBIOS has another UUID: {shown}");
+    ensure!(!names.contains(&UUID.replace('-', "")), "SMBIOS gave the machine id: {names}");
+    let id = names.lines().last().unwrap_or_default();
+    ensure!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "no machine id: {names}");
+    shell.run("grep -qx LLDP=no /etc/systemd/network/80-ethernet.network").context("networkd reads LLDP")?;
     let preloads = shell.run(COUNT_PRELOADS)?;
     ensure!(preloads == "0", "{preloads} services have a library that a variable of the firmware names");
     let mounts = "grep -c ^/dev/vd /proc/mounts || true";

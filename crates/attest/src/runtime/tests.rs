@@ -174,6 +174,15 @@ fn certificate_of_another_boot_does_not_vouch_for_this_one() {
     let judge = |quoted: &Quoted, key| closed(quoted, log.as_bytes(), &cluster(), key);
     let verdict = judge(&quoted(3, &value), vouched()).unwrap();
     assert!(verdict.checked.iter().any(|checked| checked.found.contains(&release)), "{verdict:?}");
+    assert_eq!(verdict.assurance, Assurance::TpmVirtual);
+    let worth = verdict.checked.iter().find(|checked| checked.what == "assurance").unwrap();
+    assert!(worth.found.starts_with("tpm-virtual: the host of the machine is trusted"), "{worth:?}");
+    // With an endorsement key, the host is trusted all the same.
+    let demanding = Cluster { assurance: Assurance::TpmDiscrete, ..cluster() };
+    for key in [vouched(), AkTrust::EndorsementKey("ek".into())] {
+        let refusal = closed(&quoted(3, &value), log.as_bytes(), &demanding, key).unwrap_err();
+        assert!(refusal.code == Code::AkUnverified && refusal.found.contains("demands tpm-discrete"), "{refusal}");
+    }
     let refusal = judge(&quoted(5, &value), vouched()).unwrap_err();
     assert!(refusal.code == Code::AkUnverified && refusal.found.contains("another boot"), "{refusal}");
     // Without a certificate, nobody has said which boot it is.

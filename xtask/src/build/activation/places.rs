@@ -11,6 +11,7 @@ const PLANTED: &str = "
 dbus usr/share/dbus-1/services/evil.service
 dbus usr/share/dbus-1/system-services/evil.service
 dbus usr/share/dbus-1/system.d/evil.conf
+dbus usr/lib/dbus-1/system-services/evil.service
 dbus etc/dbus-1/system.d/evil.conf
 units_on_request usr/lib/systemd/system/evil.socket
 units_on_request usr/lib/systemd/system/evil.timer

@@ -16,7 +16,8 @@ const FOLDERS: [&str; 5] = [
     "usr/lib/systemd/system",
 ];
 /// Where services of D-Bus name units.
-const DBUS_FOLDERS: [&str; 2] = ["usr/share/dbus-1/system-services/", "etc/dbus-1/system-services/"];
+const DBUS_FOLDERS: [&str; 3] =
+    ["usr/share/dbus-1/system-services/", "usr/lib/dbus-1/system-services/", "etc/dbus-1/system-services/"];
 /// Units that systemd and systemd-logind start by their names (systemd.special(7), `*Action=` of systemd.unit(5), logind.conf(5)).
 const BY_NAME: [&str; 22] = [
     "autovt@.service",

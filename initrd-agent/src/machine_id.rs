@@ -1,5 +1,4 @@
-//! The machine id of the running system (machine-id(5)): derived from the disk's id, so that it stays with the state
-//! and nobody chooses it, and laid over the image's empty one, read-only.
+//! The machine id of the running system (machine-id(5)): derived from the id of the state disk, so that it stays with the state, or random on a node without one. It is mounted over the image's empty file, read-only: otherwise systemd would use what the host has in SMBIOS.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,21 +16,37 @@ const OVER: &str = "/sysroot/etc/machine-id";
 const LENGTH: usize = 16;
 
 /// The machine id of a node with this disk.
-pub fn derive(disk: &[u8; 16]) -> String {
+fn derive(disk: &[u8; 16]) -> String {
     let digest = Sha256::new().chain_update("cairn machine id").chain_update(disk).finalize();
     hex::encode(&digest[..LENGTH])
 }
 
-/// Lays it over the image's.
+/// Mounts the machine id of a node with this disk over the image's.
 ///
 /// # Errors
 /// `STATE_MOUNT_FAILED`.
-pub fn bind(disk: &[u8; 16]) -> Result<(), Failure> {
+pub fn bind_of_disk(disk: &[u8; 16]) -> Result<(), Failure> {
+    bind(&derive(disk))
+}
+
+/// Mounts a machine id of this boot alone over the image's.
+///
+/// # Errors
+/// `STATE_MOUNT_FAILED`.
+pub fn bind_random() -> Result<(), Failure> {
+    let mut id = [0; LENGTH];
+    getrandom::fill(&mut id).map_err(|error| {
+        Failure::new(Code::StateMountFailed, format!("asking the kernel for a machine id: {error}"))
+    })?;
+    bind(&hex::encode(id))
+}
+
+fn bind(id: &str) -> Result<(), Failure> {
     let failed = |what: String| Failure::new(Code::StateMountFailed, what);
     let write = || {
         fs::create_dir_all(FOLDER)?;
         fs::set_permissions(FOLDER, fs::Permissions::from_mode(0o755))?;
-        fs::write(FILE, format!("{}\n", derive(disk)))?;
+        fs::write(FILE, format!("{id}\n"))?;
         fs::set_permissions(FILE, fs::Permissions::from_mode(0o444))
     };
     write().map_err(|error: std::io::Error| failed(format!("writing {FILE}: {error}")))?;
