@@ -74,8 +74,23 @@ impl Target {
     fn take(&self) -> Result<Option<Alone>> {
         // Another restore may have made one while this one waited for the passphrase.
         ensure!(self.is_there || !self.named.exists(), self.appeared());
+        if self.is_there {
+            self.set_foreign_log_aside()?;
+        }
         let taken = self.is_there.then(|| Alone::take(&self.database)).transpose();
         taken.map_err(|error| self.cannot_take(error))
+    }
+
+    /// A write-ahead log of another database must not come into the one that is kept, and has the newest rows of that other one.
+    fn set_foreign_log_aside(&self) -> Result<()> {
+        let found = store::foreign_log(&self.database).map_err(|error| self.cannot_take(error))?;
+        let Some(log) = found else { return Ok(()) };
+        // Not the name that SQLite gives to the log of `database.before-TIME`.
+        let aside = self.file(&format!("database-wal.before-{}", self.time));
+        fs::rename(&log, &aside).with_context(|| format!("cannot keep {}", log.display()))?;
+        remove_file(&beside(&self.database, "-shm"))?;
+        println!("kept {}: the write-ahead log of another database than {}", aside.display(), self.database.display());
+        Ok(())
     }
 
     fn appeared(&self) -> String {
@@ -269,7 +284,7 @@ fn remove_file(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::tests::{init, put_state, state_of};
+    use crate::engine::tests::{init, put_state, put_state_and_die, state_of};
     use crate::store::Store as _;
 
     /// A broker's directory, whose database has the value `new`, and a database `backup` with the value `old`.
@@ -322,6 +337,30 @@ mod tests {
         let kept = names(&folder).into_iter().find(|name| name.starts_with("database.before-")).unwrap();
         assert_eq!(state_of(&folder.join(&kept)).unwrap(), b"new");
         assert!(!folder.join("database.restoring").exists());
+    }
+
+    #[test]
+    fn log_of_another_database_is_kept_and_comes_into_none() {
+        let (_parent, folder) = broker();
+        let [database, log, moved] = ["database", "database-wal", "moved"].map(|name| folder.join(name));
+        put_state_and_die(&folder, b"newest");
+        fs::rename(&database, &moved).unwrap();
+        fs::copy(folder.join("backup"), &database).unwrap();
+        let newest = fs::read(&log).unwrap();
+        assert!(Sqlite::open(&database).err().unwrap().to_string().contains("write-ahead log of another database"));
+        restore(&folder, &folder.join("backup"), true).unwrap();
+        assert_eq!(state_of(&database).unwrap(), b"old");
+        let kept = |start: &str| {
+            let name = names(&folder).into_iter().find(|name| name.starts_with(start)).unwrap();
+            folder.join(name)
+        };
+        assert!(fs::read(kept("database-wal.before-")).unwrap() == newest, "the log was changed");
+        assert_eq!(state_of(&kept("database.before-")).unwrap(), b"old");
+        // The other database, with its log beside it.
+        let other = folder.join("other");
+        fs::rename(&moved, &other).unwrap();
+        fs::rename(kept("database-wal.before-"), folder.join("other-wal")).unwrap();
+        assert_eq!(state_of(&other).unwrap(), b"newest");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What an operator has destroyed, shares above all, leaves the files of the database at once. After a commit it is still in the write-ahead log, and cutting that file would undo the transaction, until the log is moved into the database.
+//! What an operator has destroyed, shares above all, leaves the files of the database at once. After a commit it is still in the write-ahead log, and cutting that file would undo the transaction, until the log is moved into the database. Copies can be in unused bytes of pages, until all pages are written anew.
 
 use std::time::Duration;
 

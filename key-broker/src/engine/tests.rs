@@ -51,6 +51,14 @@ pub(crate) fn put_state(folder: &Path, value: &[u8]) {
     engine.store.transact(&mut |open| open.put(Table::State, b"x", value)).unwrap();
 }
 
+/// The same by a broker that is killed: nothing closes the database, and the row is in its write-ahead log alone.
+pub(crate) fn put_state_and_die(folder: &Path, value: &[u8]) {
+    let engine = open(folder).unwrap();
+    engine.fold().unwrap();
+    engine.store.transact(&mut |open| open.put(Table::State, b"x", value)).unwrap();
+    std::mem::forget(engine);
+}
+
 /// The value that [`put_state`] wrote, in this database of a broker whose keys are beside it.
 pub(crate) fn state_of(database: &Path) -> Option<Vec<u8>> {
     let files = Files::beside(&database.with_file_name("broker.toml"));
@@ -118,6 +126,9 @@ fn conflict_of_a_witness_makes_verification_of_the_audit_log_fail() {
     engine.witness_round(&key, Some(Trouble::Conflict("it has signed 9 leaves".into())));
     let error = verify().unwrap_err();
     assert!(error.contains("witness.example") && error.contains("it has signed 9 leaves"), "{error}");
+    // It does not end with an answer that does not come.
+    engine.witness_round(&key, Some(Trouble::Waiting("away".into())));
+    assert!(verify().unwrap_err().contains("it has signed 9 leaves"));
     engine.witness_round(&key, None);
     assert_eq!(verify().unwrap()["verified"], true);
 }

@@ -95,7 +95,10 @@ impl Engine {
             }
             _ => {}
         }
+        // A witness that has signed another log and does not answer now has signed it all the same.
+        let is_conflict = matches!(troubles.get(&key.to_string()), Some(Trouble::Conflict(_)));
         match trouble {
+            Some(Trouble::Waiting(_)) if is_conflict => None,
             Some(trouble) => troubles.insert(key.to_string(), trouble),
             None => troubles.remove(&key.to_string()),
         };

@@ -5,7 +5,7 @@ mod migration;
 mod sqlite;
 
 pub use authentication::RowKey;
-pub use sqlite::{Alone, Sqlite, check_unused, copy};
+pub use sqlite::{Alone, Sqlite, check_unused, copy, foreign_log};
 
 use std::time::Duration;
 

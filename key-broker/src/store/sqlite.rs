@@ -18,7 +18,7 @@ mod alone;
 mod schema;
 mod transaction;
 
-pub use alone::{Alone, check_unused};
+pub use alone::{Alone, check_unused, foreign_log};
 use transaction::{Access, CHECK, Open, is_check};
 
 /// Version of the tables.
@@ -54,6 +54,8 @@ pub struct Sqlite {
     committed: Mutex<Instant>,
     /// Whether the write-ahead log may contain what a transaction has destroyed.
     destroyed: AtomicBool,
+    /// Whether unused bytes of the database's pages may contain it.
+    scattered: AtomicBool,
     /// Of authentication codes; none while the broker is sealed.
     key: RwLock<Option<Arc<RowKey>>>,
 }
@@ -104,6 +106,8 @@ impl Sqlite {
         connection.pragma_update(None, "synchronous", "FULL")?;
         // What is removed, destroyed shares above all, is overwritten.
         connection.pragma_update(None, "secure_delete", "ON")?;
+        // Rows that are sorted or copied are in no temporary file.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match found {
@@ -137,6 +141,7 @@ impl Sqlite {
             committed: Mutex::new(Instant::now()),
             // By a broker that was killed.
             destroyed: AtomicBool::new(true),
+            scattered: AtomicBool::new(true),
             key: RwLock::default(),
         })
     }
@@ -179,6 +184,7 @@ impl Sqlite {
         if destroys {
             // Before another thread can fold: the turn ends with this function.
             self.destroyed.store(true, Ordering::Relaxed);
+            self.scattered.store(true, Ordering::Relaxed);
         }
         *lock(&self.committed) = Instant::now();
         Ok(())
@@ -199,15 +205,21 @@ fn owner_of(connection: &Connection) -> Result<i32, Error> {
 
 /// That the write-ahead log beside a database is its own: a database that was put in the place of another one finds the log of that one, and would be mixed with it.
 fn check_log(connection: &Connection, path: &Path, identity: (u64, u64)) -> Result<(), Error> {
-    let (log, is_empty) = log_of(path);
-    match owner_of(connection)? {
-        owner if !is_empty && owner != 0 && owner != mark(identity) => Err(Error::Work(format!(
+    match foreign_log_of(connection, path, identity)? {
+        Some(log) => Err(Error::Work(format!(
             "{} is the write-ahead log of another database than {}: that was put in its place; stop all brokers, and put the database back that was there, or restore a backup with `key-broker restore FILE --replace`",
             log.display(),
             path.display()
         ))),
-        _ => Ok(()),
+        None => Ok(()),
     }
+}
+
+/// The write-ahead log beside a database, if it is that of another one.
+fn foreign_log_of(connection: &Connection, path: &Path, identity: (u64, u64)) -> Result<Option<PathBuf>, Error> {
+    let (log, is_empty) = log_of(path);
+    let owner = owner_of(connection)?;
+    Ok((!is_empty && owner != 0 && owner != mark(identity)).then_some(log))
 }
 
 /// The write-ahead log of a database, and whether nothing is in it.
@@ -321,6 +333,11 @@ impl Store for Sqlite {
         let connection = self.turn(patience)?;
         self.check_identity()?;
         connection.busy_timeout(patience)?;
+        if self.scattered.load(Ordering::Relaxed) {
+            // A row that moved to another page leaves a copy in the unused bytes of the page where it was, which `secure_delete` does not overwrite.
+            connection.execute_batch("VACUUM")?;
+            self.scattered.store(false, Ordering::Relaxed);
+        }
         let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if is_busy {
             return Err(Error::Database { failure: Failure::Locked, detail: "its write-ahead log is in use".into() });

@@ -1,20 +1,18 @@
 //! Stage `agent-crates`: the compiled crates of other projects that the agent depends on, so that a change of the agent compiles only crates of this workspace. These are never kept: cargo tells whether one has changed by the times of its files,
 //! which say nothing between two checkouts.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::agent::INPUTS;
+use super::compiled::{FOLDERS, OwnPackages};
 use super::stage::{Key, Stages};
 use crate::checkout::Checkout;
 use crate::interrupt::remove_tree;
 
 const ARCHIVE: &str = "crates.tar";
-/// What cargo needs of a compiled crate, below the folder of the profile.
-const FOLDERS: [&str; 3] = [".fingerprint", "build", "deps"];
 /// File in cargo's folder that names the inputs of what was compiled there: cargo does not see the build root.
 const INPUTS_OF: &str = "cairn-inputs";
 
@@ -22,8 +20,7 @@ const INPUTS_OF: &str = "cairn-inputs";
 pub struct AgentCrates<'a> {
     stages: &'a Stages<'a>,
     key: Key,
-    /// Packages of this workspace.
-    own: BTreeSet<String>,
+    own: OwnPackages,
     /// Where cargo compiles to.
     folder: PathBuf,
 }
@@ -40,7 +37,7 @@ impl<'a> AgentCrates<'a> {
                 fs::read_to_string(manifest).with_context(|| format!("Failed to read {}", manifest.display()))?;
             key = key.text("manifest", &text);
         }
-        Ok(Self { stages, key, own: own_packages(&checkout.join("Cargo.lock"))?, folder: target.join("release") })
+        Ok(Self { stages, key, own: OwnPackages::read(&checkout.join("Cargo.lock"))?, folder: target.join("release") })
     }
 
     fn mark(&self) -> PathBuf {
@@ -82,7 +79,7 @@ impl<'a> AgentCrates<'a> {
                 for entry in entries {
                     let entry = entry.with_context(|| format!("Failed to list {}", folder.display()))?;
                     let (file, at) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
-                    if self.is_own(&file) {
+                    if self.own.has_made(&file) {
                         continue;
                     }
                     let place = Path::new(name).join(&file);
@@ -105,30 +102,6 @@ impl<'a> AgentCrates<'a> {
         })?;
         Ok(())
     }
-
-    /// Whether a file or folder, `NAME-HASH` with or without `lib` and an ending, is of a package of this workspace.
-    fn is_own(&self, file: &str) -> bool {
-        let Some((name, _)) = file.rsplit_once('-') else { return true };
-        let name = name.replace('_', "-");
-        [Some(name.as_str()), name.strip_prefix("lib")].into_iter().flatten().any(|name| self.own.contains(name))
-    }
-}
-
-/// Names of all packages of this workspace: they have no source in Cargo.lock.
-fn own_packages(lock: &Path) -> Result<BTreeSet<String>> {
-    #[derive(serde::Deserialize)]
-    struct Lock {
-        package: Vec<Package>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Package {
-        name: String,
-        source: Option<String>,
-    }
-    let text = fs::read_to_string(lock).with_context(|| format!("Failed to read {}", lock.display()))?;
-    let lock: Lock = toml::from_str(&text).with_context(|| lock.display().to_string())?;
-    let own = lock.package.into_iter().filter(|package| package.source.is_none());
-    Ok(own.map(|package| package.name.replace('_', "-")).collect())
 }
 
 #[cfg(test)]

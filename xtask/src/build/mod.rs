@@ -12,6 +12,7 @@ pub mod agent;
 mod agent_crates;
 pub mod build_root;
 mod command_line;
+pub mod compiled;
 pub mod document;
 pub mod image;
 pub mod initrd;

@@ -1,4 +1,4 @@
-//! Runs tests on a copy of the sources, with and without a change. What is compiled of packages from elsewhere is shared with the checkout; programs of the copy are in a folder of their own, never among those of the checkout. Packages that link libraries of the build root are compiled and tested there, as by `cargo xtask test`.
+//! Runs tests on a copy of the sources, with and without a change. What is compiled of packages from elsewhere is shared with the checkout. What is compiled of the copy never is: cargo would take a changed crate for one of the checkout. Packages that link libraries of the build root are compiled and tested there, as by `cargo xtask test`.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -17,6 +17,7 @@ use super::results::{Results, Run, last_lines};
 use super::table::Mutant;
 use super::{Environment, copy};
 use crate::build::agent::{Compiler, NEED_BUILD_ROOT, fetch_sources};
+use crate::build::compiled::OwnPackages;
 use crate::build::toolchain::Toolchain;
 use crate::build::tools::Tools;
 use crate::checkout::Checkout;
@@ -50,11 +51,24 @@ impl<'a> Workshop<'a> {
             fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
         copy::update(checkout.root(), &made.sources())?;
+        let own = OwnPackages::read(&checkout.join("Cargo.lock"))?;
+        own.share_others(&checkout.target().join("debug"), &made.build().join("debug"))?;
+        own.share_others(&checkout.target().join("agent/debug"), &made.agent().join("debug"))?;
         Ok(made)
     }
 
     fn sources(&self) -> PathBuf {
         self.folder.join("sources")
+    }
+
+    /// Where the copy is compiled.
+    fn build(&self) -> PathBuf {
+        self.folder.join("build")
+    }
+
+    /// Where it is compiled in the build root.
+    fn agent(&self) -> PathBuf {
+        self.folder.join("agent")
     }
 
     fn programs(&self) -> PathBuf {
@@ -123,7 +137,7 @@ impl<'a> Workshop<'a> {
         let toolchain = Toolchain::find(copy.root())?;
         let Tools { made, tree } = self.tools;
         let compiler = Compiler { build_root: made, tools: tree, toolchain: &toolchain, checkout: &copy };
-        compiler.cargo(&self.folder.join("agent"), arguments)
+        compiler.cargo(&self.agent(), arguments)
     }
 
     /// Rows of the checkout's suite `broker` against the program of the copy.
@@ -178,11 +192,11 @@ impl<'a> Workshop<'a> {
         Ok(folder)
     }
 
-    /// Only finished programs go to the target folder; all else is in the build folder, which is the checkout's.
+    /// Only finished programs go to the target folder; all else is in the build folder.
     fn cargo(&self, folder: &Path) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(folder).env("CARGO_TARGET_DIR", self.programs());
-        command.env("CARGO_BUILD_BUILD_DIR", self.checkout.target()).env("CARGO_TERM_COLOR", "never");
+        command.env("CARGO_BUILD_BUILD_DIR", self.build()).env("CARGO_TERM_COLOR", "never");
         command
     }
 
@@ -240,6 +254,22 @@ mod tests {
     use super::*;
     use crate::build::stage::Made;
     use crate::digest::Sha256Digest;
+
+    #[test]
+    fn what_is_compiled_of_the_copy_is_apart_from_the_checkout() {
+        let checkout = Checkout::at(Path::new("/checkout"));
+        let made = Made { folder: "/root".into(), key: Sha256Digest::of(b"") };
+        let tools = &Tools { tree: made.join("tree"), made };
+        let folder = checkout.target().join("mutants");
+        let workshop =
+            Workshop { checkout: &checkout, folder: folder.clone(), tools, environment: None, suite: OnceCell::new() };
+        let command = workshop.cargo(&workshop.sources());
+        let apart = |name: &str| {
+            let value = command.get_envs().find(|(key, _)| *key == name).and_then(|(_, value)| value);
+            value.is_some_and(|value| Path::new(value).starts_with(&folder))
+        };
+        assert!(apart("CARGO_TARGET_DIR") && apart("CARGO_BUILD_BUILD_DIR"));
+    }
 
     #[test]
     fn program_of_a_suite_is_read_from_cargo() {

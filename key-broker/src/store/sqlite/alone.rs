@@ -1,11 +1,11 @@
 //! A database that is about to be replaced: no process may have it open, because each would go on with the file from before.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::{CHECK_PATIENCE, connect, copy_with, log_of};
+use super::{CHECK_PATIENCE, connect, copy_with, foreign_log_of, identity, log_of};
 use crate::store::{Error, Failure};
 
 /// A database that nothing else has open. While this value exists, no other connection can read or write it.
@@ -38,6 +38,15 @@ impl Alone {
     pub fn copy(&self, to: &Path) -> Result<(), Error> {
         copy_with(&self.0, to)
     }
+}
+
+/// The write-ahead log beside a database that no process has open, if it is that of another one.
+///
+/// # Errors
+/// [`Error`]; with [`Failure::Locked`], another process has the database open.
+pub fn foreign_log(path: &Path) -> Result<Option<PathBuf>, Error> {
+    let identity = identity(path)?;
+    foreign_log_of(&exclusive(path)?, path, identity)
 }
 
 /// That no process has the database open now.
