@@ -3,9 +3,11 @@
 pub(crate) mod bytes;
 pub mod cel;
 pub mod container;
+pub mod encoding;
 pub mod fat;
 pub mod fv;
 pub mod gpt;
+mod log_json;
 mod log_kind;
 pub mod pcrs;
 pub mod pe;
