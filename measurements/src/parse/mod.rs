@@ -3,6 +3,7 @@
 pub(crate) mod bytes;
 pub mod cel;
 pub mod container;
+pub mod disk_kind;
 pub mod encoding;
 pub mod fat;
 pub mod fv;
