@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use input_file::Kind;
 use measurements::boot::{Machine, Measured, Point};
 use measurements::compose::{Composition, Configuration, compose};
 use measurements::document::image::ImageReference;
@@ -28,6 +29,7 @@ use crate::inputs::{ImageFile, MachineArgs, read, read_image, unusable};
 Exit codes: 0 everything is as predicted; 3 something is not; 4 nothing can be compared; 1 a file cannot be used.
 
 A log is what the machine's kernel shows in /sys/kernel/security/tpm0/binary_bios_measurements, and says most.
+Its events are counted from 0, without the header and others that extend nothing (EV_NO_ACTION).
 Without one, neighbours are tried: other machines and releases that are named with --also, numbers of CPUs, features.
 
 Example: cairn explain --reference cairn_0.1.0.reference.json --machine q35.machine.json --event-log log.bin")]
@@ -110,6 +112,27 @@ fn read_log(path: &Path) -> Result<Log> {
 
 fn read_registers(path: &Path) -> Result<Registers> {
     pcrs::parse(&read(path)?).with_context(|| unusable(path))
+}
+
+fn read_report(path: &Path) -> Result<AttestationReport> {
+    let bytes = read(path)?;
+    AttestationReport::from_bytes(&bytes).map_err(|error| {
+        let (kind, path) = (Kind::of(&bytes), path.display());
+        let hint = hint_for_report(kind);
+        anyhow!("{path} is not an attestation report of SEV-SNP: it is {kind}; {error}\nhint: {hint}")
+    })
+}
+
+/// How to get a report from a file of another kind.
+fn hint_for_report(kind: Kind) -> String {
+    match kind {
+        Kind::Encoded(encoding) => format!("run `{} > report.bin`, then give report.bin", encoding.command),
+        Kind::HclReport => "run `tail -c +33 FILE | head -c 1184 > report.bin`, then give report.bin".into(),
+        Kind::TdxQuote => {
+            "`ovmf-measure --mode tdx` prints the MRTD to compare; give the report of an SEV-SNP machine".into()
+        }
+        _ => "give the 1184 bytes of the report, as `snpguest report` writes them".into(),
+    }
 }
 
 impl Neighbours {
@@ -195,8 +218,7 @@ impl Expected {
     }
 
     fn explain_report(&self, path: &Path) -> Result<Verdict> {
-        let report = AttestationReport::from_bytes(&read(path)?);
-        let report = report.with_context(|| format!("{} is no attestation report of SEV-SNP", path.display()))?;
+        let report = read_report(path)?;
         let report = Report { measurement: LaunchDigest(report.measurement), host_data: report.host_data };
         let Neighbours { images, machines, .. } = &self.neighbours;
         Ok(launch(&self.image.measured, &self.machine, &self.configuration, &report, images, machines))
@@ -235,6 +257,22 @@ fn document(verdict: &Verdict) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_that_is_not_a_report_is_named_with_the_command_that_gives_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report");
+        let hcl = [&b"HCLA\x01\0\0\0\0\0\0\0\x02\0\0\0"[..], &[0xff; 40]].concat();
+        for (content, words) in [
+            ("00ff".repeat(1184).as_bytes(), ["it is hexadecimal text", "hint: run `xxd -r -p FILE > report.bin`"]),
+            (&hcl, ["an HCL report of Azure", "hint: run `tail -c +33 FILE"]),
+            (b"hello", ["it is text", "hint: give the 1184 bytes"]),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let error = read_report(&path).unwrap_err().to_string();
+            assert!(words.iter().all(|words| error.contains(words)), "{words:?}: {error}");
+        }
+    }
 
     #[test]
     fn every_verdict_has_its_exit_code() {

@@ -11,8 +11,8 @@ use transparency::statement::rebuild::Rebuild;
 use transparency::trust_root::TrustRoot;
 use transparency::verify::{About, Current, Known, Logged, logged};
 
-use super::Kind;
 use super::told::Row;
+use super::{Kind, foreign};
 
 /// What is judged.
 #[derive(Clone)]
@@ -64,6 +64,7 @@ pub fn judge(inputs: &Inputs, now: u64) -> Outcome {
 
 /// The trust root that the last of the files is, if each allows the next.
 pub fn trust_root(roots: &[Vec<u8>]) -> Result<TrustRoot, Refusal> {
+    roots.iter().try_for_each(|root| foreign::check_trust_root(root))?;
     let (first, rest) = match roots.split_first() {
         Some((first, rest)) => (TrustRoot::first(first)?, rest),
         None => return Err(Refusal::new(transparency::Code::TrustRoot, "no trust root is given")),
@@ -73,6 +74,7 @@ pub fn trust_root(roots: &[Vec<u8>]) -> Result<TrustRoot, Refusal> {
 
 fn judged(inputs: &Inputs, now: u64) -> Result<Vec<Row>, Outcome> {
     let root = trust_root(&inputs.roots)?;
+    foreign::check_bundle(&inputs.bundle)?;
     let mut rows = match inputs.kind {
         Kind::MeasuredBoot => measured_boot(inputs, &root, now)?,
         Kind::Provenance => {

@@ -4,6 +4,7 @@ mod air_gap;
 #[cfg(test)]
 #[path = "../../../crates/transparency/tests/fake/mod.rs"]
 mod fake;
+mod foreign;
 mod judge;
 mod show;
 mod told;

@@ -9,7 +9,7 @@ use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-pub use kind::{Kind, Statement};
+pub use kind::{ForeignBundle, Kind, Statement};
 
 /// Bytes of a file that are enough to recognize it.
 const RECOGNIZED_BYTES: u64 = 2 << 20;

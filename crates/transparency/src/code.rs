@@ -50,7 +50,7 @@ codes! {
     /// The trust root cannot be read.
     TrustRoot "TRUST_ROOT",
         "the trust root cannot be read, or contradicts itself",
-        "fetch the trust root again, from whoever gave it to you";
+        "fetch the trust root of Cairn (trust-root.json) from its publisher again";
     /// Too few root keys have signed the trust root.
     TrustRootSignature "TRUST_ROOT_SIGNATURE",
         "too few root keys have signed the trust root",

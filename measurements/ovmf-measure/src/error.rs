@@ -12,8 +12,15 @@ pub enum Error {
     /// The table of GUIDs contradicts itself.
     #[error("the GUID table at the end of the firmware image is damaged: {0}")]
     Table(&'static str),
+    /// No guest starts from this file, although a VMM measures it.
+    #[error(
+        "no guest can start from this file: {0}\nhint: give OVMF for x86-64: its complete image, or its code part (OVMF_CODE_4M.fd)"
+    )]
+    NotFirmware(&'static str),
     /// The firmware lacks what the mode needs.
-    #[error("the firmware has no entry {guid} ({what}): it was not built for this mode")]
+    #[error(
+        "the firmware has no entry {guid} ({what}): it was not built for this mode\nhint: give a complete OVMF image that was built for this mode (in Debian: ovmf-amdsev, ovmf-inteltdx)"
+    )]
     NoEntry {
         /// Which entry.
         guid: Guid,

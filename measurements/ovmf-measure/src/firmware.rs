@@ -17,6 +17,8 @@ const RESET_VECTOR: usize = 32;
 /// Length and GUID of an entry.
 const HEADER: usize = 18;
 const LARGEST: usize = 1 << 30;
+/// Of the code part of an image, whose sections include the variable store.
+const OUTSIDE: &str = "its data lies outside the image\nhint: give the complete image (variable store and code, such as OVMF.fd), not its code part";
 /// More sections than any firmware has.
 const MOST_SECTIONS: u32 = 256;
 
@@ -121,6 +123,11 @@ impl<'a> Firmware<'a> {
         self.entries.iter().find(|(found, _)| *found == guid).map(|(_, data)| *data)
     }
 
+    /// Whether the image has a table of GUIDs with entries.
+    pub fn has_table(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
     fn number(&self, guid: Guid, what: &'static str) -> Result<u32, Error> {
         let data = self.entry(guid).ok_or(Error::NoEntry { guid, what })?;
         u32_at(data, 0).ok_or(Error::Table("an entry is shorter than its number"))
@@ -174,7 +181,7 @@ impl<'a> Firmware<'a> {
             check_range(KIND, index, address, size, &mut total)?;
             let (offset, length) = (number(0) as usize, number(4) as usize);
             let data = offset.checked_add(length).and_then(|end| self.image.get(offset..end));
-            let data = data.ok_or_else(|| refuse("its data lies outside the image"))?;
+            let data = data.ok_or_else(|| refuse(OUTSIDE))?;
             if data.len() as u64 > size {
                 return Err(refuse("its data is larger than its memory"));
             }

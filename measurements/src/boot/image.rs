@@ -6,6 +6,7 @@ use super::{Measured, user_space};
 use crate::Event;
 use crate::compose::image_digest;
 use crate::parse::container::container;
+use crate::parse::disk_kind;
 use crate::parse::fat::{self, Fat};
 use crate::parse::fv;
 use crate::parse::gpt::{self, Gpt};
@@ -58,6 +59,9 @@ pub enum Error {
     /// A disk in another form: what it is, and the command that unpacks it.
     #[error("it is {0}, not a raw disk image (hint: {1})")]
     Container(&'static str, &'static str),
+    /// Another kind of file: what it is, and what to give.
+    #[error("it is {0}, not a raw disk with a GUID partition table\nhint: {1}")]
+    Disk(&'static str, &'static str),
     /// There is nothing to boot.
     #[error("{0}")]
     Nothing(&'static str),
@@ -76,7 +80,10 @@ impl Image {
             Uki::parse(bytes).map_err(Error::Uki)?;
             return Ok(Self { table: None, loader: None, uki: bytes.to_vec(), companions: Companions::default() });
         }
-        let gpt = Gpt::parse(bytes)?;
+        let gpt = Gpt::parse(bytes).map_err(|error| match disk_kind::of(bytes) {
+            Some((name, hint)) if error == gpt::Error::Missing => Error::Disk(name, hint),
+            _ => Error::Gpt(error),
+        })?;
         let fat = Fat::parse(system_partition(&gpt, bytes)?).map_err(Error::Fat)?;
         let first = fat.read(REMOVABLE).map_err(Error::Fat)?;
         let first = first.ok_or(Error::Nothing("the EFI system partition has no EFI/BOOT/BOOTX64.EFI"))?;

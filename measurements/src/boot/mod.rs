@@ -160,9 +160,8 @@ pub fn firmware_events(code: &[u8], store: Option<&[u8]>, size: Option<Size>) ->
         Some(build) => pcr00::events(build, &volumes, size),
         None => {
             let packages = pcr00::BUILDS.map(|build| build.package).join(", ");
-            let reason = format!(
-                "what this build's first code writes into itself cannot be told from the file; known are {packages}"
-            );
+            let reason =
+                format!("this file of OVMF is not a known build: known is OVMF_CODE_4M.fd of the packages {packages}");
             vec![Event::unknown(0, kind::FIRMWARE_BLOB, Source::Machine, "the firmware", reason)]
         }
     };

@@ -151,3 +151,26 @@ fn systemd_boot_of_another_version_makes_registers_unknown() {
     assert_eq!(unknown(257), [0_u8; 0]);
     assert_eq!(unknown(252), [4, 5, 12]);
 }
+
+#[test]
+fn file_that_is_not_a_disk_is_named_with_what_to_give() {
+    let error = |bytes: &[u8]| Image::parse(bytes).unwrap_err().to_string();
+    let text = error(b"\x7fELF\x02\x01");
+    assert!(
+        text.contains("it is an ELF program, not a raw disk") && text.contains("hint: give the raw disk"),
+        "{text}"
+    );
+    assert!(error(&[0; 4096]).contains("there is no GUID partition table"));
+    let text = refusal(&[(UKI, &add_on(&[]))]);
+    assert!(text.contains("the image is an add-on of a UKI, not a UKI"), "{text}");
+}
+
+#[test]
+fn firmware_that_is_not_a_known_build_names_the_files_that_are() {
+    let code = crate::parse::fv::tests::image(&[b"the first volume", b"the second"]);
+    let events = super::firmware_events(&code, None, None).unwrap();
+    let text = format!("{:?}", events[0]);
+    let words =
+        "this file of OVMF is not a known build: known is OVMF_CODE_4M.fd of the packages ovmf 2022.11-6+deb12u2";
+    assert!(text.contains(words), "{text}");
+}

@@ -47,9 +47,8 @@ pub(super) fn differs(event: &Event, logged: &LogEvent) -> Cause {
             OTHER_MACHINE,
         ),
         _ => {
-            let next = if event.source == Source::Image { OTHER_IMAGE } else { OTHER_MACHINE };
             let setting = setting(event).map(|words| format!(": {words}")).unwrap_or_default();
-            Cause::new(format!("it is not this one: {}{setting}", event.input), event.source, next)
+            Cause::new(format!("it is not this one: {}{setting}", event.input), event.source, next_step(event.source))
         }
     }
 }
@@ -81,25 +80,41 @@ pub(super) fn pei_volume(is_same_build: bool) -> &'static str {
     }
 }
 
-/// An event that the log does not have.
-pub(super) fn missing(expected: Option<&Event>) -> Cause {
+/// An event that the log does not have, and whose successor it has; `elsewhere` is another register that has it.
+pub(super) fn missing(event: &Event, elsewhere: Option<u32>) -> Cause {
+    let there = elsewhere.map(|register| format!("; the firmware measured it into PCR {register}")).unwrap_or_default();
+    let cause = format!("the log does not have it: {}{there}", event.input);
+    left_out(event).unwrap_or_else(|| Cause::new(cause, event.source, next_step(event.source)))
+}
+
+/// The log ends before an event.
+pub(super) fn end(expected: Option<&Event>) -> Cause {
     let (input, source) =
         expected.map_or(("the end of the log", Source::Machine), |event| (&event.input, event.source));
-    if expected.is_some_and(|event| event.under_secure_boot == UnderSecureBoot::Absent) {
-        let cause = format!(
-            "the log does not have it: {input}. Firmware leaves it out with Secure Boot only, and the log says that Secure Boot is off: the log is not whole, or firmware or stub are not what they say"
-        );
-        return Cause::new(cause, Source::Machine, REGISTERS);
-    }
     let next = "the log may be cut short; read it again, and if it is whole, something was left out of this boot";
-    Cause::new(format!("the log does not have it: {input}"), source, next)
+    let cause = format!("the log does not have it: {input}");
+    expected.and_then(left_out).unwrap_or_else(|| Cause::new(cause, source, next))
+}
+
+/// An event that firmware leaves out with Secure Boot only.
+fn left_out(event: &Event) -> Option<Cause> {
+    let cause = format!(
+        "the log does not have it: {}. Firmware leaves it out with Secure Boot only, and the log says that Secure Boot is off: the log is not whole, or firmware or stub are not what they say",
+        event.input
+    );
+    let is_left_out = event.under_secure_boot == UnderSecureBoot::Absent;
+    is_left_out.then(|| Cause::new(cause, Source::Machine, REGISTERS))
+}
+
+fn next_step(source: Source) -> &'static str {
+    if source == Source::Image { OTHER_IMAGE } else { OTHER_MACHINE }
 }
 
 /// Events that nobody predicted, which come before `expected`.
 pub(super) fn extras(logged: &[&LogEvent], expected: Option<&Event>) -> Cause {
     let all: Vec<Cause> = logged.iter().map(|event| extra(event)).collect();
     let [first, _, ..] = &all[..] else {
-        return all.into_iter().next().unwrap_or_else(|| missing(None));
+        return all.into_iter().next().unwrap_or_else(|| end(None));
     };
     // What was put there on purpose says more than what follows from it.
     let next = all.iter().find(|cause| cause.next == FROM_OUTSIDE).map_or(first.next, |cause| cause.next);

@@ -5,7 +5,7 @@ use super::cause::{self, Cause};
 use super::neighbours::Neighbours;
 use super::{Mismatch, Verdict};
 use crate::event::kind;
-use crate::parse::tcg_log::{Log, LogEvent, NO_ACTION};
+use crate::parse::tcg_log::{Log, LogEvent};
 use crate::tpm::pcr00::{DXE, PEI};
 use crate::{Bank, Event, Source};
 
@@ -49,42 +49,29 @@ fn walk(predicted: &[Event], log: &Log, bank: Bank, neighbours: &Neighbours) -> 
     let known = |register: u32| !unknown.iter().any(|unknown| u32::from(*unknown) == register);
     let predicted: Vec<&Event> = predicted.iter().filter(|event| known(event.register.into())).collect();
     // The position is that in the whole log, whatever is left out of the comparison.
-    let all = log.events.iter().filter(|event| event.kind != NO_ACTION).enumerate();
+    let all = log.extending().enumerate();
     let logged: Vec<(usize, &LogEvent)> = all.filter(|(_, event)| known(event.register)).collect();
     if predicted.is_empty() {
         return Verdict::CannotTell("the prediction knows no register: give a machine".into());
     }
     let pairs = predicted.iter().zip(&logged);
     let same = pairs.take_while(|(event, (_, logged))| is(event, logged, bank)).count();
-    let (event, found) = (predicted.get(same).copied(), logged.get(same).copied());
-    match (event, found) {
-        (None, None) => Verdict::Match { compared: format!("{} are", compared(&predicted)), unknown },
-        _ => {
-            let rest: Vec<&LogEvent> = logged[same.min(logged.len())..].iter().map(|(_, event)| *event).collect();
-            let extras = event.map_or(0, |event| extras(event, &rest, bank));
-            let mut mismatch = match (event, found) {
-                (Some(event), Some(found)) if extras > 0 => {
-                    mismatch(Some(event), Some(found), cause::extras(&rest[..extras], Some(event)), logged.len(), bank)
-                }
-                _ => {
-                    let cause = cause_of(event, found, predicted.get(same + 1).copied(), bank);
-                    mismatch(event, found, cause, logged.len(), bank)
-                }
-            };
-            if let (Some(event), Some((_, found))) = (event, found)
-                && is_at(event, found)
-                && extras == 0
-            {
-                mismatch.cause += &more(event, found, (&predicted, &logged), bank, neighbours);
-            }
-            if mismatch.whose == Source::Machine
-                && let Some(name) = neighbours.machine(log, bank)
-            {
-                mismatch.cause += &format!("; what the firmware measured is that of the machine {name}");
-            }
-            Verdict::Mismatch(Box::new(mismatch))
-        }
+    if predicted.len().max(logged.len()) == same {
+        return Verdict::Match { compared: format!("{} are", compared(&predicted)), unknown };
     }
+    let mut mismatch = mismatch(&predicted, &logged, same, (log, bank));
+    if let (Some(event), Some((_, found))) = (predicted.get(same), logged.get(same))
+        && is_at(event, found)
+        && extras(event, &logged[same..], bank) == 0
+    {
+        mismatch.cause += &more(event, found, (&predicted, &logged), bank, neighbours);
+    }
+    if mismatch.whose == Source::Machine
+        && let Some(name) = neighbours.machine(log, bank)
+    {
+        mismatch.cause += &format!("; what the firmware measured is that of the machine {name}");
+    }
+    Verdict::Mismatch(Box::new(mismatch))
 }
 
 /// What else is known of an event that differs.
@@ -129,11 +116,24 @@ fn section_that_differs(
             let known = neighbours.recognise(event, bank, found).map(|words| format!(": {words}"));
             format!("the first part of it that differs is the {}{}", event.input, known.unwrap_or_default())
         }
+        None if theirs.is_empty() && !ours.is_empty() => other_loader(logged),
         None if ours.len() == theirs.len() => {
             "every section that its stub measures is as predicted: the stub or a header differs".into()
         }
         None => "it has more or fewer sections".into(),
     }
+}
+
+/// Which boot loader a log without events of systemd-stub seems to be of.
+fn other_loader(logged: &[(usize, &LogEvent)]) -> String {
+    let has = |found: fn(&LogEvent) -> bool| logged.iter().any(|(_, event)| found(event));
+    let shim = has(|event| event.register == 14).then_some("shim");
+    let grub = has(|event| event.register == 8 && event.data.starts_with(b"grub_cmd: ")).then_some("GRUB");
+    let names: Vec<&str> = shim.into_iter().chain(grub).collect();
+    if names.is_empty() {
+        return "the log has no event of systemd-stub in PCR 11: another boot loader was started, or the log is cut short".into();
+    }
+    format!("another boot loader was started ({}): the log has no event of systemd-stub in PCR 11", names.join(", "))
 }
 
 fn digest(event: &LogEvent, bank: Bank) -> Option<&[u8]> {
@@ -152,8 +152,8 @@ fn is_at(event: &Event, logged: &LogEvent) -> bool {
 const MAX_EXTRAS: usize = 16;
 
 /// How many events of the log come before the one that is expected, whatever they look like; none where that does not follow soon.
-fn extras(expected: &Event, rest: &[&LogEvent], bank: Bank) -> usize {
-    rest.iter().take(MAX_EXTRAS + 1).position(|logged| is(expected, logged, bank)).unwrap_or(0)
+fn extras(expected: &Event, rest: &[(usize, &LogEvent)], bank: Bank) -> usize {
+    rest.iter().take(MAX_EXTRAS + 1).position(|(_, logged)| is(expected, logged, bank)).unwrap_or(0)
 }
 
 /// What was compared, and what the boot went through.
@@ -167,32 +167,67 @@ fn compared(predicted: &[&Event]) -> String {
     }
 }
 
-/// `after` is what is predicted behind the expected event.
-fn cause_of(expected: Option<&Event>, found: Option<(usize, &LogEvent)>, after: Option<&Event>, bank: Bank) -> Cause {
-    match (expected, found) {
-        (Some(event), Some((_, logged))) if is_at(event, logged) => cause::differs(event, logged),
-        (Some(_), Some((_, logged))) if after.is_some_and(|after| is(after, logged, bank)) => cause::missing(expected),
-        (_, Some((_, logged))) => cause::extras(&[logged], None),
-        _ => cause::missing(expected),
+/// Where prediction and log leave each other behind `same` events, and why.
+fn mismatch(predicted: &[&Event], logged: &[(usize, &LogEvent)], same: usize, (log, bank): (&Log, Bank)) -> Mismatch {
+    let (expected, rest) = (predicted.get(same).copied(), &logged[same.min(logged.len())..]);
+    let place = |position: usize| Place { position, bank };
+    let Some((position, found)) = rest.first().copied() else {
+        return place(logged.len()).mismatch(expected, None, cause::end(expected));
+    };
+    let place = place(position);
+    let Some(event) = expected else {
+        return place.mismatch(None, Some(found), cause::extras(&[found], None));
+    };
+    let extras = extras(event, rest, bank);
+    // A digest is shown beside that of the same register only.
+    let comparable = expected.filter(|event| u32::from(event.register) == found.register);
+    if extras > 0 {
+        let extras: Vec<&LogEvent> = rest[..extras].iter().map(|(_, event)| *event).collect();
+        return place.mismatch(comparable, Some(found), cause::extras(&extras, expected));
     }
+    if is_at(event, found) {
+        return place.mismatch(expected, Some(found), cause::differs(event, found));
+    }
+    let is_next = predicted.get(same + 1).is_some_and(|after| is(after, found, bank));
+    if is_next || is_first_image(found, &predicted[..same]) {
+        let elsewhere = log.events.iter().find(|logged| is_moved(event, logged, bank));
+        return place.mismatch(expected, None, cause::missing(event, elsewhere.map(|logged| logged.register)));
+    }
+    place.mismatch(comparable, Some(found), cause::extras(&[found], None))
 }
 
-fn mismatch(
-    expected: Option<&Event>,
-    found: Option<(usize, &LogEvent)>,
-    Cause { cause, whose, next }: Cause,
-    length: usize,
+/// Whether a log has an image, and had none before.
+fn is_first_image(found: &LogEvent, before: &[&Event]) -> bool {
+    let is_image = |register: u32, kind: u32| (register, kind) == (4, kind::APPLICATION);
+    is_image(found.register, found.kind) && !before.iter().any(|event| is_image(event.register.into(), event.kind))
+}
+
+/// Whether it is the same event in another register.
+fn is_moved(event: &Event, logged: &LogEvent, bank: Bank) -> bool {
+    let is_same = event.kind == logged.kind && digest(logged, bank).is_some_and(|digest| event.allows(bank, digest));
+    is_same && event.kind == kind::ACTION && u32::from(event.register) != logged.register
+}
+
+/// A position in the log, and the bank of the digests.
+struct Place {
+    position: usize,
     bank: Bank,
-) -> Mismatch {
-    let register = found.map(|(_, logged)| logged.register).or(expected.map(|event| event.register.into()));
-    Mismatch {
-        event: Some(found.map_or(length, |(position, _)| position)),
-        register: format!("PCR {}", register.unwrap_or(0)),
-        algorithm: bank.name(),
-        expected: expected.and_then(|event| event.digest(bank)).map(hex::encode),
-        found: found.and_then(|(_, logged)| digest(logged, bank)).map(hex::encode),
-        cause,
-        whose,
-        next,
+}
+
+impl Place {
+    fn mismatch(self, expected: Option<&Event>, found: Option<&LogEvent>, cause: Cause) -> Mismatch {
+        let Self { position, bank } = self;
+        let register = found.map(|logged| logged.register).or(expected.map(|event| event.register.into()));
+        let Cause { cause, whose, next } = cause;
+        Mismatch {
+            event: Some(position),
+            register: format!("PCR {}", register.unwrap_or(0)),
+            algorithm: bank.name(),
+            expected: expected.and_then(|event| event.digest(bank)).map(hex::encode),
+            found: found.and_then(|logged| digest(logged, bank)).map(hex::encode),
+            cause,
+            whose,
+            next,
+        }
     }
 }

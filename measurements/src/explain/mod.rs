@@ -42,7 +42,7 @@ pub struct Mismatch {
     pub register: String,
     /// The algorithm of the digests.
     pub algorithm: &'static str,
-    /// The digest that was expected; none where no further event was.
+    /// The digest that was expected; none where no event of this register was.
     pub expected: Option<String>,
     /// The digest that was found; none where there is none.
     pub found: Option<String>,

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use super::launch::{Report, launch};
 use super::neighbours::Neighbours;
-use super::{Verdict, cause::OTHER_IMAGE, text};
+use super::{
+    Verdict,
+    cause::{OTHER_IMAGE, OTHER_MACHINE},
+    text,
+};
 use crate::boot::{BootMethod, Machine, Point};
 use crate::compose::{Configuration, LaunchParameters, compose};
 use crate::document::image::{FileReference, ImageEvents, ImageReference, InitrdFile, Toolchain};
@@ -119,7 +123,7 @@ fn each_change_is_named() {
         (
             "addition",
             Box::new(move |events| events.insert(5, at(12, kind::IPL, b"x").with_data(addition))),
-            &["PCR 12", "\"debug\"", "gets no keys"],
+            &["PCR 12", "\"debug\"", "expected  no event", "gets no keys"],
         ),
         (
             "add-on with a command line",
@@ -148,7 +152,7 @@ fn each_change_is_named() {
         (
             "missing event",
             Box::new(|events| drop(events.remove(2))),
-            &["event 2, PCR 5", "the log does not have it: separator"],
+            &["event 2, PCR 4", "the log does not have it: separator", "found     no event", OTHER_MACHINE],
         ),
         ("cut short", Box::new(|events| drop(events.pop())), &["event 5, PCR 11", "cut short", "found     no event"]),
     ];
@@ -158,6 +162,41 @@ fn each_change_is_named() {
             assert!(text.contains(word), "{name}: {word:?} is not in {text}");
         }
     }
+}
+
+#[test]
+fn log_of_another_boot_loader_is_named_by_its_events() {
+    let at =
+        |register, kind, bytes: &[u8]| Event::of(register, kind, Source::Machine, "x", bytes).with_data(bytes.to_vec());
+    let started = |others: &[Event]| {
+        after(|events| {
+            events.truncate(4);
+            events.push(at(4, kind::APPLICATION, b"another image"));
+            events.extend_from_slice(others);
+        })
+    };
+    let (shim, grub) = (at(14, kind::IPL, b"MokList\0"), at(8, kind::IPL, b"grub_cmd: set pager=1\0"));
+    let text = started(&[shim, grub]);
+    assert!(text.contains("the UKI; another boot loader was started (shim, GRUB): the log has no event"), "{text}");
+    let text = started(&[]);
+    assert!(text.contains("another boot loader was started, or the log is cut short"), "{text}");
+}
+
+#[test]
+fn log_without_the_action_of_the_firmware_is_not_called_cut_short() {
+    let action = pcr04::attempt;
+    let moved = || Event { register: 5, ..action() };
+    let predicted: Vec<Event> = [action()].into_iter().chain(predicted()).collect();
+    let said = |logged: Vec<Event>| text(&super::log([&predicted[..]], &log(&logged), &Neighbours::default()));
+    let without = said(predicted[1..].to_vec());
+    for words in ["event 0, PCR 4\ncause     the log does not have it: action", "found     no event", OTHER_MACHINE] {
+        assert!(without.contains(words) && !without.contains("cut short"), "{words}: {without}");
+    }
+    let into_5 = said(predicted[1..].iter().cloned().chain([moved()]).collect());
+    assert!(into_5.contains("of the firmware; the firmware measured it into PCR 5\n"), "{into_5}");
+    // The first image is the boot loader, not one more.
+    let first = said(predicted[5..].to_vec());
+    assert!(first.contains("the log does not have it: action") && !first.contains("one more image"), "{first}");
 }
 
 #[test]

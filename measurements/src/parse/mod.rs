@@ -3,9 +3,12 @@
 pub(crate) mod bytes;
 pub mod cel;
 pub mod container;
+pub mod disk_kind;
+pub mod encoding;
 pub mod fat;
 pub mod fv;
 pub mod gpt;
+mod log_json;
 mod log_kind;
 pub mod pcrs;
 pub mod pe;

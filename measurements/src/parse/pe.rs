@@ -65,6 +65,16 @@ const PE32_PLUS: u16 = 0x20b;
 /// Where the data directory begins in the optional header.
 const DIRECTORIES: usize = 112;
 
+/// The processor of a machine number (PE/COFF specification, "Machine types"), unless it is x86-64.
+pub(super) fn other_machine(number: u16) -> Option<&'static str> {
+    match number {
+        X86_64 => None,
+        IA_32 => Some("32-bit x86"),
+        AARCH64 => Some("AArch64"),
+        _ => Some("another processor"),
+    }
+}
+
 impl<'a> Pe<'a> {
     /// Reads headers and section table.
     ///
@@ -80,11 +90,8 @@ impl<'a> Pe<'a> {
             return Err(Error::Header("the PE signature is missing"));
         }
         let coff = coff + 4;
-        match bytes.half(coff) {
-            Some(X86_64) => {}
-            Some(IA_32) => return Err(Error::Machine("32-bit x86")),
-            Some(AARCH64) => return Err(Error::Machine("AArch64")),
-            _ => return Err(Error::Machine("another processor")),
+        if let Some(machine) = other_machine(bytes.half(coff).unwrap_or(0)) {
+            return Err(Error::Machine(machine));
         }
         let count = usize::from(bytes.half(coff + 2).ok_or_else(short)?);
         if count > MOST_SECTIONS {

@@ -44,6 +44,29 @@ pub fn program(pe: &Pe) -> Option<(String, u32)> {
     Some((name.to_owned(), digits.parse().ok()?))
 }
 
+/// Name of a PE image without a kernel, as far as its sections show it: of systemd, shim or GRUB (SBAT, https://github.com/rhboot/shim/blob/main/SBAT.md), or a kernel of Linux.
+pub(super) fn name(pe: &Pe) -> &'static str {
+    let section =
+        |name: &str| pe.section(name).map(|section| String::from_utf8_lossy(section.data)).unwrap_or_default();
+    let (of_systemd, sbat) = (section(SDMAGIC), section(".sbat"));
+    let is_of = |component: &str| sbat.lines().any(|line| line.starts_with(component));
+    match () {
+        () if of_systemd.contains(": systemd-addon ") => "an add-on of a UKI",
+        () if of_systemd.contains(": systemd-stub ") => "systemd-stub alone",
+        () if of_systemd.contains(": systemd-boot ") => "the boot loader systemd-boot",
+        () if is_of("shim,") => "the boot loader shim",
+        () if is_of("grub,") || pe.section("mods").is_some() => "the boot loader GRUB",
+        () if is_of("ipxe,") => "the boot loader iPXE",
+        () if is_linux(pe.bytes()) => "a kernel of Linux",
+        () => "a PE image",
+    }
+}
+
+/// Whether a file has the boot header of Linux for x86 (Documentation/arch/x86/boot.rst).
+pub(crate) fn is_linux(bytes: &[u8]) -> bool {
+    bytes.get(0x202..0x206) == Some(b"HdrS")
+}
+
 impl Stub {
     pub(super) fn parse(pe: &Pe) -> Result<Self, Error> {
         let Some(section) = pe.section(SDMAGIC) else {
@@ -86,7 +109,21 @@ impl Stub {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pe::tests::image;
     use super::*;
+
+    #[test]
+    fn image_without_a_kernel_is_named_by_its_sections() {
+        let named = |sections: &[(&str, &[u8])]| name(&Pe::parse(&image(sections)).unwrap());
+        assert_eq!(named(&[(SDMAGIC, b"#### LoaderInfo: systemd-addon 257 ####")]), "an add-on of a UKI");
+        assert_eq!(named(&[(SDMAGIC, b"#### LoaderInfo: systemd-stub 252 ####")]), "systemd-stub alone");
+        assert_eq!(named(&[(SDMAGIC, b"#### LoaderInfo: systemd-boot 257 ####")]), "the boot loader systemd-boot");
+        assert_eq!(named(&[(".sbat", b"sbat,1,SBAT\nshim,4,UEFI shim\n")]), "the boot loader shim");
+        assert_eq!(named(&[(".sbat", b"sbat,1,SBAT\ngrub,5,FSF\n")]), "the boot loader GRUB");
+        assert_eq!(named(&[("mods", b"m")]), "the boot loader GRUB");
+        assert_eq!(named(&[(".text", b"t")]), "a PE image");
+        assert!(is_linux(&[&[0; 0x202][..], b"HdrS"].concat()) && !is_linux(b"HdrS"));
+    }
 
     #[test]
     fn rule_is_unknown_between_observed_versions_that_differ() {

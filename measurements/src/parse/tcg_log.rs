@@ -4,12 +4,14 @@
 //! algorithms that the header does not declare, a header that is not `Spec ID Event03`.
 
 use super::bytes::At;
-use super::log_kind;
+use super::log_kind::{self, READ};
 use crate::Bank;
 use crate::event::kind;
 
 /// EV_NO_ACTION: informs, extends nothing.
 pub const NO_ACTION: u32 = 3;
+/// What the data of a header begins with.
+const SIGNATURE: &[u8] = b"Spec ID Event03\0";
 /// Most banks that a header may declare.
 const MOST_BANKS: usize = 16;
 
@@ -43,13 +45,13 @@ pub struct LogEvent {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The first event is not the header.
-    #[error("the log does not begin with a Spec ID Event03 header: {0}")]
+    #[error("the log does not begin with a Spec ID Event03 header: {0}\nhint: {READ}")]
     Header(&'static str),
     /// It is another kind of log: which one, and what to do.
     #[error("{0}\nhint: {1}")]
-    Other(&'static str, &'static str),
-    /// An event cannot be read.
-    #[error("event {0} at byte {1} cannot be read: {2}")]
+    Other(String, String),
+    /// An event cannot be read: its position among those that extend a register, its place in bytes, and what is wrong.
+    #[error("event {0} at byte {1} cannot be read: {2}\nhint: copy the log again, as a binary file and to its end")]
     Event(usize, usize, &'static str),
 }
 
@@ -72,7 +74,7 @@ impl Log {
         }
         let length = bytes.word(28).ok_or_else(short)? as usize;
         let header = bytes.range(32, length).ok_or_else(short)?;
-        if !header.starts_with(b"Spec ID Event03\0") {
+        if !header.starts_with(SIGNATURE) {
             return Err(Error::Header("it has another signature"));
         }
         let count = header.word(24).ok_or_else(short)? as usize;
@@ -98,8 +100,11 @@ impl Log {
         let mut at = 32 + length;
         let tail = tail(bytes);
         while at < tail {
-            let (event, end) =
-                event(bytes, at, &declared).map_err(|problem| Error::Event(log.events.len(), at, problem))?;
+            let wrong = |problem| Error::Event(log.extending().count(), at, problem);
+            let (event, end) = event(bytes, at, &declared).map_err(wrong)?;
+            if event.data.starts_with(SIGNATURE) {
+                return Err(wrong("another log begins there, with a header of its own"));
+            }
             if event.kind == NO_ACTION && event.data.starts_with(b"StartupLocality\0") {
                 log.locality = event.data.byte(16).unwrap_or(0);
             }
@@ -114,13 +119,18 @@ impl Log {
         Ok(log)
     }
 
+    /// The events that extend a register, in order: positions in errors and verdicts are among these.
+    pub fn extending(&self) -> impl Iterator<Item = &LogEvent> {
+        self.events.iter().filter(|event| event.kind != NO_ACTION)
+    }
+
     /// The value of a register in a bank after all events.
     pub fn replay(&self, bank: Bank, register: u32) -> Vec<u8> {
         let mut value = vec![0; bank.length()];
         if register == 0 {
             *value.last_mut().unwrap_or(&mut 0) = self.locality;
         }
-        let events = self.events.iter().filter(|event| event.register == register && event.kind != NO_ACTION);
+        let events = self.extending().filter(|event| event.register == register);
         for (_, digest) in events.flat_map(|event| &event.digests).filter(|(found, _)| *found == bank) {
             value = bank.extend(&value, digest);
         }
@@ -240,6 +250,13 @@ pub(crate) mod tests {
         assert_eq!(replay(&[hcrtm, locality.clone()]), from(&start));
         start[31] = 3;
         assert_eq!(replay(&[locality, event(0, b"HCRTM")]), from(&start));
+    }
+
+    #[test]
+    fn two_logs_in_one_file_are_refused() {
+        let log = [header(), event(4, b"one")].concat();
+        let error = Log::parse(&log.repeat(2)).unwrap_err().to_string();
+        assert!(error.contains("another log begins there") && error.contains("hint: copy the log again"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! `.profile`, and over them those of profile 0. Refused: sections that appear twice in one profile, and sections that the stub finds otherwise in memory than they are in the file.
 
 use super::pe::{self, Pe, Section};
-use super::stub::{MEASURED, SDMAGIC, Stub};
+use super::stub::{self, MEASURED, SDMAGIC, Stub};
 
 /// A UKI.
 #[derive(Clone, Debug)]
@@ -24,8 +24,10 @@ pub enum Error {
     #[error(transparent)]
     Pe(#[from] pe::Error),
     /// It has no kernel.
-    #[error("the image is no UKI: it has no section .linux")]
-    NoKernel,
+    #[error(
+        "the image is {0}, not a UKI: it has no section .linux\nhint: give the UKI that ukify built, or the raw disk that has it"
+    )]
+    NoKernel(&'static str),
     /// A section appears twice.
     #[error("the section {0} appears twice, outside profiles: which one counts is not defined")]
     Twice(String),
@@ -51,7 +53,7 @@ impl<'a> Uki<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
         let pe = Pe::parse(bytes)?;
         if pe.section(".linux").is_none_or(|section| section.virtual_size == 0) {
-            return Err(Error::NoKernel);
+            return Err(Error::NoKernel(stub::name(&pe)));
         }
         let stub = Stub::parse(&pe)?;
         if pe.section(".dtbauto").is_some() {
@@ -170,7 +172,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused_with_the_reason() {
         let parse = |sections: &[(&str, &[u8])]| Uki::parse(&image(sections)).unwrap_err().to_string();
-        assert!(parse(&[(".text", b"x")]).contains(".linux"));
+        let text = parse(&[(".text", b"x")]);
+        assert!(text.contains("a PE image, not a UKI: it has no section .linux\nhint: give the UKI"), "{text}");
         assert!(parse(&[(".linux", b"x")]).contains(".sdmagic"));
         assert!(parse(&[(".linux", b"x"), (".sdmagic", b"#### LoaderInfo: systemd-stub 300 ####")]).contains("300"));
         assert!(parse(&[(".linux", b"x"), (".linux", b"y"), (".sdmagic", MAGIC)]).contains("twice"));

@@ -222,7 +222,7 @@ fn evidence_that_cannot_be_used_is_refused_with_what_to_give() {
     let file = files.write("evidence", b"hello");
     for (evidence, words) in [
         ("--pcrs", "tpm2_pcrread"),
-        ("--snp-report", "is no attestation report of SEV-SNP"),
+        ("--snp-report", "is not an attestation report of SEV-SNP"),
         ("--event-log", "cannot be used"),
     ] {
         let (code, text) = files.explain(MACHINE, evidence, &file, &[]);

@@ -142,13 +142,15 @@ fn tables() -> Vec<Row> {
     let one_cpu = Case { cpus: 1, ..without_entry(RESET_BLOCK) };
     let twice = with_entries(&[vec![(RESET_BLOCK, numbers(&[0x80_8004]))], entries()].concat());
     let no_start = with_entry(RESET_BLOCK, &[0]);
+    let mut without_table = noise(9, 8192);
+    without_table[40..44].copy_from_slice(b"_FVH");
     // The length of the entry that lies lowest, which is the reset block.
     let mut overlong = usual().image;
     let end = overlong.len() - 32 - 18;
     overlong[end - (18 + 4) - (18 + 8) - 18] += 1;
     vec![
         refused("SEV needs no metadata", plain(without_entry(METADATA)), "SEV_METADATA"),
-        refused("SEV needs no table", plain(with_image(noise(9, 8192))), "GUID"),
+        refused("SEV needs no table", plain(with_image(without_table)), "GUID"),
         Row {
             what: "a first CPU alone needs no reset block",
             theirs: Refuses("RESET_BLOCK"),
