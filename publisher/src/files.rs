@@ -1,11 +1,11 @@
 //! Files that appear whole or not at all.
 
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// Reads a file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
@@ -39,7 +39,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn create(path: &Path, bytes: &[u8], secret: bool) -> Result<()> {
     make_folder(path)?;
     let mode = if secret { 0o600 } else { 0o644 };
-    let failed = || format!("Failed to write {}: a file that is there is not replaced", path.display());
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).with_context(failed)?;
+    let failed = || format!("cannot write {}", path.display());
+    let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    if opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::AlreadyExists) {
+        bail!("cannot write {}: the file exists and is not replaced\nhint: name another file", path.display());
+    }
+    let mut file = opened.with_context(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).with_context(failed)
 }

@@ -14,7 +14,7 @@ use crate::private_key::{PrivateKey, Scheme, write_pem};
 #[command(after_help = "Example: cargo xtask keygen signing/release.key --password-file signing/release.password")]
 pub struct KeygenArgs {
     /// Where the private key goes; the public one goes beside it, with the ending .pub
-    #[arg(value_name = "FILE", default_value = "release.key")]
+    #[arg(value_name = "FILE", default_value = "signing/release.key")]
     path: PathBuf,
     /// File with a password: the key is encrypted, as cosign does
     #[arg(long, value_name = "FILE")]

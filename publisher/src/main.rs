@@ -40,6 +40,10 @@ struct Cli {
     command: Command,
 }
 
+/// Of a subcommand that other programs call with the options that they were given.
+#[cfg(feature = "log")]
+const LOG_USAGE: &str = "cargo xtask release|rebuild [...] with the options of `cargo xtask publish`";
+
 #[derive(Subcommand)]
 enum Command {
     /// Make a release key
@@ -52,11 +56,11 @@ enum Command {
     Publish(Box<publish::PublishArgs>),
     #[cfg(feature = "log")]
     /// See whether key and trust root are there and belong together
-    #[command(hide = true)]
+    #[command(hide = true, override_usage = LOG_USAGE)]
     Check(Box<publish::CheckArgs>),
     #[cfg(feature = "log")]
     /// Say that an image was built again, and came out the same (`cargo xtask rebuild` does it)
-    #[command(hide = true)]
+    #[command(hide = true, override_usage = LOG_USAGE)]
     Rebuilt(Box<publish::RebuiltArgs>),
     /// Say whom verifiers believe
     #[command(subcommand)]

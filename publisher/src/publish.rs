@@ -167,7 +167,7 @@ impl Publisher {
         let fingerprint = hex::encode(signer.key.fingerprint());
         ensure!(
             trust.key(&signer.key.hint()).is_some(),
-            "The trust root does not know the release key sha256:{fingerprint}"
+            "cannot sign: the trust root does not list the release key sha256:{fingerprint}\nhint: name the key that it lists, or add this one with `cargo xtask trust-root make --after`"
         );
         let read = args.read_log.as_deref().unwrap_or(&args.log);
         let patience = Duration::from_secs(args.patience);

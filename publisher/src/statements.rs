@@ -81,6 +81,11 @@ pub struct Terms {
 
 /// The statements of what is at `path`: a folder with one image, its `.image.json`, or a `.machine.json`.
 pub fn prepare(path: &Path, terms: &Terms) -> Result<Vec<Prepared>> {
+    ensure!(
+        path.exists(),
+        "{} does not exist\nhint: build an image first: cargo xtask build-image --locked",
+        path.display()
+    );
     let path = if path.is_dir() { image_in(path)? } else { path.to_owned() };
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if let Some(base) = name.strip_suffix(IMAGE) {

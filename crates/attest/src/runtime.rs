@@ -122,6 +122,7 @@ mod verify {
     use crate::cluster::{Assurance, Cluster};
     use crate::message::{self, NodeCertificate};
     use crate::policy::{self, CAP};
+    use crate::text::cause_of;
     use crate::tpm::{AttestationKey, Evidence, Quoted, check};
     use crate::{Code, Refusal};
 
@@ -176,7 +177,7 @@ mod verify {
         let evidence = Evidence { attest: &answer.quote.0, signature: &answer.signature.0, registers: &registers };
         let quoted = check(&evidence, &ak, answer.bank, &extra_data(nonce, tls_key, ak.name().as_bytes()))?;
         let log = Log::parse(&answer.event_log.0)
-            .map_err(|error| Refusal::new(Code::Malformed, format!("the firmware's log: {error}")))?;
+            .map_err(|error| Refusal::new(Code::Malformed, format!("the firmware's log: {}", cause_of(&error))))?;
         policy::as_predicted(&quoted, &log, expected, Point::Running, &[CAP])?;
         closed(&quoted, answer.user_space_log.as_bytes(), cluster, key)
     }

@@ -23,9 +23,21 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
+/// An error without its hint, which is for whoever gave the file, and not for an operator of the broker.
+pub fn cause_of(error: &impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    text.split_once("\nhint: ").map_or(text.as_str(), |(cause, _)| cause).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cause_is_an_error_without_its_hint() {
+        assert_eq!(cause_of(&"event 1 cannot be read\nhint: copy the log again"), "event 1 cannot be read");
+        assert_eq!(cause_of(&"event 1 cannot be read"), "event 1 cannot be read");
+    }
 
     #[test]
     fn text_is_printable_and_bounded() {

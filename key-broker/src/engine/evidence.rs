@@ -9,6 +9,7 @@ use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Assurance;
 use attest::hpke::{Context, seal};
 use attest::message::{self, DiskGrant, DiskState, Evidence, Purpose, Release};
+use attest::text::cause_of;
 use attest::tpm::{self, AttestationKey, Quoted};
 use attest::{Code as EvidenceCode, Refusal as Refused};
 use measurements::canonical::Document;
@@ -154,10 +155,9 @@ impl Engine {
     /// What the machine runs, and what that is worth.
     fn appraise(&self, authentic: Authentic, begun: &Conversation, evidence: &Evidence) -> Result<Shown, Stop> {
         let Authentic { node, activated, quoted, transcript } = authentic;
-        let log = self
-            .verifiers
-            .run(|| Log::parse(&evidence.event_log.0))
-            .map_err(|error| Refused::new(EvidenceCode::LogReplay, format!("the firmware's log: {error}")))?;
+        let log = self.verifiers.run(|| Log::parse(&evidence.event_log.0)).map_err(|error| {
+            Refused::new(EvidenceCode::LogReplay, format!("the firmware's log: {}", cause_of(&error)))
+        })?;
         let matched = self.matched(&node, &quoted, &log, evidence.release)?;
         let standing = match &matched.release.bundle {
             Some(bundle) => Some(self.standing(bundle, &matched.release.rebuilds, &node, begun.hello.purpose)?),
