@@ -76,3 +76,17 @@ fn a_release_is_verified_refused_or_cannot_be_read() {
     let (code, text) = verify(folder.path(), &swapped);
     assert!(code == Some(3) && text.starts_with("REFUSED TRUST_ROOT\n"), "{text}");
 }
+
+#[test]
+fn state_of_an_earlier_monitor_is_refused_with_the_next_step() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let state = r#"{"grown":1,"head":"","origin":"x","ours":0,"roots":[],"schema":"cairn.monitor/1","size":0}"#;
+    std::fs::write(folder.path().join("log.state"), format!("{state}\n")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cairn"));
+    command.args(["monitor", "http://log.invalid", "--trust-root", "root.json", "--state", "log.state"]);
+    let output = command.current_dir(folder.path()).output().unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(printed.contains("schema \"cairn.monitor/1\"") && printed.contains("\nhint: keep this file"), "{printed}");
+}
