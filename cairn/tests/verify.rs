@@ -77,6 +77,39 @@ fn a_release_is_verified_refused_or_cannot_be_read() {
     assert!(code == Some(3) && text.starts_with("REFUSED TRUST_ROOT\n"), "{text}");
 }
 
+/// serde prints names of unknown fields as they are.
+#[test]
+fn escape_codes_in_input_files_do_not_reach_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    for (name, first) in [
+        ("root-forged.json", ""),
+        ("bundle-forged.json", r#""mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","#),
+        ("air-gap-forged.json", r#""schema":"cairn.air-gap/1","#),
+        ("state-forged.json", r#""schema":"cairn.monitor/2","#),
+    ] {
+        let text = format!(r#"{{{first}"\u001b[2J\u009bx\nVERIFIED": 1}}"#);
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let cases: [(&[&str], i32); 6] = [
+        (&["verify", "--trust-root", "root.json", "--bundle", "\u{1b}[2Jmissing.json"], 1),
+        (&["verify", "--trust-root", "root.json", "--bundle", "bundle-forged.json"], 3),
+        (&["verify", "--trust-root", "root-forged.json", "--bundle", "bundle.json"], 3),
+        (&["verify", "--trust-root", "root.json", "--air-gap", "air-gap-forged.json"], 3),
+        (&["monitor", "nowhere", "--trust-root", "root-forged.json", "--state", "x"], 1),
+        (&["monitor", "nowhere", "--trust-root", "root.json", "--state", "state-forged.json"], 1),
+    ];
+    for (arguments, expected) in cases {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cairn"));
+        let output = command.args(arguments).current_dir(folder.path()).output().unwrap();
+        let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(expected), "{printed:?}");
+        assert!(printed.contains("\\u{1b}[2J"), "{arguments:?}: {printed:?}");
+        assert!(!printed.contains(|letter: char| letter.is_control() && letter != '\n'), "{arguments:?}: {printed:?}");
+        assert!(!printed.contains("\nVERIFIED"), "{arguments:?}: {printed:?}");
+    }
+}
+
 #[test]
 fn state_of_an_earlier_monitor_is_refused_with_the_next_step() {
     let folder = tempfile::tempdir().unwrap();
