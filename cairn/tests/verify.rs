@@ -111,6 +111,31 @@ fn escape_codes_in_input_files_do_not_reach_the_terminal() {
 }
 
 #[test]
+fn option_that_judges_nothing_of_its_kind_is_refused_before_a_file_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, option, value) in [
+        ("provenance", "--channel", "state.json"),
+        ("provenance", "--channel-version", "3"),
+        ("provenance", "--newest", &"07".repeat(32)),
+        ("rebuild", "--channel", "state.json"),
+        ("rebuild", "--channel-version", "3"),
+        ("rebuild", "--newest", &"07".repeat(32)),
+        ("channel", "--channel", "state.json"),
+        ("channel", "--newest", &"07".repeat(32)),
+    ] {
+        for source in [&["--bundle", "b.json", "--trust-root", "r.json"][..], &["--air-gap", "a.json"]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_cairn"));
+            command.args(["verify", "--kind", kind, option, value]).args(source);
+            let output = command.current_dir(folder.path()).output().unwrap();
+            let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            let expected = format!("error: cannot use {option} with --kind {kind}: ");
+            assert!(printed.starts_with(&expected) && printed.contains("\nhint: "), "{printed}");
+            assert_eq!(output.status.code(), Some(1));
+        }
+    }
+}
+
+#[test]
 fn state_of_an_earlier_monitor_is_refused_with_the_next_step() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path());
