@@ -17,6 +17,7 @@ mod verify_node;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use measurements::text::for_terminal;
 
 /// Know what an image measures.
 #[derive(Parser)]
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
             code
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", for_terminal(&error));
             ExitCode::FAILURE
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use measurements::canonical;
 use reqwest::blocking::Client;
@@ -28,7 +28,7 @@ const HOUR: u64 = 3600;
 #[derive(Args)]
 #[command(after_help = "\
 Every entry since the last look is read, the tree is computed anew and compared with the head that the log signs. What is kept in --state is what
-the next look begins with; keep it where the log's operator cannot write.
+the next look begins with; keep it where the log's operator cannot write. If a key is new in the trust root, all entries are read again.
 
 An alarm stays, and is shown by each look, until `--acknowledge` names its number. A condition that still holds raises it again under a new number.
 
@@ -62,12 +62,7 @@ pub struct MonitorArgs {
 pub fn run(args: &MonitorArgs) -> Result<(String, ExitCode)> {
     let root = trust_root(&args.trust_root)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("The clock is before 1970")?.as_secs();
-    let mut followed: Option<Followed> = if args.state.exists() {
-        let kept = canonical::read(&read(&args.state)?);
-        Some(kept.with_context(|| format!("{}: name another file to begin anew", args.state.display()))?)
-    } else {
-        None
-    };
+    let mut followed = args.state.exists().then(|| state(&args.state)).transpose()?;
     acknowledge(args, followed.as_mut())?;
     let published = published::digests_in(&args.published)?;
     let log = Source::open(&args.log)?;
@@ -77,7 +72,16 @@ pub fn run(args: &MonitorArgs) -> Result<(String, ExitCode)> {
     replace(&args.state, &canonical::write(&seen.followed)?)?;
     let is_quiet = seen.followed.alarms.iter().next().is_none();
     let code = if is_quiet { ExitCode::SUCCESS } else { ExitCode::from(ALARM) };
-    Ok((told(&seen, args), code))
+    Ok((told(&seen, args.json), code))
+}
+
+fn state(path: &Path) -> Result<Followed> {
+    canonical::read(&read(path)?).map_err(|error| {
+        anyhow!(
+            "cannot use the state {}: {error}\nhint: keep this file, and name a new one as --state: the log is then read from its first entry, and alarms that were acknowledged are raised again",
+            path.display()
+        )
+    })
 }
 
 /// Removes alarms from the state at once: also where the log does not answer.
@@ -167,9 +171,9 @@ fn described(alarm: &Alarm) -> (&'static str, String, &'static str) {
     }
 }
 
-fn told(seen: &Look, args: &MonitorArgs) -> String {
-    let Look { followed, read } = seen;
-    if args.json {
+fn told(seen: &Look, json: bool) -> String {
+    let Look { followed, read, read_again } = seen;
+    if json {
         let alarms = followed.alarms.iter().map(|OpenAlarm { alarm, number, raised }| {
             let (code, found, next) = described(alarm);
             json!({"number": number, "raised": shown_time(*raised), "code": code, "found": found, "next": next})
@@ -178,14 +182,21 @@ fn told(seen: &Look, args: &MonitorArgs) -> String {
             "origin": followed.origin,
             "size": followed.size,
             "read": read,
-            "ours": followed.ours,
+            "read_again": read_again,
+            "ours": followed.ours(),
             "alarms": alarms.collect::<Vec<_>>(),
         });
         return format!("{value}\n");
     }
+    let again = match read_again {
+        0 => String::new(),
+        _ => format!("again    {read_again}: a key of the trust root is new, and its entries were not judged\n"),
+    };
     let mut text = format!(
-        "{}\nentries  {}, {read} of them read now\nours     {}\n",
-        followed.origin, followed.size, followed.ours
+        "{}\nentries  {}, {read} of them read now\n{again}ours     {}\n",
+        followed.origin,
+        followed.size,
+        followed.ours()
     );
     for OpenAlarm { alarm, number, raised } in followed.alarms.iter() {
         let (code, found, next) = described(alarm);
@@ -195,4 +206,23 @@ fn told(seen: &Look, args: &MonitorArgs) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn look_that_reads_entries_again_prints_it() {
+        let state =
+            br#"{"grown":1,"head":"","keys":[],"origin":"log.example","roots":[],"schema":"cairn.monitor/2","size":0}
+"#;
+        let mut seen = Look { followed: canonical::read(state).unwrap(), read: 12, read_again: 7 };
+        let text = told(&seen, false);
+        assert!(text.contains("12 of them read now\nagain    7: a key of the trust root "), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&told(&seen, true)).unwrap();
+        assert_eq!((&value["read"], &value["read_again"]), (&12.into(), &7.into()));
+        seen.read_again = 0;
+        assert!(!told(&seen, false).contains("again"));
+    }
 }

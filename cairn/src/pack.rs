@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use measurements::text::printable;
 use transparency::Refusal;
 use transparency::air_gap::{AirGap, NamedBundle};
 
@@ -91,10 +92,11 @@ fn refused(name: &str, outcome: Outcome) -> Option<Outcome> {
     match outcome {
         Outcome::Verified(_) => None,
         Outcome::Refused(Refusal { code, found }) => {
-            Some(Outcome::Refused(Refusal::new(code, format!("{name}: {found}"))))
+            // Its text is printable already, and may have a hint on a line of its own.
+            Some(Outcome::Refused(Refusal { code, found: format!("{}: {found}", printable(name)) }))
         }
         Outcome::Disagreement(mut disagreement) => {
-            disagreement.found = format!("{name}: {}", disagreement.found);
+            disagreement.found = format!("{}: {}", printable(name), disagreement.found);
             Some(Outcome::Disagreement(disagreement))
         }
     }

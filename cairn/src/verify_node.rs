@@ -268,6 +268,8 @@ fn random() -> Result<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use attest::cluster::Assurance;
+
     use super::*;
     use crate::receipt::tests::{LOG, ROOT, answer, certificate, cluster, head};
 
@@ -275,12 +277,13 @@ mod tests {
     fn a_verdict_says_what_was_checked() {
         let verdict = Verdict {
             key: AkTrust::EndorsementKey("07".into()),
+            assurance: Assurance::TpmVirtual,
             checked: vec![Checked { what: "cap", found: "closed".into() }],
         };
         let text = said(&verdict, false);
         assert_eq!(text, "VERIFIED\nkey            its TPM has the endorsement key sha256:07\ncap            closed\n");
         let value: serde_json::Value = serde_json::from_str(&said(&verdict, true)).unwrap();
-        assert_eq!(value["checked"]["cap"], "closed");
+        assert_eq!((&value["checked"]["cap"], &value["assurance"]), (&"closed".into(), &"tpm-virtual".into()));
         let refusal = Refusal::new(Code::AkUnverified, "nobody");
         assert!(refused(&refusal, false).starts_with("REFUSED AK_UNVERIFIED\n"));
         let value: serde_json::Value = serde_json::from_str(&refused(&refusal, true)).unwrap();
@@ -292,7 +295,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("receipt");
         let (cluster, answer) = (cluster(), answer(Some(head(7, 9, 3)), Some(certificate(ROOT, Some(LOG)))));
-        let verdict = || Verdict { key: AkTrust::EndorsementKey("07".into()), checked: vec![] };
+        let verdict =
+            || Verdict { key: AkTrust::EndorsementKey("07".into()), assurance: Assurance::TpmVirtual, checked: vec![] };
         let conclude = |verdict| concluded(verdict, (&answer, &cluster), Some(&file), false);
         for kept in ["", &head(7, 8, 2)] {
             std::fs::write(&file, kept).unwrap();

@@ -90,12 +90,19 @@ fn one_file_verifies_images_values_and_kinds() {
     let release = documents::release();
     let register = release.subjects().iter().find(|subject| subject.name == "tpm:pcr4@initrd").unwrap();
     let register = hex::encode(&register.digest["sha384"].0);
+    let machine = documents::files(&Reference::Machine(Box::new(documents::machine())));
+    let machine = hex::encode(machine[0].digest["sha256"].0.clone());
     for (more, words) in [
         (&["release.raw"][..], "about          cairn_0.1.0.raw\n"),
         (&["release.raw"], "channel        stable, version 4"),
         (&["--algorithm", "sha384", "--digest", &register], "about          tpm:pcr4@"),
         (&["--kind", "provenance"], "statement      provenance sha256:"),
         (&["--kind", "channel"], "statement      channel"),
+        (&["--kind", "channel", "--channel-version", "4"], "statement      channel"),
+        (
+            &["--digest", &machine],
+            "channel        not judged: a channel lists images, and the statement is of a machine",
+        ),
     ] {
         let (code, said) = verify(more);
         assert!(code == Some(0) && said.starts_with("VERIFIED\n") && said.contains(words), "{more:?}: {said}");
@@ -103,6 +110,7 @@ fn one_file_verifies_images_values_and_kinds() {
     for (more, expected) in [
         (&["other.raw"][..], "REFUSED SUBJECT\n"),
         (&["release.raw", "--channel-version", "5"], "REFUSED CHANNEL_ROLLBACK\n"),
+        (&["--kind", "channel", "--channel-version", "5"], "REFUSED CHANNEL_ROLLBACK\n"),
         (&["release.raw", "--newest", &"07".repeat(32)], "REFUSED ROLLBACK\n"),
     ] {
         let (code, said) = verify(more);

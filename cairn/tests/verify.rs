@@ -76,3 +76,75 @@ fn a_release_is_verified_refused_or_cannot_be_read() {
     let (code, text) = verify(folder.path(), &swapped);
     assert!(code == Some(3) && text.starts_with("REFUSED TRUST_ROOT\n"), "{text}");
 }
+
+/// serde prints names of unknown fields as they are.
+#[test]
+fn escape_codes_in_input_files_do_not_reach_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    for (name, first) in [
+        ("root-forged.json", ""),
+        ("bundle-forged.json", r#""mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","#),
+        ("air-gap-forged.json", r#""schema":"cairn.air-gap/1","#),
+        ("state-forged.json", r#""schema":"cairn.monitor/2","#),
+    ] {
+        let text = format!(r#"{{{first}"\u001b[2J\u009bx\nVERIFIED": 1}}"#);
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let cases: [(&[&str], i32); 6] = [
+        (&["verify", "--trust-root", "root.json", "--bundle", "\u{1b}[2Jmissing.json"], 1),
+        (&["verify", "--trust-root", "root.json", "--bundle", "bundle-forged.json"], 3),
+        (&["verify", "--trust-root", "root-forged.json", "--bundle", "bundle.json"], 3),
+        (&["verify", "--trust-root", "root.json", "--air-gap", "air-gap-forged.json"], 3),
+        (&["monitor", "nowhere", "--trust-root", "root-forged.json", "--state", "x"], 1),
+        (&["monitor", "nowhere", "--trust-root", "root.json", "--state", "state-forged.json"], 1),
+    ];
+    for (arguments, expected) in cases {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cairn"));
+        let output = command.args(arguments).current_dir(folder.path()).output().unwrap();
+        let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(expected), "{printed:?}");
+        assert!(printed.contains("\\u{1b}[2J"), "{arguments:?}: {printed:?}");
+        assert!(!printed.contains(|letter: char| letter.is_control() && letter != '\n'), "{arguments:?}: {printed:?}");
+        assert!(!printed.contains("\nVERIFIED"), "{arguments:?}: {printed:?}");
+    }
+}
+
+#[test]
+fn option_that_judges_nothing_of_its_kind_is_refused_before_a_file_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, option, value) in [
+        ("provenance", "--channel", "state.json"),
+        ("provenance", "--channel-version", "3"),
+        ("provenance", "--newest", &"07".repeat(32)),
+        ("rebuild", "--channel", "state.json"),
+        ("rebuild", "--channel-version", "3"),
+        ("rebuild", "--newest", &"07".repeat(32)),
+        ("channel", "--channel", "state.json"),
+        ("channel", "--newest", &"07".repeat(32)),
+    ] {
+        for source in [&["--bundle", "b.json", "--trust-root", "r.json"][..], &["--air-gap", "a.json"]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_cairn"));
+            command.args(["verify", "--kind", kind, option, value]).args(source);
+            let output = command.current_dir(folder.path()).output().unwrap();
+            let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            let expected = format!("error: cannot use {option} with --kind {kind}: ");
+            assert!(printed.starts_with(&expected) && printed.contains("\nhint: "), "{printed}");
+            assert_eq!(output.status.code(), Some(1));
+        }
+    }
+}
+
+#[test]
+fn state_of_an_earlier_monitor_is_refused_with_the_next_step() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let state = r#"{"grown":1,"head":"","origin":"x","ours":0,"roots":[],"schema":"cairn.monitor/1","size":0}"#;
+    std::fs::write(folder.path().join("log.state"), format!("{state}\n")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cairn"));
+    command.args(["monitor", "http://log.invalid", "--trust-root", "root.json", "--state", "log.state"]);
+    let output = command.current_dir(folder.path()).output().unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(printed.contains("schema \"cairn.monitor/1\"") && printed.contains("\nhint: keep this file"), "{printed}");
+}

@@ -9,6 +9,7 @@ use attest::bytes::{Bytes32, Hex};
 use clap::{CommandFactory as _, Parser as _};
 use input_file::Statement;
 use measurements::Bank;
+use measurements::text::for_terminal;
 use state_disk::layout::Profile;
 
 use crate::config::Config;
@@ -36,7 +37,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", for_terminal(&error));
             ExitCode::FAILURE
         }
     }

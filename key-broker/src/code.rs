@@ -189,7 +189,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal.
     pub fn new(code: impl Into<Code>, found: impl Into<String>) -> Self {
-        Self { code: code.into(), found: attest::text::printable(&found.into()) }
+        Self { code: code.into(), found: measurements::text::printable(&found.into()) }
     }
 }
 

@@ -5,6 +5,8 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::text::printable;
+
 /// For documents that do not say otherwise.
 const LARGEST: usize = 16 << 20;
 /// Integers that every reader of JSON keeps.
@@ -43,7 +45,7 @@ pub trait Document: Serialize + DeserializeOwned {
     const NAME: &'static str;
     /// The schema that is understood.
     const SCHEMA: &'static str;
-    /// Larger documents are not read.
+    /// Larger documents are neither read nor written, in bytes as written.
     const LARGEST: usize = LARGEST;
 }
 
@@ -59,10 +61,8 @@ struct Header {
 /// # Errors
 /// [`Error`].
 pub fn read<D: Document>(bytes: &[u8]) -> Result<D, Error> {
-    let unreadable = |error: serde_json::Error| Error::Json(D::NAME, error.to_string());
-    if bytes.len() > D::LARGEST {
-        return Err(Error::Json(D::NAME, format!("it has {} bytes, at most {} are read", bytes.len(), D::LARGEST)));
-    }
+    let unreadable = |error: serde_json::Error| Error::Json(D::NAME, printable(&error.to_string()));
+    check_size::<D>(bytes)?;
     let header: Header = serde_json::from_slice(bytes).map_err(unreadable)?;
     if header.schema != D::SCHEMA {
         return Err(Error::Schema { what: D::NAME, found: header.schema, expected: D::SCHEMA });
@@ -77,7 +77,7 @@ pub fn read<D: Document>(bytes: &[u8]) -> Result<D, Error> {
 /// The bytes of a document.
 ///
 /// # Errors
-/// [`Error`] where a value cannot be written.
+/// [`Error`] where a value cannot be written, or [`read`] would refuse the bytes.
 pub fn write<D: Document>(document: &D) -> Result<Vec<u8>, Error> {
     let error = |error: serde_json::Error| Error::Json(D::NAME, error.to_string());
     // The maps of a value are sorted, by bytes.
@@ -87,7 +87,15 @@ pub fn write<D: Document>(document: &D) -> Result<Vec<u8>, Error> {
     }
     let mut bytes = serde_json::to_vec(&value).map_err(error)?;
     bytes.push(b'\n');
+    check_size::<D>(&bytes)?;
     Ok(bytes)
+}
+
+fn check_size<D: Document>(bytes: &[u8]) -> Result<(), Error> {
+    if bytes.len() > D::LARGEST {
+        return Err(Error::Json(D::NAME, format!("it has {} bytes, at most {} are read", bytes.len(), D::LARGEST)));
+    }
+    Ok(())
 }
 
 fn is_plain(value: &serde_json::Value) -> bool {
@@ -96,5 +104,32 @@ fn is_plain(value: &serde_json::Value) -> bool {
         serde_json::Value::Array(all) => all.iter().all(is_plain),
         serde_json::Value::Object(all) => all.iter().all(|(key, value)| key.is_ascii() && is_plain(value)),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Small {
+        schema: String,
+        text: String,
+    }
+
+    impl Document for Small {
+        const NAME: &'static str = "small document";
+        const SCHEMA: &'static str = "small/1";
+        const LARGEST: usize = 64;
+    }
+
+    #[test]
+    fn document_that_could_not_be_read_again_is_not_written() {
+        let small = |text: String| Small { schema: Small::SCHEMA.into(), text };
+        let fits = small("\u{1}".repeat(5));
+        assert_eq!(read::<Small>(&write(&fits).unwrap()), Ok(fits));
+        // As many characters as would fit, but each is written as six.
+        let error = write(&small("\u{1}".repeat(20))).unwrap_err();
+        assert!(error.to_string().contains("at most 64 are read"), "{error}");
     }
 }

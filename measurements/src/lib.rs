@@ -15,6 +15,7 @@ pub mod explain;
 #[cfg(test)]
 mod mutations;
 pub mod parse;
+pub mod text;
 pub mod tpm;
 
 pub use bank::Bank;

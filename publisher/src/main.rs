@@ -31,6 +31,7 @@ mod trust_root;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use measurements::text::for_terminal;
 
 /// Publish releases to a transparency log.
 #[derive(Parser)]
@@ -88,7 +89,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", for_terminal(&error));
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use measurements::text::for_terminal;
 
 use crate::bench::BenchArgs;
 use crate::bench::verity::VerityTreeArgs;
@@ -120,7 +121,7 @@ pub fn main() -> ExitCode {
     crate::fetch::choose_provider();
     run(Cli::parse().command).unwrap_or_else(|error| {
         interrupt::wait_if_ending();
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", for_terminal(&error));
         if let Some(hint) = hint_of(&error) {
             eprintln!("hint: {hint}");
         }

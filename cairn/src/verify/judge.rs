@@ -5,7 +5,7 @@ use second_opinion::{Disagreement, ask};
 use transparency::Refusal;
 use transparency::statement::Predicate;
 use transparency::statement::channel::Channel;
-use transparency::statement::measured_boot::MeasuredBoot;
+use transparency::statement::measured_boot::{MeasuredBoot, Reference};
 use transparency::statement::provenance::Provenance;
 use transparency::statement::rebuild::Rebuild;
 use transparency::trust_root::TrustRoot;
@@ -13,6 +13,9 @@ use transparency::verify::{About, Current, Known, Logged, logged};
 
 use super::told::Row;
 use super::{Kind, foreign};
+
+/// In place of the channel by which a machine reference is not judged.
+const NOT_IN_A_CHANNEL: &str = "not judged: a channel lists images, and the statement is of a machine";
 
 /// What is judged.
 #[derive(Clone)]
@@ -107,7 +110,8 @@ fn measured_boot(inputs: &Inputs, root: &TrustRoot, now: u64) -> Result<Vec<Row>
             let current = Current::new(channel, inputs.channel_version, now)?;
             found.judge(inputs.subject.about(), &Known { channel: Some(&current), ..known })?;
             ask(bytes, root)?;
-            rows.push(Row::channel(&current));
+            let is_image = matches!(found.statement.predicate().reference, Reference::Image(_));
+            rows.push(if is_image { Row::channel(&current) } else { Row::new("channel", NOT_IN_A_CHANNEL) });
         }
         None => rows.push(Row::new("channel", "none was given: whether the release is still good was not asked")),
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use measurements::bytes::Bytes32;
 use ring::digest::{Context as Hash, SHA256};
@@ -66,13 +66,13 @@ pub struct VerifyArgs {
     /// SHA-256 of the first trust root of the air-gap file, as its publisher told you by another way
     #[arg(long, value_name = "SHA256", requires = "air_gap", conflicts_with = "trust_root")]
     trust_root_digest: Option<String>,
-    /// The channel's state (`*.sigstore.json`): whether the release is still good
+    /// The channel's state (`*.sigstore.json`): whether the release is still good; for images alone
     #[arg(long, value_name = "FILE")]
     channel: Option<PathBuf>,
     /// The least version of the channel's state: a lower one was seen before
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     channel_version: u64,
-    /// SHA-256 of the newest statement that is known: this one must be it, or follow it
+    /// SHA-256 of the newest measured-boot statement that is known: this one must be it, or follow it
     #[arg(long, value_name = "SHA256")]
     newest: Option<String>,
     /// What the statement must say
@@ -112,12 +112,35 @@ impl Kind {
 
 /// Verifies; the text to print and the exit code.
 pub fn run(args: &VerifyArgs) -> Result<(String, ExitCode)> {
+    check_options(args)?;
     let (outcome, commands) = match cases(args) {
         Ok(cases) => judged(args, cases)?,
         // An air-gap file that is not believed is refused, not unusable.
         Err(error) => (Outcome::Refused(error.downcast()?), String::new()),
     };
     Ok((told(&outcome, &commands, args.json), exit_code(&outcome)))
+}
+
+/// Refuses an option by which a statement of this kind is not judged: its user would believe that it was.
+fn check_options(args: &VerifyArgs) -> Result<()> {
+    let options = [
+        ("--channel", args.channel.is_some(), &[Kind::MeasuredBoot][..]),
+        ("--channel-version", args.channel_version != 0, &[Kind::MeasuredBoot, Kind::Channel]),
+        ("--newest", args.newest.is_some(), &[Kind::MeasuredBoot]),
+    ];
+    let of_others = options.into_iter().find(|(_, is_given, kinds)| *is_given && !kinds.contains(&args.kind));
+    if let Some((option, ..)) = of_others {
+        let kind = args.kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let cause = "no statement of this kind is judged by it";
+        bail!(
+            "cannot use {option} with --kind {kind}: {cause}\nhint: omit {option}; to verify that a release is still good, use it with the measured-boot bundle of the release"
+        );
+    }
+    ensure!(
+        args.channel_version == 0 || args.kind == Kind::Channel || args.channel.is_some() || args.air_gap.is_some(),
+        "cannot use --channel-version: no state of the channel is given\nhint: add --channel FILE"
+    );
+    Ok(())
 }
 
 /// The exit code that says the same.
@@ -190,10 +213,6 @@ impl Inputs {
             }
             (None, None) => Subject::Anything,
         };
-        ensure!(
-            args.channel_version == 0 || args.channel.is_some() || args.air_gap.is_some(),
-            "--channel-version needs a state of the channel: give --channel"
-        );
         Ok(Self {
             bundle: Vec::new(),
             roots: read_all(&args.trust_root)?,

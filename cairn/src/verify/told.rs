@@ -1,5 +1,6 @@
 //! How the judgement is told: a table for people, one JSON object for machines.
 
+use measurements::text::for_terminal;
 use second_opinion::{CODE, NEXT};
 use serde_json::{Map, Value, json};
 use transparency::statement::Predicate;
@@ -17,8 +18,9 @@ pub struct Row {
 }
 
 impl Row {
+    /// One line: names in a statement are those that its publisher chose.
     pub fn new(what: &'static str, found: impl Into<String>) -> Self {
-        Self { what, found: found.into() }
+        Self { what, found: for_terminal(found.into()).replace('\n', "\\n") }
     }
 
     /// What is the same for all kinds of statements.
@@ -112,6 +114,8 @@ mod tests {
             told(&verified, "", true),
             "{\"checked\":{\"log\":\"log.test.invalid, entry 5 of 6\"},\"verdict\":\"verified\"}\n"
         );
+        let forged = Outcome::Verified(vec![Row::new("about", "\u{1b}[2J\nkey")]);
+        assert_eq!(told(&forged, "", false), "VERIFIED\nabout          \\u{1b}[2J\\nkey\n");
         let refused = Outcome::Refused(Refusal::new(Code::Origin, "another"));
         assert!(told(&refused, "", false).starts_with("REFUSED ORIGIN\nfound          another\nnext           do not"));
         let disagreement = Outcome::Disagreement(Disagreement { by: "x", found: "y".into() });

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::text::printable;
+use measurements::text::printable;
 
 /// One code for each reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -16,7 +16,6 @@ pub mod recovery;
 pub mod runtime;
 #[cfg(feature = "snp")]
 pub mod snp;
-pub mod text;
 #[cfg(feature = "verifier")]
 pub mod tpm;
 

@@ -117,12 +117,12 @@ mod verify {
     use measurements::compose::Composition;
     use measurements::parse::cel;
     use measurements::parse::tcg_log::Log;
+    use measurements::text::cause_of;
 
     use super::{Answer, extra_data};
     use crate::cluster::{Assurance, Cluster};
     use crate::message::{self, NodeCertificate};
     use crate::policy::{self, CAP};
-    use crate::text::cause_of;
     use crate::tpm::{AttestationKey, Evidence, Quoted, check};
     use crate::{Code, Refusal};
 

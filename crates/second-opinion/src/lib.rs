@@ -9,6 +9,7 @@ mod trusted_root;
 
 pub use trusted_root::trusted_root;
 
+use measurements::text::printable;
 use sigstore_rs::Sigstore;
 use sigstore_verify_rs::SigstoreVerify;
 use transparency::bundle::Bundle;
@@ -22,8 +23,14 @@ use transparency::trust_root::TrustRoot;
 pub struct Disagreement {
     /// Name and version of the other verifier.
     pub by: &'static str,
-    /// What it says.
+    /// What it says: printable and bounded ([`printable`]).
     pub found: String,
+}
+
+impl Disagreement {
+    fn new(by: &'static str, found: &str) -> Self {
+        Self { by, found: printable(found) }
+    }
 }
 
 /// What another verifier says.
@@ -94,7 +101,7 @@ pub fn opinions(bundle: &[u8], root: &TrustRoot) -> Result<[Opinion; 2], Disagre
 /// The first [`Disagreement`].
 pub fn ask(bundle: &[u8], root: &TrustRoot) -> Result<(), Disagreement> {
     match opinions(bundle, root)?.into_iter().find_map(|Opinion { by, refusal }| Some((by, refusal?))) {
-        Some((by, found)) => Err(Disagreement { by, found }),
+        Some((by, found)) => Err(Disagreement::new(by, &found)),
         None => Ok(()),
     }
 }
@@ -104,5 +111,5 @@ fn of<V: Verifier>(case: &Case) -> Opinion {
 }
 
 fn own(found: String) -> Disagreement {
-    Disagreement { by: "the reading of the bundle", found }
+    Disagreement::new("the reading of the bundle", &found)
 }

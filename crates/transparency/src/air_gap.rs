@@ -79,11 +79,7 @@ impl AirGap {
     /// # Errors
     /// [`Code::AirGap`] where they are too many to be read again.
     pub fn write(&self) -> Result<Vec<u8>, Refusal> {
-        let bytes = canonical::write(self).map_err(|error| refuse(error.to_string()))?;
-        if bytes.len() > Self::LARGEST {
-            return Err(refuse(format!("it has {} bytes, at most {} are read", bytes.len(), Self::LARGEST)));
-        }
-        Ok(bytes)
+        canonical::write(self).map_err(|error| refuse(error.to_string()))
     }
 
     /// Its bundles, in the order of their names.

@@ -157,12 +157,12 @@ impl Shape {
     fn check(&self) -> Result<(), Refusal> {
         if self.media_type != MEDIA_TYPE {
             let shown: String = self.media_type.chars().take(100).collect();
-            let hint = "hint: verify a bundle of another version with the program that wrote it; `cosign` writes this one with --new-bundle-format";
-            return Err(refuse(format!("its media type is {shown:?}, {MEDIA_TYPE:?} is expected\n{hint}")));
+            let hint = "verify a bundle of another version with the program that wrote it; `cosign` writes this one with --new-bundle-format";
+            return Err(refuse(format!("its media type is {shown:?}, {MEDIA_TYPE:?} is expected")).with_hint(hint));
         }
         if self.message_signature.is_some() {
-            let hint = "hint: verify it with `cosign verify-blob --bundle`";
-            return Err(refuse(format!("it has the signature of a file and not of a statement\n{hint}")));
+            let hint = "verify it with `cosign verify-blob --bundle`";
+            return Err(refuse("it has the signature of a file and not of a statement").with_hint(hint));
         }
         Ok(())
     }

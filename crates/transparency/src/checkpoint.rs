@@ -11,7 +11,7 @@ use crate::tree::Hash;
 use crate::verifier_key::Role;
 
 /// Longer notes are not read.
-const LARGEST: usize = 16 << 10;
+pub(crate) const LARGEST: usize = 16 << 10;
 /// Notes with more signatures are not read.
 const MOST_SIGNATURES: usize = 64;
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use measurements::text::printable;
+
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $variant:ident $name:literal, $meaning:literal, $next:literal;)+) => {
         /// One code for each reason.
@@ -181,14 +183,21 @@ impl fmt::Display for Code {
 pub struct Refusal {
     /// The code.
     pub code: Code,
-    /// What was found.
+    /// What was found: printable and bounded ([`printable`]), because it may quote a file of others. A hint of ours may stand on a second line.
     pub found: String,
 }
 
 impl Refusal {
     /// A refusal.
     pub fn new(code: Code, found: impl Into<String>) -> Self {
-        Self { code, found: found.into() }
+        Self { code, found: printable(&found.into()) }
+    }
+
+    /// The same refusal, with a hint on a line of its own.
+    pub(crate) fn with_hint(mut self, hint: &'static str) -> Self {
+        self.found += "\nhint: ";
+        self.found += hint;
+        self
     }
 }
 
@@ -197,6 +206,12 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn refusal_has_no_escape_code_and_one_line() {
+        let refusal = Refusal::new(Code::Schema, "unknown field `\u{1b}[2J\nVERIFIED`");
+        assert_eq!(refusal.to_string(), "BUNDLE_SCHEMA: unknown field `\\u{1b}[2J\\nVERIFIED`");
+    }
 
     #[test]
     fn every_code_has_a_name_of_its_own() {

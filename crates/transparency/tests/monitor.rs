@@ -6,15 +6,18 @@ mod fake;
 
 use std::collections::{BTreeSet, HashMap};
 
-use fake::{Fake, NOW, ORIGIN};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fake::{Fake, NOW, ORIGIN, public};
 use measurements::bytes::Bytes32;
 use measurements::canonical;
 use transparency::Code;
 use transparency::checkpoint::Checkpoint;
+use transparency::key::Key;
 use transparency::monitor::{Alarm, Before, Error, Followed, Look, look, signed};
 use transparency::tiles::{Files, Problem};
 use transparency::tree::{Frontier, leaf};
-use transparency::trust_root::TrustRoot;
+use transparency::trust_root::{TrustRoot, TrustRootDocument, Witnesses};
 
 const PATIENCE: u64 = 1000;
 
@@ -72,7 +75,7 @@ fn a_log_is_followed_from_head_to_head_and_its_entries_make_its_heads() {
     let first = follow(&root, None, &[signed(b"a statement")], NOW, &written(&fake, &all)).unwrap();
     assert_eq!((first.read, alarms(&first.followed)), (301, vec![]));
     let kept = first.followed;
-    assert_eq!((kept.size, kept.ours), (301, 1));
+    assert_eq!((kept.size, kept.ours()), (301, 1));
     // What is kept is a document, and goes on as it is read again.
     let kept: Followed = canonical::read(&canonical::write(&kept).unwrap()).unwrap();
     all.extend(entries(600));
@@ -152,7 +155,7 @@ fn a_log_that_forgets_or_changes_an_entry_is_a_fork_and_what_was_known_is_kept()
     log.files = written(&fake, &changed[..40]).files;
     let first = follow(&root, None, &[], NOW, &log).unwrap().followed;
     assert!(matches!(alarms(&first)[..], [Alarm::Fork { .. }]));
-    assert_eq!((first.size, first.ours), (0, 0));
+    assert_eq!((first.size, first.ours()), (0, 0));
     log.files.clear();
     assert!(matches!(follow(&root, None, &[], NOW, &log), Err(Error::Log(_))));
 }
@@ -188,4 +191,82 @@ fn a_head_that_is_not_the_log_s_or_that_no_witness_saw_says_nothing() {
     let kept = follow(&root, None, &[], NOW, &good).unwrap().followed;
     let kept = Followed { origin: "other".into(), ..kept };
     assert_eq!(follow(&root, Some(kept), &[], NOW, &good), Err(Error::State));
+}
+
+/// Alarms of a state that went through its file.
+fn read_again(followed: &Followed) -> Followed {
+    canonical::read(&canonical::write(followed).unwrap()).unwrap()
+}
+
+#[test]
+fn entries_under_a_key_that_joins_the_trust_root_later_are_judged() {
+    let mut fake = Fake::new();
+    let before = fake.trusted(&fake.trust_root());
+    fake.rebuilders.push(fake::Signer::new());
+    let after = fake.trusted(&fake.trust_root());
+    let mut all = entries(300);
+    all.insert(7, fake.publish(b"ours").entry.body);
+    all.insert(8, fake.publish_rebuild(0, b"made by a thief").entry.body);
+    let look = |root, kept: Option<Followed>, all: &[Vec<u8>]| {
+        let kept = kept.map(|kept| read_again(&kept));
+        follow(root, kept, &[signed(b"ours")], NOW, &written(&fake, all)).unwrap().followed
+    };
+    let kept = look(&before, None, &all);
+    assert_eq!((alarms(&kept), kept.ours()), (vec![], 1));
+    let mut kept = look(&after, Some(kept), &all);
+    let thief = |index| Alarm::Unpublished { index, digest: Bytes32(signed(b"made by a thief")) };
+    assert_eq!((alarms(&kept), kept.ours()), (vec![thief(8)], 2));
+    kept.alarms.acknowledge(&[1]).unwrap();
+
+    // The key is taken out and put back: an entry from between is judged, and no entry is judged twice.
+    all.push(all[8].clone());
+    let kept = look(&before, Some(kept), &all);
+    assert_eq!((alarms(&kept), kept.ours()), (vec![], 2));
+    let kept = look(&after, Some(kept), &all);
+    assert_eq!((alarms(&kept), kept.ours()), (vec![thief(302)], 3));
+    assert_eq!(look(&after, Some(kept.clone()), &all), kept);
+}
+
+#[test]
+fn log_that_is_read_again_under_a_new_key_must_have_the_entries_of_before() {
+    let mut fake = Fake::new();
+    let before = fake.trusted(&fake.trust_root());
+    fake.rebuilders.push(fake::Signer::new());
+    let after = fake.trusted(&fake.trust_root());
+    let kept = follow(&before, None, &[], NOW, &written(&fake, &entries(40))).unwrap().followed;
+    let mut changed = entries(50);
+    changed[3] = b"another".to_vec();
+    let forked = follow(&after, Some(kept.clone()), &[], NOW, &written(&fake, &changed)).unwrap();
+    assert!(matches!(alarms(&forked.followed)[..], [Alarm::Fork { .. }]), "{forked:?}");
+    let kept = Followed { alarms: Default::default(), ..forked.followed };
+    let seen = follow(&after, Some(kept), &[], NOW, &written(&fake, &entries(50))).unwrap();
+    assert_eq!((seen.read, seen.read_again, alarms(&seen.followed)), (50, 40, vec![]), "a fork counts as no look");
+}
+
+#[test]
+fn state_with_heads_that_are_long_when_they_are_written_can_be_read_again() {
+    let mut fake = Fake::new();
+    let none = Witnesses { keys: vec![], threshold: 0 };
+    let root = fake.trusted(&TrustRootDocument { witnesses: none, ..fake.trust_root() });
+    for filling in ["\u{1}", "\"", "\\", "\u{9b}"] {
+        let head = |size: usize| {
+            let mut log = written(&fake, &entries(size));
+            let (body, _) = log.note.split_once("\n\n").unwrap();
+            // As long as a note may be, of lines that nobody understands.
+            let body = format!("{body}\n{}\n", filling.repeat((15 << 10) / filling.len()));
+            let id = &Key::ed25519(public(&fake.log)).note_id(ORIGIN)[..4];
+            let signature = STANDARD.encode([id, fake.log.sign(body.as_bytes()).as_ref()].concat());
+            log.note = format!("{body}\n\u{2014} {ORIGIN} {signature}\n");
+            log
+        };
+        let mut kept = follow(&root, None, &[], NOW, &head(60)).unwrap().followed;
+        for size in 42..60 {
+            kept = follow(&root, Some(read_again(&kept)), &[], NOW, &head(size)).unwrap().followed;
+        }
+        assert_eq!(alarms(&read_again(&kept)).len(), 16);
+    }
+    let mut stolen = entries(0);
+    stolen.resize(400, fake.publish(b"made by a thief").entry.body);
+    let kept = follow(&root, None, &[], NOW, &written(&fake, &stolen)).unwrap().followed;
+    assert_eq!(read_again(&kept), kept);
 }

@@ -9,11 +9,11 @@ use attest::bytes::{Bytes32, Hex};
 use attest::cluster::Assurance;
 use attest::hpke::{Context, seal};
 use attest::message::{self, DiskGrant, DiskState, Evidence, Purpose, Release};
-use attest::text::cause_of;
 use attest::tpm::{self, AttestationKey, Quoted};
 use attest::{Code as EvidenceCode, Refusal as Refused};
 use measurements::canonical::Document;
 use measurements::parse::tcg_log::Log;
+use measurements::text::cause_of;
 use state_disk::record::Refusal as DiskRefusal;
 
 use super::audit::{self, KeptHead, Leaf};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Maximum number of alarms in the state. Whoever has one of the keys can cause any number: further entries are counted by one alarm.
 const MAX_ALARMS: usize = 256;
 /// Maximum number of forks in the state, each with a head. Further forks are not kept: the first ones prove that the log forked.
-const MAX_FORKS: usize = 16;
+pub(super) const MAX_FORKS: usize = 16;
 
 /// A condition that an operator must examine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,11 +98,12 @@ impl OpenAlarms {
 
     fn count_unlisted(&mut self, index: u64, now: u64) {
         let unlisted = self.open.iter_mut().find_map(|open| match &mut open.alarm {
-            Alarm::Unlisted { count, .. } => Some(count),
+            Alarm::Unlisted { index, count } => Some((index, count)),
             _ => None,
         });
         match unlisted {
-            Some(count) => *count += 1,
+            // Entries that are read again have lower numbers.
+            Some((first, count)) => (*first, *count) = (index.min(*first), *count + 1),
             None => self.push(Alarm::Unlisted { index, count: 1 }, now),
         }
     }

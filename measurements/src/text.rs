@@ -1,4 +1,6 @@
-//! Text that somebody else wrote, before it is stored or shown: bounded, and printable ASCII alone, so that it neither fills a disk nor speaks to a terminal.
+//! Text of files and peers, before it is stored or printed. A terminal executes escape codes, and parsers quote names of unknown fields as they are.
+
+use std::fmt;
 
 /// More than any sentence of ours; longer text is cut.
 pub const MAX_TEXT_BYTES: usize = 400;
@@ -29,6 +31,16 @@ pub fn cause_of(error: &impl std::fmt::Display) -> String {
     text.split_once("\nhint: ").map_or(text.as_str(), |(cause, _)| cause).to_owned()
 }
 
+/// The text of `value` in its alternate form (`{:#}`: an error with its causes), with every character escaped that is not printable, except line feeds and tabs. It has any length.
+pub fn for_terminal(value: impl fmt::Display) -> String {
+    let is_kept = |character: char| matches!(character, '\n' | '\t' | '\'' | '"' | '\\');
+    let mut shown = String::new();
+    for character in format!("{value:#}").chars() {
+        if is_kept(character) { shown.push(character) } else { shown.extend(character.escape_debug()) }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +49,16 @@ mod tests {
     fn cause_is_an_error_without_its_hint() {
         assert_eq!(cause_of(&"event 1 cannot be read\nhint: copy the log again"), "event 1 cannot be read");
         assert_eq!(cause_of(&"event 1 cannot be read"), "event 1 cannot be read");
+    }
+
+    #[test]
+    fn text_for_a_terminal_keeps_lines_and_letters_and_no_control_character() {
+        let plain = "cannot read \"f\u{fc}r.json\" ('x' \\ y):\tcause\nhint: run it again \u{2014}";
+        assert_eq!(for_terminal(plain), plain);
+        assert_eq!(for_terminal("\u{1b}[2J\r\u{7f}\u{9b}1m\u{202e}x"), "\\u{1b}[2J\\r\\u{7f}\\u{9b}1m\\u{202e}x");
+        let all: String = (0..=0x2fff_u32).filter_map(char::from_u32).collect();
+        let is_control = |character: char| character.is_control() && !"\n\t".contains(character);
+        assert!(!for_terminal(all).contains(is_control));
     }
 
     #[test]
