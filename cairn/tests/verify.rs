@@ -71,6 +71,9 @@ fn a_release_is_verified_refused_or_cannot_be_read() {
 
     assert_eq!(with(&["no such file"]), (Some(1), String::new()));
     assert_eq!(with(&["--digest", "xyz"]), (Some(1), String::new()));
+    // No statement has a value of this length under this name: it is not refused, it is mistyped.
+    assert_eq!(with(&["--digest", &"07".repeat(48)]), (Some(1), String::new()));
+    assert_eq!(with(&["--digest", &"07".repeat(48), "--algorithm", "sha385"]), (Some(1), String::new()));
     assert_eq!(verify(folder.path(), &["release.raw", "--bundle", "bundle.json"]).0, Some(2), "nobody is believed");
     let swapped = ["--trust-root", "bundle.json", "--bundle", "root.json"];
     let (code, text) = verify(folder.path(), &swapped);

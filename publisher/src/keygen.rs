@@ -26,13 +26,18 @@ pub fn run(args: &KeygenArgs) -> Result<String> {
     make(&args.path, args.password_file.as_deref(), SCHEME)?;
     let public = args.path.with_extension("pub");
     let key = key_file::public_key(&files::read(&public)?)?;
-    let warning = if args.password_file.is_some() { "encrypted" } else { "not encrypted: keep it from everybody" };
+    let warning = protection(args.password_file.as_deref());
     Ok(format!(
         "private key  {} ({warning})\npublic key   {}\nfingerprint  sha256:{}\n",
         args.path.display(),
         public.display(),
         hex::encode(key.fingerprint())
     ))
+}
+
+/// How a private key is protected.
+pub const fn protection(password_file: Option<&Path>) -> &'static str {
+    if password_file.is_some() { "encrypted" } else { "not encrypted: keep it from everybody" }
 }
 
 /// Makes a key at `path` and its public half beside it.

@@ -34,8 +34,8 @@ pub fn check_trust_root(bytes: &[u8]) -> Result<(), Refusal> {
     Err(refusal(Code::TrustRoot, "the trust root", bytes, hint))
 }
 
-fn refusal(code: Code, what: &str, bytes: &[u8], hint: &str) -> Refusal {
-    Refusal::new(code, format!("{what}: it is {}\nhint: {hint}", Kind::of(bytes)))
+fn refusal(code: Code, what: &str, bytes: &[u8], hint: &'static str) -> Refusal {
+    Refusal::new(code, format!("{what}: it is {}", Kind::of(bytes))).with_hint(hint)
 }
 
 #[cfg(test)]

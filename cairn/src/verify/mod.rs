@@ -201,6 +201,21 @@ fn cases(args: &VerifyArgs) -> Result<Vec<Case>> {
     }
 }
 
+/// Algorithms of values, and how many bytes they have.
+const ALGORITHMS: [(&str, usize); 3] = [("sha256", 32), ("sha384", 48), ("snpLaunchMeasurement", 48)];
+
+/// A value of another length than its algorithm has is in no statement.
+fn check_length(algorithm: &str, found: usize) -> Result<()> {
+    let names = ALGORITHMS.map(|(name, bytes)| format!("{name} ({bytes} bytes)")).join(", ");
+    let known = ALGORITHMS.into_iter().find(|(name, _)| *name == algorithm);
+    let (_, expected) = known.with_context(|| format!("cannot use --algorithm {algorithm:?}: expected {names}"))?;
+    ensure!(
+        found == expected,
+        "cannot use --digest: it has {found} bytes, and --algorithm {algorithm} has {expected}\nhint: name the algorithm of the value: {names}"
+    );
+    Ok(())
+}
+
 impl Inputs {
     /// All but the bundle.
     fn of(args: &VerifyArgs) -> Result<Self> {
@@ -208,7 +223,7 @@ impl Inputs {
             (Some(path), _) => Subject::File(sha256_of(path)?),
             (None, Some(digest)) => {
                 let digest = hex::decode(digest).context("--digest is not hexadecimal")?;
-                ensure!(!digest.is_empty(), "--digest is empty");
+                check_length(&args.algorithm, digest.len())?;
                 Subject::Value { algorithm: args.algorithm.clone(), digest }
             }
             (None, None) => Subject::Anything,

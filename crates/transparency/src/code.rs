@@ -194,7 +194,8 @@ impl Refusal {
     }
 
     /// The same refusal, with a hint on a line of its own.
-    pub(crate) fn with_hint(mut self, hint: &'static str) -> Self {
+    #[must_use]
+    pub fn with_hint(mut self, hint: &'static str) -> Self {
         self.found += "\nhint: ";
         self.found += hint;
         self

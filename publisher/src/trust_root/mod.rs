@@ -40,7 +40,7 @@ pub enum TrustRootCommand {
 #[derive(Args, Clone, Debug)]
 pub struct KeygenArgs {
     /// Where the private key goes; the public one goes beside it, with the ending .pub
-    #[arg(value_name = "FILE", default_value = "root.key")]
+    #[arg(value_name = "FILE", default_value = "signing/root.key")]
     path: PathBuf,
     /// File with a password: the key is encrypted, as cosign does
     #[arg(long, value_name = "FILE")]
@@ -69,8 +69,9 @@ pub fn run(command: &TrustRootCommand) -> Result<String> {
             let public = args.path.with_extension("pub");
             let key = ed25519(&files::read(&public)?).with_context(|| public.display().to_string())?;
             Ok(format!(
-                "private key  {}\npublic key   {}\nroot key     {}\n",
+                "private key  {} ({})\npublic key   {}\nroot key     {}\n",
                 args.path.display(),
+                keygen::protection(args.password_file.as_deref()),
                 public.display(),
                 hex::encode(key)
             ))

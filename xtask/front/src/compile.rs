@@ -12,6 +12,8 @@ use crate::progress::Progress;
 
 /// Cargo answers within this time if nothing is to be compiled: no line then.
 const SILENT: Duration = Duration::from_millis(400);
+/// A crate is done within this time, unless cargo waits or has few processors.
+const LONG: Duration = Duration::from_secs(15);
 /// Most that is kept of standard error to find a cause in it.
 const MAX_STDERR_BYTES: usize = 1 << 20;
 
@@ -66,6 +68,10 @@ fn follow(child: &mut Child, package: &str, progress: Progress) -> Option<PathBu
             },
             Err(RecvTimeoutError::Timeout) => {
                 progress.step(&match count {
+                    // Cargo does not report here that it waits for its lock.
+                    0 if progress.elapsed() >= LONG => {
+                        format!("compiling {package}: no crate is done yet; cargo waits while another cargo compiles in this checkout ...")
+                    }
                     0 => format!("compiling {package} ..."),
                     _ => format!("compiling {package}: {count} crates are done ..."),
                 });
