@@ -168,7 +168,12 @@ impl Limits {
 impl Config {
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self> {
-        let advice = || format!("Failed to read {}: make a broker with `key-broker init`", path.display());
+        let advice = || {
+            format!(
+                "Failed to read {}: name the broker's file with --config, or make a broker with `key-broker init`",
+                path.display()
+            )
+        };
         Self::parse(&inputs::configuration_text(path).with_context(advice)?, path)
     }
 

@@ -42,6 +42,12 @@ impl Log {
     /// The log that takes entries at `write` and is read at `read`; a request that takes longer than `patience` is given up.
     pub fn new(write: &str, read: &str, patience: Duration) -> Result<Self> {
         let client = http::client(patience)?;
+        for address in [write, read] {
+            ensure!(
+                address.starts_with("http://") || address.starts_with("https://"),
+                "cannot use {address:?} as the address of a log\nhint: begin it with http:// or https://"
+            );
+        }
         let trim = |address: &str| address.trim_end_matches('/').to_owned();
         Ok(Self { write: trim(write), read: trim(read), client })
     }

@@ -62,6 +62,9 @@ mod tests {
             "tests/tests",
             "tests/src",
             "cairn/src",
+            "cairn/tests",
+            "key-broker/tests",
+            "publisher/tests",
             "xtask/src",
         ] {
             rust_sources(&checkout().join(folder), &mut code);

@@ -116,7 +116,7 @@ codes! {
     /// The statement says something of another kind.
     PredicateType "PREDICATE_TYPE",
         "the statement is of another kind than expected",
-        "use the bundle of the right kind: measured-boot, provenance, rebuild and channel are published apart";
+        "use the bundle of the right kind, or name its kind (`cairn verify --kind`): measured-boot, provenance, rebuild and channel are published apart";
     /// The statement contradicts itself or cannot be read.
     Statement "STATEMENT",
         "the statement cannot be read, or contradicts itself",
