@@ -201,7 +201,7 @@ mod verify {
         Ok(Verdict { key, assurance, checked })
     }
 
-    /// What a quote of a TPM is worth whose key is known so. A broker's certificate says whether references were signed; the asker answers for those that he names.
+    /// What a quote of a TPM is worth whose key is known so. A broker's certificate says whether references were signed; whoever asks with an endorsement key vouches for the references that are given.
     fn assurance(key: &AkTrust, cluster: &Cluster) -> Result<Assurance, Refusal> {
         let named = match key {
             AkTrust::NodeCertificate(certificate) => &*certificate.assurance,
@@ -217,10 +217,10 @@ mod verify {
     /// What must be trusted beside the evidence.
     const fn trusted_with(assurance: Assurance) -> &'static str {
         match assurance {
-            Assurance::Development => "nobody signed the references, and the host of the machine is trusted",
+            Assurance::Development => "the references are unsigned, and the host of the machine is trusted",
             Assurance::Simulated => "the hardware is simulated, and the host of the machine is trusted",
             Assurance::TpmVirtual => "the host of the machine is trusted, because the TPM can be the host's",
-            Assurance::TpmDiscrete => "whoever can reach the bus of the TPM is trusted",
+            Assurance::TpmDiscrete => "everyone with access to the bus of the TPM is trusted",
             Assurance::Snp | Assurance::Tdx => "the maker of the processor is trusted",
         }
     }

@@ -9,14 +9,15 @@ use crate::store::Error;
 
 /// How long a command waits for reads of the database. Decisions wait meanwhile.
 const PATIENCE: Duration = Duration::from_millis(500);
-const HINT: &str = "the broker tries again each second: end backups and other programs that read the database, until `key-broker status` prints that destroyed shares are overwritten";
+const HINT: &str = "the broker tries again each second: end backups and other programs that read the database, and free space on its disk, until `key-broker status` prints that destroyed shares are overwritten";
 
 impl Engine {
     /// Overwrites what a command has destroyed; adds a warning to its answer if that is not possible now.
     pub(super) fn overwrite_destroyed(&self, answer: &mut Value) {
         if let Err(error) = self.overwrite_within(PATIENCE) {
             answer["warning"] =
-                format!("destroyed shares and replies may still be in the file database-wal: {error}").into();
+                format!("destroyed shares and replies may still be in the files database and database-wal: {error}")
+                    .into();
             answer["hint"] = HINT.into();
         }
     }
@@ -32,7 +33,7 @@ impl Engine {
 
     /// Whether destroyed shares are overwritten, for an operator.
     pub(super) fn destroyed_shares(&self) -> &'static str {
-        if self.store.has_destroyed() { "may still be in the file database-wal" } else { "overwritten" }
+        if self.store.has_destroyed() { "may still be in the files database and database-wal" } else { "overwritten" }
     }
 
     /// Moves the write-ahead log into the database: the broker ends.

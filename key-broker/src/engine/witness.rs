@@ -86,6 +86,11 @@ impl Engine {
     /// How the last round of a witness ended. What has changed since the round before is printed, except while the broker is sealed.
     pub fn witness_round(&self, key: &VerifierKey, trouble: Option<Trouble>) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        // A witness that has signed another log and does not answer now has signed it all the same.
+        let is_conflict = matches!(troubles.get(&key.to_string()), Some(Trouble::Conflict(_)));
+        if is_conflict && matches!(trouble, Some(Trouble::Waiting(_))) {
+            return;
+        }
         match (&trouble, troubles.get(&key.to_string())) {
             (Some(now), before) if before != Some(now) && !self.is_sealed() => {
                 eprintln!("key-broker: witness {}: {now}", key.name);
@@ -95,10 +100,7 @@ impl Engine {
             }
             _ => {}
         }
-        // A witness that has signed another log and does not answer now has signed it all the same.
-        let is_conflict = matches!(troubles.get(&key.to_string()), Some(Trouble::Conflict(_)));
         match trouble {
-            Some(Trouble::Waiting(_)) if is_conflict => None,
             Some(trouble) => troubles.insert(key.to_string(), trouble),
             None => troubles.remove(&key.to_string()),
         };

@@ -15,6 +15,7 @@ use super::{Error, Failure, Look, RowKey, Store, Table, Transaction, TrustWork, 
 use super::{authentication, migration};
 
 mod alone;
+mod rewrite;
 mod schema;
 mod transaction;
 
@@ -333,15 +334,13 @@ impl Store for Sqlite {
         let connection = self.turn(patience)?;
         self.check_identity()?;
         connection.busy_timeout(patience)?;
-        if self.scattered.load(Ordering::Relaxed) {
-            // A row that moved to another page leaves a copy in the unused bytes of the page where it was, which `secure_delete` does not overwrite.
-            connection.execute_batch("VACUUM")?;
-            self.scattered.store(false, Ordering::Relaxed);
-        }
+        // Without room for it, the log is moved all the same.
+        let rewritten = if self.scattered.load(Ordering::Relaxed) { self.rewrite(&connection) } else { Ok(()) };
         let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if is_busy {
             return Err(Error::Database { failure: Failure::Locked, detail: "its write-ahead log is in use".into() });
         }
+        rewritten?;
         self.destroyed.store(false, Ordering::Relaxed);
         Ok(())
     }

@@ -70,7 +70,7 @@ fn follow(child: &mut Child, package: &str, progress: Progress) -> Option<PathBu
                 progress.step(&match count {
                     // Cargo does not report here that it waits for its lock.
                     0 if progress.elapsed() >= LONG => {
-                        format!("compiling {package}: no crate is done yet; cargo waits while another cargo compiles in this checkout ...")
+                        format!("compiling {package}: no crate is done yet; cargo may be waiting for another cargo in this checkout ...")
                     }
                     0 => format!("compiling {package} ..."),
                     _ => format!("compiling {package}: {count} crates are done ..."),
